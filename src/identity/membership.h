@@ -1,0 +1,93 @@
+/* The membership log of a workspace: a hash chain of signed entries. One verification function serves hub and client.
+ * Genesis, invite and add are understood; the other types are refused as from a newer version. Pure but for the
+ * builders' randomness; any thread, one state per thread at a time. Bytes in docs/protocol.md. */
+#ifndef CS_IDENTITY_MEMBERSHIP_H
+#define CS_IDENTITY_MEMBERSHIP_H
+
+#include "base/arena.h"
+#include "crypto/keys.h"
+
+enum { CS_ENTRY_PREFIX_LEN = 88, CS_ENTRY_MAX = 64 * 1024, CS_RECORD_LEN = 256, CS_WRAP_LEN = 80, CS_FLOOR_LEN = 48 };
+enum cs_entry_type { CS_ENTRY_GENESIS = 1, CS_ENTRY_INVITE = 2, CS_ENTRY_ADD = 3 };
+
+struct cs_member {
+    struct cs_uuid id;
+    uint8_t kind; /* enum cs_principal */
+    bool active;
+    uint8_t sign_pk[32], box_pk[32];
+    uint32_t added_seq;
+    struct cs_uuid added_by;
+    int64_t expires_ms;  /* invites */
+    uint32_t name_epoch; /* the encrypted name, 104 bytes: nonce 24 ‖ box */
+    uint8_t name[104];
+};
+
+/* The fold over the entries so far. Zero-initialised: before genesis. */
+struct cs_membership {
+    struct cs_uuid workspace;
+    uint32_t seq;              /* last entry; 0: none */
+    uint8_t head[32];          /* its hash */
+    uint8_t genesis[32];       /* hash of entry 1 */
+    uint32_t epoch;            /* current */
+    uint32_t epoch_seq;        /* entry that began it */
+    uint8_t commitment[32];    /* of the current epoch key */
+    struct cs_member *members; /* owned */
+    size_t nmembers, cap;
+};
+void cs_membership_free(struct cs_membership *m);
+const struct cs_member *cs_membership_find(const struct cs_membership *m, const struct cs_uuid *id);
+/* Was this device an active kind-1 member when entry seq was the head? */
+bool cs_membership_was_member(const struct cs_membership *m, const struct cs_uuid *id, uint32_t seq);
+
+/* Entry hash: H("member entry", prefix ‖ body). False: too short to be one. */
+bool cs_entry_hash(struct cs_slice entry, uint8_t out[32]);
+uint32_t cs_entry_seq(struct cs_slice entry); /* 0: not an entry */
+
+/* Checks the next entry against the state and, when it is right, folds it in; on failure nothing changed.
+ * hub_time_ms: the newest time known from the hub (the hub: its own clock), for the expiry of invites; 0: none.
+ * CS_OK, CS_EAUTH (wrong author, signature, possession: forged), CS_EABORTED (seq or prev is not the next one),
+ * CS_ECORRUPT (sizes, zeros, rules), CS_EVERSION (a type that is not known here), CS_ELIMIT (caps), CS_ENOMEM. */
+int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err);
+
+/* The author's verified position in the hub's log, part of an invite. */
+struct cs_floor {
+    uint64_t log_id, number;
+    uint8_t log_hash[32];
+};
+
+/* Builders: the entry's bytes are appended to out. name: UTF-8, at most 63 bytes. */
+int cs_entry_genesis(struct cs_buf *out, const struct cs_rng *r, const struct cs_uuid *workspace,
+                     const struct cs_uuid *id, const struct cs_device_keys *keys, const char *name,
+                     const struct cs_epoch_keys *epoch1, int64_t now_ms, struct cs_error *err);
+int cs_entry_invite(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                    const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                    const struct cs_device_keys *invite, const char *name, const struct cs_epoch_keys *epoch,
+                    const struct cs_floor *floor, int64_t expires_ms, const uint8_t hub_key[32], int64_t now_ms,
+                    struct cs_error *err);
+/* author: a device, or an open invite (author id = invite->id). */
+int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                 const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
+                 const struct cs_device_keys *keys, const char *name, const struct cs_epoch_keys *epoch, int64_t now_ms,
+                 struct cs_error *err);
+
+/* What an invite entry tells whoever holds its secret. */
+struct cs_invite_info {
+    struct cs_uuid id;
+    struct cs_floor floor;
+    int64_t expires_ms;
+    uint8_t hub_key[32];
+    uint32_t epoch;
+    uint8_t wrap[CS_WRAP_LEN];
+};
+/* Parses and checks the vouch under the secret's keys: CS_EAUTH when it was not made by the inviter. */
+int cs_invite_open(struct cs_invite_info *out, struct cs_slice entry, const struct cs_device_keys *invite,
+                   struct cs_error *err);
+/* The wrap of an epoch key for `id` in an entry (genesis, invite or add), or CS_ENOTFOUND. */
+int cs_entry_wrap(struct cs_slice entry, const struct cs_uuid *id, uint32_t *epoch, uint8_t wrap[CS_WRAP_LEN]);
+/* Opens a wrap and checks the key against the commitment of that epoch: CS_EAUTH if it is another key. */
+int cs_wrap_open(uint8_t key[32], const uint8_t wrap[CS_WRAP_LEN], const struct cs_device_keys *keys,
+                 const struct cs_uuid *workspace, uint32_t epoch, const uint8_t commitment[32], struct cs_error *err);
+/* A device's name, NUL-terminated; false: another key, or damaged. */
+bool cs_member_name(const struct cs_member *m, const struct cs_epoch_keys *epoch, char out[64]);
+
+#endif
