@@ -1,0 +1,170 @@
+/* The replica: everything inside the application's SQLite file. It reads the schema, installs triggers, seals what they
+ * logged into versions, extracts what is unsent, and merges what others sent. No network and no keys in here.
+ *
+ * Threads: one at a time, any (the engine calls it from its worker). Every call may block on the database; the write
+ * lock is held for one short transaction at a time. Values returned point into the arena given, or say otherwise.
+ * Errors: CS_EBUSY (locked beyond the busy timeout: try again), CS_EDB, CS_ECORRUPT, CS_ENOMEM, besides those named. */
+#ifndef CS_REPLICA_REPLICA_H
+#define CS_REPLICA_REPLICA_H
+
+#include "base/world.h"
+#include "crdt/op.h"
+
+typedef struct cs_replica cs_replica;
+
+struct cs_replica_options {
+    const char *path;           /* the database; must exist */
+    const char *load_extension; /* CLAW_SYNC_LOAD_EXTENSION: path of a library, or NULL */
+    uint32_t busy_timeout_ms;   /* 0: 5000 */
+    bool take_lease;            /* one engine per file; false: for commands that only look, or change tracking */
+    bool read_only; /* for commands that only look: nothing is written, CS_ENOTFOUND if we never were here */
+};
+
+/* Opens our own connection. The file is refused, untouched, when it is missing (CS_ENOTFOUND), ":memory:" or a
+ * temporary database (CS_EINVAL), not a database (CS_ECORRUPT), read-only (CS_EIO), locked (CS_EBUSY), ours of a newer
+ * format (CS_EVERSION), or leased to a living engine (CS_EBUSY; the message names its pid). Makes our tables when they
+ * are absent. */
+int cs_replica_open(cs_replica **out, struct cs_world *w, const struct cs_replica_options *o, struct cs_error *err);
+void cs_replica_close(cs_replica *r); /* gives the lease back; NULL is fine */
+
+/* Who we are. Zero ids when nothing is recorded yet. incarnation 0: none yet. */
+struct cs_replica_identity {
+    struct cs_uuid workspace, device;
+    uint64_t incarnation;
+};
+void cs_replica_identity(const cs_replica *r, struct cs_replica_identity *out);
+/* Records it, once; CS_EEXIST when others are recorded (the message says what to do). A fresh incarnation may replace
+ * the old. */
+int cs_replica_set_identity(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err);
+
+/* ---- what is tracked ---- */
+
+enum cs_track_state { CS_UNTRACKED = 0, CS_TRACKED = 1, CS_PAUSED = 2 };
+struct cs_table_info {
+    const char *name;
+    enum cs_track_state state;
+    int64_t rows;        /* in the application's table */
+    int64_t unsealed;    /* changelog rows */
+    int64_t hidden;      /* rows that the merged state has and the table does not show */
+    bool backfilling;    /* existing rows are still being taken in */
+    const char *problem; /* why it cannot be tracked (candidates only), or NULL */
+};
+/* Tracked tables first, then the other tables of the application, by name. */
+int cs_replica_tables(cs_replica *r, struct cs_arena *a, struct cs_table_info **out, size_t *n, struct cs_error *err);
+
+struct cs_track_options {
+    bool force_rowid_key; /* track a table whose key is a rowid alias, that two devices would both hand out */
+    void (*warn)(void *arg, const char *sentence); /* foreign_key_check not empty, missing index … ; may be NULL */
+    void *arg;
+};
+/* Installs triggers and begins the backfill. Tracked already: CS_OK, nothing changes. CS_ENOTFOUND; CS_EINVAL with the
+ * reason: virtual or shadow table, one of ours, no primary key, custom collation or NULL in a key, UNIQUE over an
+ * expression, a rowid alias without force, functions or collations that are not here. */
+int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_options *o, struct cs_error *err);
+/* Removes the triggers and all that we hold of the table; the last one: every table of ours. The application's data
+ * stays. */
+int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err);
+/* Removes the triggers and keeps the rest (around a migration); resume puts them back and closes the capture gap.
+ * table NULL: all tracked tables. */
+int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err);
+int cs_replica_resume(cs_replica *r, const char *table, struct cs_error *err);
+/* Tracks those of the usual tables (memories, memory_tags, …) that exist and were never untracked by hand. */
+int cs_replica_track_defaults(cs_replica *r, const struct cs_track_options *o, struct cs_error *err);
+
+/* Notices schema changes (PRAGMA schema_version): new and dropped columns, rebuilt, dropped and renamed tables, lost
+ * triggers; reinstalls and marks capture gaps. *changed: something was. Cheap when nothing changed. */
+int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err);
+
+/* ---- local changes out ---- */
+
+/* Seals at most max_rows changelog rows (and, when there are none, a slice of backfill or gap comparison) in one write
+ * transaction. *more: there is more to do. *sealed: operations made. */
+int cs_replica_seal(cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);
+
+/* A delta set of what is unsent, oldest first, at most max_ops operations and about max_bytes of values, from one read
+ * snapshot. out->nops == 0: nothing (or all of it is being edited right now: seal first). Lives in the arena. A row
+ * above 16 MiB is set aside and counted in cs_replica_counts.held_back. */
+int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size_t max_bytes, struct cs_delta *out,
+                       struct cs_error *err);
+/* Stores the packed form of the last extract's delta set as bound batch `number` and marks its operations as sent, in
+ * one durable transaction (synchronous=FULL). Must follow that extract directly, nothing but pure work between. */
+int cs_replica_bind(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_slice stored,
+                    struct cs_error *err);
+
+enum cs_bound_state { CS_BOUND_WAITING = 0, CS_BOUND_ACCEPTED = 1, CS_BOUND_REFUSED = 2 };
+struct cs_bound {
+    uint64_t number;
+    uint8_t hash[32];
+    enum cs_bound_state state;
+    uint64_t log_number; /* accepted ones: where the hub put it, until the pull cursor has passed it */
+    struct cs_slice stored;
+};
+/* All bound batches by number (with = true: their bytes too). */
+int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct cs_bound **out, size_t *n,
+                     struct cs_error *err);
+/* The hub has it: the chain head moves to it, bytes are dropped. */
+int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_number, struct cs_error *err);
+/* Replaces the bytes of waiting batch `number` (bound anew under a new header); the old hash is kept as refused. */
+int cs_replica_rebind(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_slice stored,
+                      struct cs_error *err);
+/* Takes waiting batches back: their operations (decoded by the caller, in order) become unsent again, with their
+ * stamps, where those still stand; the bound rows go. */
+int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, struct cs_error *err);
+/* Own chain: number and hash of the last accepted batch (0: none). */
+void cs_replica_chain(const cs_replica *r, uint64_t *number, uint8_t hash[32]);
+
+/* After the hub refused the clock: fresh stamps above `highest` for everything unsent, in one transaction (DESIGN:
+ * re-seal). Nothing may be bound (cs_replica_unbind first). */
+int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err);
+
+/* ---- others' changes in ---- */
+
+/* Where the pull stands, saved in the same transaction as the rows. */
+struct cs_pull_mark {
+    uint64_t log_id, number;
+    uint8_t log_hash[32];  /* L_number */
+    struct cs_uuid device; /* author of the batch at `number`; zero: none */
+    uint64_t device_number;
+    uint8_t device_hash[32];
+    uint32_t device_member_seq;
+    uint32_t highest_epoch;
+    bool header_refused; /* only log_id, number and log_hash advance */
+};
+struct cs_apply_result {
+    uint64_t ops, changed; /* operations in it; rows of the application that changed */
+    uint32_t conflicts, manual_conflicts, hidden;
+};
+/* Seals what is left, then merges and projects the delta set and saves the mark, in one BEGIN IMMEDIATE transaction.
+ * d NULL or empty: only the mark (header-only, own or set-aside batches). */
+int cs_replica_apply(cs_replica *r, const struct cs_delta *d, const struct cs_pull_mark *mark,
+                     struct cs_apply_result *out, struct cs_error *err);
+void cs_replica_pull_mark(const cs_replica *r, struct cs_pull_mark *out); /* the newest; number 0: nothing pulled yet */
+/* L_number of one of the last 65,536 numbers; CS_ENOTFOUND. */
+int cs_replica_log_hash(cs_replica *r, uint64_t number, uint8_t out[32], struct cs_error *err);
+/* What is known of a device's chain: CS_ENOTFOUND before its first batch. */
+struct cs_peer {
+    uint64_t number;
+    uint8_t hash[32];
+    uint32_t member_seq;
+};
+int cs_replica_peer(cs_replica *r, const struct cs_uuid *device, struct cs_peer *out, struct cs_error *err);
+
+/* ---- looking ---- */
+
+struct cs_replica_counts {
+    int64_t unsealed, unsent, bound, hidden, conflicts, held_back, tracked;
+    int64_t hlc;
+    uint64_t data_version; /* changes when another connection committed */
+};
+int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_error *err);
+/* Has another connection committed since the last call? Cheap. */
+int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err);
+/* Is anything waiting in the changelog, the backfill or unsent? Cheap (no counting). */
+int cs_replica_pending(cs_replica *r, bool *unsealed, bool *unsent, struct cs_error *err);
+/* Canonical dump of the merged state (docs/protocol.md), for tests and comparison; reads everything. */
+int cs_replica_dump(cs_replica *r, struct cs_buf *out, struct cs_error *err);
+/* Small values of the engine's, kept with the rows: name is ours ("engine.…"). CS_ENOTFOUND. */
+int cs_replica_meta_get(cs_replica *r, const char *name, struct cs_buf *out, struct cs_error *err);
+int cs_replica_meta_set(cs_replica *r, const char *name, struct cs_slice value, struct cs_error *err);
+
+#endif
