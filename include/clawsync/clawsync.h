@@ -1,0 +1,302 @@
+/**
+ * libclawsync: one SQLite database on several devices, end-to-end encrypted.
+ *
+ * An engine replicates one database file with the other devices of its workspace through a hub that cannot read what it
+ * stores. Programs go on writing to the file as they always did, from any process; triggers capture what they change.
+ *
+ * Sharp edges first:
+ * - The engine opens its own connection to the file. It takes the write lock for short transactions, so every writer
+ *   of the file should set a busy timeout and begin write transactions with BEGIN IMMEDIATE.
+ * - One engine per database file, in all processes together. ":memory:" and temporary databases are refused.
+ * - Callbacks run on the engine's thread: return soon, and call nothing of this API from inside one
+ *   but clawsync_engine_status.
+ *
+ * Conventions: 0 (CLAWSYNC_OK) is success, a negative code is for the program, the message in clawsync_error for the
+ * person. Strings are NUL-terminated UTF-8. Times are Unix milliseconds. Everything may be called from any thread,
+ * unless it says otherwise; concurrent rounds are merged into one.
+ */
+#ifndef CLAWSYNC_CLAWSYNC_H
+#define CLAWSYNC_CLAWSYNC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define CLAWSYNC_API __attribute__((visibility("default")))
+#else
+#define CLAWSYNC_API
+#endif
+
+/** Result codes. Those marked (retry) may succeed when the same call is made again, later. */
+enum {
+    CLAWSYNC_OK = 0,
+    CLAWSYNC_ENOMEM = -1,        /**< out of memory (retry) */
+    CLAWSYNC_EIO = -2,           /**< a file could not be read or written, or the disk is full (retry) */
+    CLAWSYNC_EINVAL = -3,        /**< wrong use or configuration */
+    CLAWSYNC_ECORRUPT = -4,      /**< a file or message is not what it claims to be */
+    CLAWSYNC_EBUSY = -5,         /**< the database is locked, or another engine runs on it (retry) */
+    CLAWSYNC_ENOTFOUND = -6,     /**< no such file or table */
+    CLAWSYNC_EEXIST = -7,        /**< it exists already, and differs: e.g. the workspace, which must be joined */
+    CLAWSYNC_EAUTH = -8,         /**< unknown device, wrong key or passphrase */
+    CLAWSYNC_EUNAVAILABLE = -9,  /**< the hub cannot be reached; changes are kept (retry) */
+    CLAWSYNC_ETIMEDOUT = -10,    /**< no answer in time; changes are kept (retry) */
+    CLAWSYNC_ECANCELED = -11,    /**< the engine was stopped or closed meanwhile */
+    CLAWSYNC_EDB = -12,          /**< SQLite refused a statement */
+    CLAWSYNC_EVERSION = -13,     /**< written by a newer version: update this one */
+    CLAWSYNC_EABORTED = -14,     /**< lost a race (retry) */
+    CLAWSYNC_ECLOCK = -15,       /**< this device's clock is too far ahead of the hub's; changes are kept */
+    CLAWSYNC_ELIMIT = -16,       /**< over a size or quota (retry) */
+    CLAWSYNC_EUNSUPPORTED = -17, /**< not offered by this build or hub */
+    CLAWSYNC_EHUB = -18,         /**< the hub misbehaves; nothing more is taken from it */
+    CLAWSYNC_EINTERNAL = -19     /**< our own fault */
+};
+
+/** The last error of a call: owned by the caller, filled in when the result is negative. NULL may be passed instead. */
+typedef struct clawsync_error {
+    int code;      /**< one of the codes above */
+    char msg[512]; /**< lower case, one sentence: what, the cause, what happens now */
+} clawsync_error;
+
+/**
+ * Configuration. Fill it with clawsync_config_init or clawsync_config_from_env, then change fields. Pointers are
+ * borrowed until clawsync_engine_open returns; NULL or 0 means the default given here, unless it says otherwise.
+ */
+typedef struct clawsync_config {
+    size_t size;                /**< sizeof(clawsync_config), set by the initialisers: the version of this struct */
+    const char *workspace_id;   /**< UUID; required. CLAW_WORKSPACE_ID */
+    const char *device_id;      /**< UUID; default: a random one, made once and kept in data_dir. CLAW_DEVICE_ID */
+    const char *hub_endpoint;   /**< http://localhost:50051; https:// turns TLS on. CLAW_HUB_ENDPOINT */
+    const char *data_dir;       /**< .claw-sync. CLAW_DATA_DIR */
+    const char *db_path;        /**< claw_sync.db; must exist. CLAW_DB_PATH */
+    const char *tables;         /**< further tables to track, comma-separated. CLAW_SYNC_TABLES */
+    const char *load_extension; /**< SQLite extension that the tables need. CLAW_SYNC_LOAD_EXTENSION */
+    const char *tls_ca_file;    /**< PEM; default: the system's. CLAW_TLS_CA_FILE */
+    const char *tls_pin_sha256; /**< 64 hex digits over the hub's public key info; default: none. CLAW_TLS_PIN_SHA256 */
+    const char *passphrase;     /**< of the keystore; default: none. Never read from the environment */
+    int tls_enabled;            /**< 0. CLAW_TLS_ENABLED */
+    uint32_t connect_timeout_secs;    /**< 10. CLAW_CONNECT_TIMEOUT_SECS */
+    uint32_t request_timeout_secs;    /**< 30. CLAW_REQUEST_TIMEOUT_SECS */
+    uint32_t sync_interval_secs;      /**< 30; the backstop, not the pace. CLAW_SYNC_INTERVAL_SECS */
+    uint32_t heartbeat_interval_secs; /**< 15. CLAW_HEARTBEAT_INTERVAL_SECS */
+    uint32_t max_retries;             /**< 5. CLAW_MAX_RETRIES */
+    uint32_t retry_base_ms;           /**< 500. CLAW_RETRY_BASE_MS */
+    uint32_t max_delta_rows;          /**< 1000; operations of a batch. CLAW_MAX_DELTA_ROWS */
+    uint32_t max_chunk_bytes;         /**< 65536; 1024 … 1048576. CLAW_MAX_CHUNK_BYTES */
+    uint32_t max_pull_chunks;         /**< 128; at least one whole batch is sent. CLAW_MAX_PULL_CHUNKS */
+    uint32_t max_push_inflight;       /**< 4; bound batches in flight, 1 … 64. CLAW_MAX_PUSH_INFLIGHT */
+} clawsync_config;
+
+/** Sets every field to its default. */
+CLAWSYNC_API void clawsync_config_init(clawsync_config *c);
+
+/**
+ * clawsync_config_init, then the CLAW_* variables of the environment. The fields point into the environment.
+ * @return CLAWSYNC_OK; CLAWSYNC_EINVAL naming the variable that is malformed.
+ * Threads: not while another thread changes the environment.
+ */
+CLAWSYNC_API int clawsync_config_from_env(clawsync_config *c, clawsync_error *err);
+
+/**
+ * Sets one field by its name in this struct or by its variable, from text: "sync_interval_secs" or
+ * "CLAW_SYNC_INTERVAL_SECS". Text is borrowed for string fields.
+ * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND: no such field; CLAWSYNC_EINVAL: not a value for it (size, passphrase:
+ * refused).
+ */
+CLAWSYNC_API int clawsync_config_set(clawsync_config *c, const char *field, const char *value, clawsync_error *err);
+
+/** Checks every field as clawsync_engine_open would, touching nothing. @return CLAWSYNC_OK or CLAWSYNC_EINVAL. */
+CLAWSYNC_API int clawsync_config_check(const clawsync_config *c, clawsync_error *err);
+
+/** An engine: one database, one workspace, one background thread. */
+typedef struct clawsync_engine clawsync_engine;
+
+/**
+ * Opens the database named in the configuration, the keystore in data_dir (made on first use), and tracks the usual
+ * tables. Starts nothing and does not reach for the network.
+ * @return CLAWSYNC_OK with *out; CLAWSYNC_EINVAL, CLAWSYNC_ENOTFOUND, CLAWSYNC_EBUSY (leased to another engine),
+ *         CLAWSYNC_ECORRUPT, CLAWSYNC_EVERSION, CLAWSYNC_EEXIST (another workspace or device is recorded here),
+ *         CLAWSYNC_EAUTH (passphrase), CLAWSYNC_EIO. On failure nothing was changed and *out is NULL.
+ * Ownership: the caller closes *out.
+ */
+CLAWSYNC_API int clawsync_engine_open(clawsync_engine **out, const clawsync_config *c, clawsync_error *err);
+
+struct sqlite3;
+/**
+ * The same for the file behind a caller's connection; c->db_path is ignored. The connection serves to find the file
+ * only: it is not kept, and may be closed. @return as above; CLAWSYNC_EINVAL for in-memory and temporary databases.
+ */
+CLAWSYNC_API int clawsync_engine_open_db(clawsync_engine **out, struct sqlite3 *db, const clawsync_config *c,
+                                         clawsync_error *err);
+
+/**
+ * Stops, drains what is connected and in flight (at most request_timeout_secs), saves where everything stands, and
+ * frees. NULL is fine. No callback runs after it returns. Not from inside a callback.
+ */
+CLAWSYNC_API void clawsync_engine_close(clawsync_engine *e);
+
+/**
+ * Begins continuous replication: local commits are sent at once, others' are fetched when the hub tells of them.
+ * Returns when the engine runs, connected or not; it reconnects by itself. Calling it again does nothing. A device
+ * without a membership creates the workspace; when it exists already, or the hub refuses this device, a
+ * CLAWSYNC_EVENT_SYNC_ERROR event says so and replication waits.
+ */
+CLAWSYNC_API int clawsync_engine_start(clawsync_engine *e, clawsync_error *err);
+
+/** Ends continuous replication after the round that runs. The engine stays open; push, pull and sync still work. */
+CLAWSYNC_API int clawsync_engine_stop(clawsync_engine *e, clawsync_error *err);
+
+/** What one round, or all since opening, did. */
+typedef struct clawsync_stats {
+    uint64_t deltas_pushed, deltas_pulled;         /**< batches */
+    uint64_t operations_pushed, operations_pulled; /**< changes of rows */
+    uint64_t chunks_pushed, chunks_pulled;
+    uint64_t bytes_pushed, bytes_pulled; /**< encrypted payload */
+    uint64_t last_sequence;              /**< number in the workspace's log that this device has reached */
+    uint64_t pushed_sequence;            /**< log number of this device's newest acknowledged batch */
+    uint64_t retries;
+    uint64_t duration_ms;
+} clawsync_stats;
+
+/**
+ * Seals and sends everything that is unsent now, and waits for the hub's acknowledgements.
+ * @param stats Optional; filled in even on failure (what was acknowledged stays so).
+ * @return CLAWSYNC_OK; CLAWSYNC_EUNAVAILABLE or CLAWSYNC_ETIMEDOUT after max_retries (changes stay queued; call again);
+ *         CLAWSYNC_EEXIST: the workspace exists, join it; CLAWSYNC_EAUTH, CLAWSYNC_ECLOCK, CLAWSYNC_EHUB, CLAWSYNC_EDB.
+ * Not from inside a callback.
+ */
+CLAWSYNC_API int clawsync_engine_push_now(clawsync_engine *e, clawsync_stats *stats, clawsync_error *err);
+/** Fetches and applies everything that the hub has now. Otherwise as clawsync_engine_push_now. */
+CLAWSYNC_API int clawsync_engine_pull_now(clawsync_engine *e, clawsync_stats *stats, clawsync_error *err);
+/** Pull, push, pull. Otherwise as clawsync_engine_push_now. */
+CLAWSYNC_API int clawsync_engine_sync_now(clawsync_engine *e, clawsync_stats *stats, clawsync_error *err);
+
+/** Tells the engine that something was committed, so that it looks at once. Never blocks. */
+CLAWSYNC_API void clawsync_engine_notify(clawsync_engine *e);
+
+typedef enum clawsync_state {
+    CLAWSYNC_STATE_STOPPED = 0,  /**< not replicating */
+    CLAWSYNC_STATE_OFFLINE = 1,  /**< the hub cannot be reached; tried again by itself */
+    CLAWSYNC_STATE_SYNCING = 2,  /**< connected, work in progress */
+    CLAWSYNC_STATE_IN_SYNC = 3,  /**< connected, nothing unsent, everything fetched up to the newest known head */
+    CLAWSYNC_STATE_NEEDS_YOU = 4 /**< waits for the user: last_error says for what */
+} clawsync_state;
+
+typedef struct clawsync_status {
+    size_t size; /**< set by the caller to sizeof(clawsync_status) */
+    clawsync_state state;
+    char workspace_id[37];
+    char device_id[37];
+    char hub_endpoint[256];
+    int64_t unsealed;      /**< logged changes not sealed yet, rows */
+    int64_t unsent;        /**< rows with changes that no hub has acknowledged, bound ones not counted */
+    int64_t bound_batches; /**< batches bound and not acknowledged */
+    int64_t hidden_rows;   /**< rows of the merged state that the tables cannot show */
+    int64_t conflicts;     /**< open records of concurrent edits */
+    int64_t tracked_tables;
+    int64_t held_back;       /**< rows that cannot be sent (too large, NULL in the key) */
+    uint64_t log_number;     /**< how far this device has pulled */
+    uint64_t hub_log_number; /**< newest head known; 0: never connected */
+    int64_t last_push_ms;    /**< Unix ms of the last acknowledged push; 0: never */
+    int64_t last_pull_ms;
+    int64_t clock_skew_ms;     /**< hub's clock minus ours at the last heartbeat */
+    clawsync_stats totals;     /**< since opening */
+    clawsync_error last_error; /**< code 0: none */
+} clawsync_status;
+
+/** Never blocks on the network. May be called from inside a callback. */
+CLAWSYNC_API int clawsync_engine_status(clawsync_engine *e, clawsync_status *out, clawsync_error *err);
+
+typedef enum clawsync_event_type {
+    CLAWSYNC_EVENT_PUSH_COMPLETED = 1,    /**< stats: this round */
+    CLAWSYNC_EVENT_PULL_COMPLETED = 2,    /**< stats: this round */
+    CLAWSYNC_EVENT_CONFLICT_DETECTED = 3, /**< count: conflicts that want a decision */
+    CLAWSYNC_EVENT_OFFLINE_QUEUED = 4,    /**< count: rows that wait for the hub */
+    CLAWSYNC_EVENT_SYNC_ERROR = 5,        /**< error; name: the named finding, as "BAD_SIGNATURE", or "" */
+    CLAWSYNC_EVENT_CONNECTED = 6,
+    CLAWSYNC_EVENT_DISCONNECTED = 7,        /**< error: why */
+    CLAWSYNC_EVENT_RECONCILE_COMPLETED = 8, /**< count: entities healed */
+    CLAWSYNC_EVENT_WORKSPACE_CREATED = 9,   /**< this device is the first of a new workspace */
+    CLAWSYNC_EVENT_PROGRESS = 10            /**< count of total: rows sealed, sent or applied in long work */
+} clawsync_event_type;
+
+/** An event; valid during the callback. */
+typedef struct clawsync_event {
+    clawsync_event_type type;
+    int64_t at_ms; /**< Unix ms */
+    uint64_t count, total;
+    clawsync_stats stats;
+    clawsync_error error;
+    char name[32];
+} clawsync_event;
+
+typedef void (*clawsync_event_fn)(void *arg, const clawsync_event *event);
+
+/**
+ * Calls fn for every event from now on, on the engine's thread; several may subscribe.
+ * @return a positive id for clawsync_engine_unsubscribe, or a negative code.
+ */
+CLAWSYNC_API int clawsync_engine_subscribe(clawsync_engine *e, clawsync_event_fn fn, void *arg, clawsync_error *err);
+/** After it returns, fn is not called any more (from inside a callback: once that callback has returned). */
+CLAWSYNC_API void clawsync_engine_unsubscribe(clawsync_engine *e, int id);
+
+/** A table as clawsync_engine_tables tells it. */
+typedef struct clawsync_table {
+    const char *name;
+    int state;           /**< 0 not tracked, 1 tracked, 2 paused */
+    int64_t rows;        /**< in the application's table */
+    int64_t unsealed;    /**< logged changes not sealed yet */
+    int64_t hidden;      /**< rows that cannot be shown at present */
+    int backfilling;     /**< 1: existing rows are still being taken in */
+    const char *problem; /**< why it cannot be tracked, or NULL */
+} clawsync_table;
+/** Calls fn for each table of the application; the struct is valid during the call. */
+CLAWSYNC_API int clawsync_engine_tables(clawsync_engine *e, void (*fn)(void *arg, const clawsync_table *t), void *arg,
+                                        clawsync_error *err);
+/**
+ * Tracks a table from now on; its rows are sent too. force != 0: also when its key is a rowid alias, which two devices
+ * would both hand out. warn (may be NULL) receives sentences about what the user should look at.
+ * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND; CLAWSYNC_EINVAL with the reason why it cannot be tracked.
+ */
+CLAWSYNC_API int clawsync_engine_track(clawsync_engine *e, const char *table, int force,
+                                       void (*warn)(void *arg, const char *sentence), void *arg, clawsync_error *err);
+/** Stops tracking: every trigger and row of ours for it goes, the application's data stays as it is. */
+CLAWSYNC_API int clawsync_engine_untrack(clawsync_engine *e, const char *table, clawsync_error *err);
+/** Takes the triggers off a table (NULL: all tracked ones), as before a migration. */
+CLAWSYNC_API int clawsync_engine_pause(clawsync_engine *e, const char *table, clawsync_error *err);
+/** Puts them back and finds what changed meanwhile. */
+CLAWSYNC_API int clawsync_engine_resume(clawsync_engine *e, const char *table, clawsync_error *err);
+
+/**
+ * Invites a device: appends an invite to the workspace's membership log through the hub and writes it, with the
+ * workspace's keys, to a new file of mode 0600 under a passphrase. Whoever has both can join once, until it expires.
+ * @param expires_secs  Life of the invite in seconds; 0: 24 hours.
+ * @return CLAWSYNC_OK; CLAWSYNC_EEXIST: the file exists; CLAWSYNC_EUNAVAILABLE; CLAWSYNC_EINVAL: empty passphrase.
+ */
+CLAWSYNC_API int clawsync_engine_export_keys(clawsync_engine *e, const char *path, const char *passphrase,
+                                             uint32_t expires_secs, clawsync_error *err);
+/**
+ * Joins the workspace with such a file. The engine must not be started, and not be a member yet. The hub of the
+ * configuration is used. Nothing is written before everything has been verified.
+ * @return CLAWSYNC_OK; CLAWSYNC_EAUTH: wrong passphrase, or keys that are not this workspace's; CLAWSYNC_EEXIST: a
+ * member already, or the invite is used; CLAWSYNC_ENOTFOUND: no such file; CLAWSYNC_EUNAVAILABLE; CLAWSYNC_EHUB: forged
+ * log.
+ */
+CLAWSYNC_API int clawsync_engine_import_keys(clawsync_engine *e, const char *path, const char *passphrase,
+                                             clawsync_error *err);
+
+/** A short stable name of a code, as "unavailable". Never NULL. */
+CLAWSYNC_API const char *clawsync_code_name(int code);
+/** 1 when the same call may succeed later, unchanged. */
+CLAWSYNC_API int clawsync_code_is_transient(int code);
+/** "MAJOR.MINOR.PATCH" */
+CLAWSYNC_API const char *clawsync_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
