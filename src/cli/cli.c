@@ -1,0 +1,108 @@
+#include "cli/cli.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+static const struct cs_cli_command commands[] = {
+    { "run", "", 0, 0, 0, "replicate until stopped (the default command)",
+      "Local commits are sent at once and others' changes arrive at once; the hub may come and go.\n"
+      "SIGINT or SIGTERM ends it after what is in flight.",
+      cs_cmd_run },
+    { "sync", "", 0, 0, 0, "pull, push, pull once; prints pushed=N, pulled=M", NULL, cs_cmd_sync },
+    { "push", "", 0, 0, 0, "send what is unsent once", NULL, cs_cmd_push },
+    { "pull", "", 0, 0, 0, "fetch and apply what the hub has once", NULL, cs_cmd_pull },
+    { "status", "", 0, 0, 0, "what is tracked, unsent, hidden; works beside a running daemon", NULL, cs_cmd_status },
+    { "tables", "", 0, 0, 0, "the database's tables and which are tracked", NULL, cs_cmd_tables },
+    { "track", "TABLE", 1, 1, CS_OPT_FORCE, "replicate a table from now on, with the rows it has",
+      "--force also takes a table whose key is a rowid alias (INTEGER PRIMARY KEY), which two devices\n"
+      "would both hand out: only safe when the application chooses the keys itself.",
+      cs_cmd_track },
+    { "untrack", "TABLE", 1, 1, 0, "stop replicating a table; its data stays", NULL, cs_cmd_untrack },
+    { "pause", "[TABLE]", 0, 1, 0, "take the triggers off, as before a migration", NULL, cs_cmd_pause },
+    { "resume", "[TABLE]", 0, 1, 0, "put them back and find what changed meanwhile", NULL, cs_cmd_resume },
+    { "keys export", "FILE", 1, 1, CS_OPT_PASSPHRASE | CS_OPT_EXPIRES,
+      "write an invite with the workspace's keys to a new file",
+      "The file is protected by a passphrase and lets one device join once. Carry file and passphrase\n"
+      "to the other device by different ways.",
+      cs_cmd_keys_export },
+    { "keys import", "FILE", 1, 1, CS_OPT_PASSPHRASE, "join a workspace with such a file", NULL, cs_cmd_keys_import },
+    { "version", "", 0, 0, 0, "print the version", NULL, cs_cmd_version },
+};
+enum { NCOMMANDS = sizeof commands / sizeof commands[0] };
+
+static void print_usage(void)
+{
+    printf("usage: claw-sync [COMMAND] [OPTION ...]\n\n"
+           "Replicates a local SQLite database between your devices, end-to-end encrypted.\n\n"
+           "commands (claw-sync COMMAND --help tells more):\n");
+    for (int i = 0; i < NCOMMANDS; i++)
+        printf("  %-12s %-8s %s\n", commands[i].name, commands[i].args, commands[i].summary);
+    printf("\n");
+    cs_cli_print_options();
+    printf("\nexit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 hub unreachable (changes kept),\n"
+           "4 the hub misbehaves\n");
+}
+
+static int print_command_help(const struct cs_cli_command *cmd)
+{
+    printf("usage: claw-sync %s%s%s [OPTION ...]\n\n%s\n", cmd->name, cmd->args[0] != '\0' ? " " : "", cmd->args,
+           cmd->summary);
+    if (cmd->help != NULL)
+        printf("%s\n", cmd->help);
+    if (cmd->options != 0)
+        printf("\noptions of this command:\n");
+    if (cmd->options & CS_OPT_FORCE)
+        printf("  --force                        track a rowid alias all the same\n");
+    if (cmd->options & CS_OPT_PASSPHRASE)
+        printf("  --passphrase-file FILE         its first line; otherwise a prompt asks\n");
+    if (cmd->options & CS_OPT_EXPIRES)
+        printf("  --expires SECONDS              life of the invite, default 86400\n");
+    printf("\n");
+    cs_cli_print_options();
+    return CS_EXIT_DONE;
+}
+
+/* The command that argv names, and how many words name it. */
+static const struct cs_cli_command *find_command(int argc, char **argv, int *words)
+{
+    for (int i = 0; i < NCOMMANDS; i++) {
+        const char *space = strchr(commands[i].name, ' ');
+        size_t n = space == NULL ? strlen(commands[i].name) : (size_t)(space - commands[i].name);
+
+        *words = space == NULL ? 1 : 2;
+        if (argc < *words || strlen(argv[0]) != n || strncmp(argv[0], commands[i].name, n) != 0)
+            continue;
+        if (space == NULL || strcmp(argv[1], space + 1) == 0)
+            return &commands[i];
+    }
+    return NULL;
+}
+
+int cs_cli_main(int argc, char **argv, struct cs_world *w)
+{
+    struct cs_cli c = { .world = w, .tty = isatty(STDERR_FILENO) == 1 };
+    const struct cs_cli_command *cmd = &commands[0];
+    clawsync_error err;
+    int words = 0, rc;
+
+    argc--;
+    argv++;
+    if (argc > 0 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0 || strcmp(argv[0], "help") == 0)) {
+        print_usage();
+        return CS_EXIT_DONE;
+    }
+    if (argc > 0 && strcmp(argv[0], "--version") == 0)
+        return cs_cmd_version(&c);
+    if (argc > 0 && argv[0][0] != '-' && (cmd = find_command(argc, argv, &words)) == NULL)
+        return cs_cli_usage(&c, "no command \"%s\"; claw-sync --help lists them", argv[0]);
+    c.command = cmd->name;
+    for (int i = words; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return print_command_help(cmd);
+    if ((rc = cs_cli_parse(&c, cmd, argc - words, argv + words, &err)) != 0)
+        rc = cs_cli_fail(&c, &err);
+    else
+        rc = cmd->run(&c);
+    cs_arena_free(&c.strings);
+    return rc;
+}

@@ -1,0 +1,83 @@
+/* The client program: one table of commands, one way to read configuration, one way to print. */
+#ifndef CS_CLI_CLI_H
+#define CS_CLI_CLI_H
+
+#include <clawsync/clawsync.h>
+#include <jansson.h>
+
+#include "base/arena.h"
+#include "base/world.h"
+
+/* Exit codes, part of the interface. */
+enum { CS_EXIT_DONE = 0, CS_EXIT_FAILED = 1, CS_EXIT_USAGE = 2, CS_EXIT_OFFLINE = 3, CS_EXIT_HUB = 4 };
+
+/* One run of the program. */
+struct cs_cli {
+    const char *command; /* as typed: "sync", "keys export" */
+    clawsync_config config;
+    struct cs_world *world;
+    struct cs_arena strings; /* what config points to, beyond argv and the environment */
+    bool json, quiet, force, tty;
+    const char *passphrase_file;
+    uint32_t expires_secs;
+    const char *args[4]; /* positional arguments of the command */
+    int nargs;
+};
+
+/* Which options a command takes besides the common ones. */
+enum { CS_OPT_FORCE = 1, CS_OPT_PASSPHRASE = 2, CS_OPT_EXPIRES = 4 };
+
+struct cs_cli_command {
+    const char *name; /* "keys export" is one name of two words */
+    const char *args; /* for the usage line: "TABLE", "[TABLE]", "FILE", "" */
+    int min_args, max_args;
+    unsigned options;
+    const char *summary; /* one line */
+    const char *help;    /* more, or NULL */
+    int (*run)(struct cs_cli *c);
+};
+
+int cs_cli_main(int argc, char **argv, struct cs_world *w);
+
+/* options.c: fills c->config from file, environment and flags, in rising precedence, and the rest of c. */
+int cs_cli_parse(struct cs_cli *c, const struct cs_cli_command *cmd, int argc, char **argv, clawsync_error *err);
+void cs_cli_print_options(void);
+
+/* print.c */
+void cs_cli_say(const struct cs_cli *c, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));                          /* not if quiet or json */
+void cs_cli_warn(void *cli, const char *sentence);                  /* to stderr */
+int cs_cli_fail(const struct cs_cli *c, const clawsync_error *err); /* prints, returns the exit code */
+int cs_cli_usage(const struct cs_cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void cs_cli_json(json_t *o); /* one line on stdout; takes the reference */
+int cs_cli_exit_code(int code);
+
+/* progress.c: a bar on a terminal, plain lines otherwise, on stderr. */
+struct cs_cli_progress {
+    const struct cs_cli *cli;
+    uint64_t last_ns;
+    bool drawn;
+};
+void cs_cli_progress_event(void *progress, const clawsync_event *e);
+void cs_cli_progress_end(struct cs_cli_progress *p);
+
+/* passphrase.c: from --passphrase-file (its first line) or a prompt without echo; twice when it is new. Guarded memory,
+ * released with cs_secret_free. */
+int cs_cli_passphrase(const struct cs_cli *c, bool is_new, char **out, clawsync_error *err);
+
+/* The commands, one file each or one per family. */
+int cs_cmd_run(struct cs_cli *c);
+int cs_cmd_sync(struct cs_cli *c);
+int cs_cmd_push(struct cs_cli *c);
+int cs_cmd_pull(struct cs_cli *c);
+int cs_cmd_status(struct cs_cli *c);
+int cs_cmd_tables(struct cs_cli *c);
+int cs_cmd_track(struct cs_cli *c);
+int cs_cmd_untrack(struct cs_cli *c);
+int cs_cmd_pause(struct cs_cli *c);
+int cs_cmd_resume(struct cs_cli *c);
+int cs_cmd_keys_export(struct cs_cli *c);
+int cs_cmd_keys_import(struct cs_cli *c);
+int cs_cmd_version(struct cs_cli *c);
+
+#endif

@@ -1,0 +1,73 @@
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "cli/cli.h"
+
+void cs_cli_say(const struct cs_cli *c, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (c->quiet || c->json)
+        return;
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    putchar('\n');
+    fflush(stdout);
+}
+
+void cs_cli_warn(void *cli, const char *sentence)
+{
+    const struct cs_cli *c = cli;
+
+    if (!c->quiet)
+        fprintf(stderr, "claw-sync: warning: %s\n", sentence);
+}
+
+int cs_cli_exit_code(int code)
+{
+    switch (code) {
+    case CLAWSYNC_OK:
+        return CS_EXIT_DONE;
+    case CLAWSYNC_EINVAL:
+    case CLAWSYNC_ENOTFOUND:
+    case CLAWSYNC_EEXIST:
+        return CS_EXIT_USAGE;
+    case CLAWSYNC_EUNAVAILABLE:
+    case CLAWSYNC_ETIMEDOUT:
+        return CS_EXIT_OFFLINE;
+    case CLAWSYNC_EHUB:
+        return CS_EXIT_HUB;
+    default:
+        return CS_EXIT_FAILED;
+    }
+}
+
+int cs_cli_fail(const struct cs_cli *c, const clawsync_error *err)
+{
+    if (c->json)
+        cs_cli_json(json_pack("{s:{s:s, s:s}}", "error", "code", clawsync_code_name(err->code), "message", err->msg));
+    else
+        fprintf(stderr, "claw-sync: %s\n", err->msg);
+    return cs_cli_exit_code(err->code);
+}
+
+int cs_cli_usage(const struct cs_cli *c, const char *fmt, ...)
+{
+    clawsync_error err = { .code = CLAWSYNC_EINVAL };
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(err.msg, sizeof err.msg, fmt, ap);
+    va_end(ap);
+    return cs_cli_fail(c, &err);
+}
+
+void cs_cli_json(json_t *o)
+{
+    if (o == NULL || json_dumpf(o, stdout, JSON_COMPACT) != 0)
+        fprintf(stderr, "claw-sync: cannot write JSON: out of memory, or text that is not UTF-8\n");
+    putchar('\n');
+    fflush(stdout);
+    json_decref(o);
+}

@@ -1,0 +1,101 @@
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "cli/cli.h"
+
+static const char *const event_names[] = {
+    [CLAWSYNC_EVENT_PUSH_COMPLETED] = "push-completed",
+    [CLAWSYNC_EVENT_PULL_COMPLETED] = "pull-completed",
+    [CLAWSYNC_EVENT_CONFLICT_DETECTED] = "conflict-detected",
+    [CLAWSYNC_EVENT_OFFLINE_QUEUED] = "offline-queued",
+    [CLAWSYNC_EVENT_SYNC_ERROR] = "sync-error",
+    [CLAWSYNC_EVENT_CONNECTED] = "connected",
+    [CLAWSYNC_EVENT_DISCONNECTED] = "disconnected",
+    [CLAWSYNC_EVENT_RECONCILE_COMPLETED] = "reconcile-completed",
+    [CLAWSYNC_EVENT_WORKSPACE_CREATED] = "workspace-created",
+    [CLAWSYNC_EVENT_PROGRESS] = "progress",
+};
+
+static void print_line(const struct cs_cli *c, const clawsync_event *e)
+{
+    switch (e->type) {
+    case CLAWSYNC_EVENT_PUSH_COMPLETED:
+        if (e->stats.operations_pushed > 0)
+            cs_cli_say(c, "pushed=%" PRIu64, e->stats.operations_pushed);
+        break;
+    case CLAWSYNC_EVENT_PULL_COMPLETED:
+        if (e->stats.operations_pulled > 0)
+            cs_cli_say(c, "pulled=%" PRIu64, e->stats.operations_pulled);
+        break;
+    case CLAWSYNC_EVENT_CONFLICT_DETECTED:
+        cs_cli_say(c, "conflicts=%" PRIu64 ": concurrent edits want a decision", e->count);
+        break;
+    case CLAWSYNC_EVENT_OFFLINE_QUEUED:
+        cs_cli_say(c, "offline, queued=%" PRIu64, e->count);
+        break;
+    case CLAWSYNC_EVENT_CONNECTED:
+        cs_cli_say(c, "connected to %s", c->config.hub_endpoint);
+        break;
+    case CLAWSYNC_EVENT_WORKSPACE_CREATED:
+        cs_cli_say(c, "created a new workspace; other devices join it with: claw-sync keys export FILE");
+        break;
+    case CLAWSYNC_EVENT_DISCONNECTED:
+    case CLAWSYNC_EVENT_SYNC_ERROR:
+        fprintf(stderr, "claw-sync: %s\n", e->error.msg);
+        break;
+    case CLAWSYNC_EVENT_RECONCILE_COMPLETED:
+    case CLAWSYNC_EVENT_PROGRESS:
+        break;
+    }
+}
+
+static void print_json(const clawsync_event *e)
+{
+    json_t *o = json_pack("{s:s, s:I}", "event", event_names[e->type], "at_ms", (json_int_t)e->at_ms);
+
+    if (e->type == CLAWSYNC_EVENT_PUSH_COMPLETED)
+        json_object_set_new(o, "pushed", json_integer((json_int_t)e->stats.operations_pushed));
+    else if (e->type == CLAWSYNC_EVENT_PULL_COMPLETED)
+        json_object_set_new(o, "pulled", json_integer((json_int_t)e->stats.operations_pulled));
+    else if (e->type == CLAWSYNC_EVENT_SYNC_ERROR || e->type == CLAWSYNC_EVENT_DISCONNECTED)
+        json_object_set_new(o, "error",
+                            json_pack("{s:s, s:s, s:s}", "code", clawsync_code_name(e->error.code), "name", e->name,
+                                      "message", e->error.msg));
+    else if (e->count != 0 || e->total != 0)
+        json_object_set_new(o, "count", json_integer((json_int_t)e->count));
+    cs_cli_json(o);
+}
+
+static void on_event(void *arg, const clawsync_event *e)
+{
+    const struct cs_cli *c = arg;
+
+    if (c->json)
+        print_json(e);
+    else
+        print_line(c, e);
+}
+
+int cs_cmd_run(struct cs_cli *c)
+{
+    clawsync_engine *e = NULL;
+    clawsync_error err;
+    sigset_t set;
+    int rc, signum;
+
+    /* Blocked before the engine makes its threads, so that they inherit it and sigwait alone receives them. */
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    if ((rc = clawsync_engine_open(&e, &c->config, &err)) == CLAWSYNC_OK &&
+        (rc = clawsync_engine_subscribe(e, on_event, c, &err)) > 0 &&
+        (rc = clawsync_engine_start(e, &err)) == CLAWSYNC_OK) {
+        cs_cli_say(c, "replicating %s", c->config.db_path);
+        sigwait(&set, &signum);
+    }
+    clawsync_engine_close(e);
+    return rc == CLAWSYNC_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
+}

@@ -1,0 +1,74 @@
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "cli/cli.h"
+
+typedef int (*round_fn)(clawsync_engine *e, clawsync_stats *stats, clawsync_error *err);
+
+/* Says on the way what a user must hear: that a new workspace began, that something is wrong. */
+struct listener {
+    struct cs_cli *cli;
+    struct cs_cli_progress progress;
+    bool created;
+};
+
+static void on_event(void *arg, const clawsync_event *e)
+{
+    struct listener *l = arg;
+
+    cs_cli_progress_event(&l->progress, e);
+    if (e->type == CLAWSYNC_EVENT_WORKSPACE_CREATED)
+        l->created = true;
+    else if (e->type == CLAWSYNC_EVENT_SYNC_ERROR && e->name[0] != '\0')
+        cs_cli_warn(l->cli, e->error.msg);
+    else if (e->type == CLAWSYNC_EVENT_CONFLICT_DETECTED)
+        cs_cli_warn(l->cli, "concurrent edits want a decision; see sync_conflicts");
+}
+
+static int print_stats(const struct cs_cli *c, const clawsync_stats *s, bool created)
+{
+    if (c->json) {
+        cs_cli_json(json_pack(
+            "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "pushed", (json_int_t)s->operations_pushed,
+            "pulled", (json_int_t)s->operations_pulled, "deltas_pushed", (json_int_t)s->deltas_pushed, "deltas_pulled",
+            (json_int_t)s->deltas_pulled, "chunks_pushed", (json_int_t)s->chunks_pushed, "chunks_pulled",
+            (json_int_t)s->chunks_pulled, "bytes_pushed", (json_int_t)s->bytes_pushed, "bytes_pulled",
+            (json_int_t)s->bytes_pulled, "log_number", (json_int_t)s->last_sequence, "retries", (json_int_t)s->retries,
+            "workspace_created", (int)created));
+        return CS_EXIT_DONE;
+    }
+    if (created)
+        cs_cli_say(c, "created a new workspace; other devices join it with: claw-sync keys export FILE");
+    cs_cli_say(c, "pushed=%" PRIu64 ", pulled=%" PRIu64, s->operations_pushed, s->operations_pulled);
+    return CS_EXIT_DONE;
+}
+
+static int one_round(struct cs_cli *c, round_fn round)
+{
+    struct listener l = { .cli = c, .progress = { .cli = c } };
+    clawsync_engine *e = NULL;
+    clawsync_stats stats = { 0 };
+    clawsync_error err;
+    int rc = clawsync_engine_open(&e, &c->config, &err);
+
+    if (rc == CLAWSYNC_OK && (rc = clawsync_engine_subscribe(e, on_event, &l, &err)) > 0)
+        rc = round(e, &stats, &err);
+    clawsync_engine_close(e);
+    cs_cli_progress_end(&l.progress);
+    return rc == CLAWSYNC_OK ? print_stats(c, &stats, l.created) : cs_cli_fail(c, &err);
+}
+
+int cs_cmd_sync(struct cs_cli *c)
+{
+    return one_round(c, clawsync_engine_sync_now);
+}
+
+int cs_cmd_push(struct cs_cli *c)
+{
+    return one_round(c, clawsync_engine_push_now);
+}
+
+int cs_cmd_pull(struct cs_cli *c)
+{
+    return one_round(c, clawsync_engine_pull_now);
+}

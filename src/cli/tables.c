@@ -1,0 +1,152 @@
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "cli/cli.h"
+#include "replica/replica.h"
+
+/* These commands open the database beside a daemon that may be running: without the lease. */
+static int open_replica(struct cs_cli *c, bool read_only, cs_replica **r, clawsync_error *err)
+{
+    struct cs_replica_options o = { .path = c->config.db_path,
+                                    .load_extension = c->config.load_extension,
+                                    .read_only = read_only };
+
+    return cs_replica_open(r, c->world, &o, (struct cs_error *)err);
+}
+
+static const char *const state_names[] = { "-", "tracked", "paused" };
+
+int cs_cmd_tables(struct cs_cli *c)
+{
+    struct cs_arena a = { 0 };
+    struct cs_table_info *t = NULL;
+    cs_replica *r = NULL;
+    clawsync_error err;
+    size_t n = 0;
+    json_t *list;
+    int rc = open_replica(c, true, &r, &err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_tables(r, &a, &t, &n, (struct cs_error *)&err);
+    if (rc == CS_OK && c->json) {
+        list = json_array();
+        for (size_t i = 0; i < n; i++) {
+            json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I, s:b}", "name", t[i].name, "state",
+                                  t[i].state == CS_UNTRACKED ? "untracked" : state_names[t[i].state], "rows",
+                                  (json_int_t)t[i].rows, "unsealed", (json_int_t)t[i].unsealed, "hidden",
+                                  (json_int_t)t[i].hidden, "backfilling", (int)t[i].backfilling);
+
+            if (t[i].problem != NULL)
+                json_object_set_new(o, "problem", json_string(t[i].problem));
+            json_array_append_new(list, o);
+        }
+        cs_cli_json(json_pack("{s:o}", "tables", list));
+    } else if (rc == CS_OK) {
+        cs_cli_say(c, "%-24s %-8s %10s %9s %7s", "table", "state", "rows", "unsealed", "hidden");
+        for (size_t i = 0; i < n; i++)
+            cs_cli_say(c, "%-24s %-8s %10" PRId64 " %9" PRId64 " %7" PRId64 "%s%s%s", t[i].name,
+                       state_names[t[i].state], t[i].rows, t[i].unsealed, t[i].hidden,
+                       t[i].backfilling ? "  backfilling" : "", t[i].problem != NULL ? "  cannot be tracked: " : "",
+                       t[i].problem != NULL ? t[i].problem : "");
+    }
+    cs_arena_free(&a);
+    cs_replica_close(r);
+    return rc == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
+}
+
+static int done(struct cs_cli *c, const char *what, const char *table)
+{
+    if (c->json)
+        cs_cli_json(table != NULL ? json_pack("{s:s}", what, table) : json_pack("{s:n}", what));
+    else
+        cs_cli_say(c, "%s %s", what, table != NULL ? table : "all tracked tables");
+    return CS_EXIT_DONE;
+}
+
+int cs_cmd_track(struct cs_cli *c)
+{
+    struct cs_track_options o = { .force_rowid_key = c->force, .warn = cs_cli_warn, .arg = c };
+    cs_replica *r = NULL;
+    clawsync_error err;
+    int rc = open_replica(c, false, &r, &err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_track(r, c->args[0], &o, (struct cs_error *)&err);
+    cs_replica_close(r);
+    return rc == CS_OK ? done(c, "tracked", c->args[0]) : cs_cli_fail(c, &err);
+}
+
+typedef int (*table_fn)(cs_replica *r, const char *table, struct cs_error *err);
+
+static int on_table(struct cs_cli *c, table_fn fn, const char *what)
+{
+    cs_replica *r = NULL;
+    clawsync_error err;
+    int rc = open_replica(c, false, &r, &err);
+
+    if (rc == CS_OK)
+        rc = fn(r, c->args[0], (struct cs_error *)&err);
+    cs_replica_close(r);
+    return rc == CS_OK ? done(c, what, c->args[0]) : cs_cli_fail(c, &err);
+}
+
+int cs_cmd_untrack(struct cs_cli *c)
+{
+    return on_table(c, cs_replica_untrack, "untracked");
+}
+
+int cs_cmd_pause(struct cs_cli *c)
+{
+    return on_table(c, cs_replica_pause, "paused");
+}
+
+int cs_cmd_resume(struct cs_cli *c)
+{
+    return on_table(c, cs_replica_resume, "resumed");
+}
+
+int cs_cmd_status(struct cs_cli *c)
+{
+    struct cs_replica_identity id = { 0 };
+    struct cs_replica_counts n = { 0 };
+    struct cs_pull_mark mark = { 0 };
+    char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT];
+    cs_replica *r = NULL;
+    clawsync_error err;
+    int rc = open_replica(c, true, &r, &err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_counts(r, &n, (struct cs_error *)&err);
+    if (rc != CS_OK) {
+        cs_replica_close(r);
+        return cs_cli_fail(c, &err);
+    }
+    cs_replica_identity(r, &id);
+    cs_replica_pull_mark(r, &mark);
+    cs_replica_close(r);
+    cs_uuid_text(workspace, &id.workspace);
+    cs_uuid_text(device, &id.device);
+    if (c->json) {
+        cs_cli_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "database", c->config.db_path,
+                              "workspace_id", workspace, "device_id", device, "tracked_tables", (json_int_t)n.tracked,
+                              "unsealed", (json_int_t)n.unsealed, "unsent", (json_int_t)n.unsent, "bound_batches",
+                              (json_int_t)n.bound, "hidden_rows", (json_int_t)n.hidden, "conflicts",
+                              (json_int_t)n.conflicts, "held_back", (json_int_t)n.held_back, "log_number",
+                              (json_int_t)mark.number));
+        return CS_EXIT_DONE;
+    }
+    cs_cli_say(c, "database        %s", c->config.db_path);
+    cs_cli_say(c, "workspace       %s", workspace);
+    cs_cli_say(c, "device          %s", device);
+    cs_cli_say(c, "tracked tables  %" PRId64, n.tracked);
+    cs_cli_say(c,
+               "unsent          %" PRId64 " rows, %" PRId64 " logged changes not sealed, %" PRId64 " batches in flight",
+               n.unsent, n.unsealed, n.bound);
+    cs_cli_say(c, "pulled up to    %" PRIu64, mark.number);
+    cs_cli_say(c, "hidden          %" PRId64 " rows", n.hidden);
+    cs_cli_say(c, "conflicts       %" PRId64, n.conflicts);
+    if (n.held_back > 0)
+        cs_cli_say(c, "held back       %" PRId64 " rows that cannot be sent (above 16 MiB, or NULL in the key)",
+                   n.held_back);
+    return CS_EXIT_DONE;
+}
