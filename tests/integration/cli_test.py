@@ -1,0 +1,229 @@
+"""Wrong use: one clear line, the right exit code, nothing changed."""
+import json
+import os
+import socket
+import stat
+
+from claw import *
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Arguments(ClawTest):
+    def setUp(self):
+        super().setUp()
+        self.d = Device(self.folder / "d", self.workspace, f"http://127.0.0.1:{free_port()}")
+
+    def refused(self, *args, want=2, says=None, **env):
+        before = self.d.path.read_bytes()
+        done = self.d.claw(*args, want=want, **env)
+        self.assertEqual(done.stdout, "")
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+        if says is not None:
+            self.assertIn(says, done.stderr)
+        self.assertEqual(self.d.path.read_bytes(), before, "the database was touched")
+
+    def test_malformed_values(self):
+        for args, env in [
+            (("sync", "--workspace-id", "nonsense"), {}),
+            (("sync",), {"CLAW_WORKSPACE_ID": ""}),
+            (("sync", "--device-id", "12345678"), {}),
+            (("sync", "--hub-endpoint", "ftp://x"), {}),
+            (("sync", "--hub-endpoint", "http://"), {}),
+            (("sync", "--hub-endpoint", "http://h:99999"), {}),
+            (("sync", "--hub-endpoint", "http://h:1/path"), {}),
+            (("sync", "--max-delta-rows", "-1"), {}),
+            (("sync", "--max-delta-rows", "12x"), {}),
+            (("sync", "--max-chunk-bytes", "99999999999999999999"), {}),
+            (("sync",), {"CLAW_SYNC_INTERVAL_SECS": "soon"}),
+            (("sync",), {"CLAW_TLS_ENABLED": "perhaps"}),
+            (("sync", "--no-such-option"), {}),
+            (("sync", "surplus"), {}),
+            (("sync", "--config", "/nonexistent/file"), {}),
+            (("sync", "--db-path"), {}),
+            (("frobnicate",), {}),
+            (("keys",), {}),
+            (("track",), {}),
+            (("keys", "export", "f", "--expires", "0"), {}),
+        ]:
+            with self.subTest(args=args, env=env):
+                self.refused(*args, **env)
+
+    def test_precedence_flag_variable_file(self):
+        conf = self.folder / "conf"
+        conf.write_text(f"# comment\nCLAW_DB_PATH = \"{self.folder}/file.db\"\nCLAW_WORKSPACE_ID={self.workspace}\n\n")
+        env = clean_env(CLAW_CONFIG_FILE=conf)
+        run = lambda *a, **e: subprocess.run([CLIENT, "status", *a], env=env | e, capture_output=True, text=True).stderr
+        self.assertIn("file.db", run())
+        self.assertIn("variable.db", run(CLAW_DB_PATH=f"{self.folder}/variable.db"))
+        self.assertIn("flag.db", run("--db-path", f"{self.folder}/flag.db", CLAW_DB_PATH=f"{self.folder}/variable.db"))
+        conf.write_text("CLAW_DB_PATH=x\nnonsense\n")
+        self.assertIn("conf:2", run())
+
+    def test_help_and_version(self):
+        self.assertIn("usage:", self.d.claw("--help").stdout)
+        for c in ("run", "sync", "push", "pull", "status", "track", "untrack", "pause", "resume", "tables", "version"):
+            self.assertIn("usage: claw-sync " + c, self.d.claw(c, "--help").stdout)
+        self.assertIn("usage: claw-sync keys export", self.d.claw("keys", "export", "--help").stdout)
+        self.assertRegex(self.d.claw("version").stdout, r"^claw-sync \d+\.\d+\.\d+\n$")
+        self.assertRegex(json.loads(self.d.claw("version", "--json").stdout)["version"], r"^\d+\.\d+\.\d+$")
+
+    def test_errors_as_json(self):
+        done = self.d.claw("sync", "--json", "--workspace-id", "x", want=2)
+        self.assertEqual(json.loads(done.stdout)["error"]["code"], "invalid")
+
+    def test_databases_that_cannot_be_used(self):
+        folder = self.folder
+        (folder / "text.db").write_text("this is not a database, but long enough to look at it" * 20)
+        (folder / "empty-folder").mkdir()
+        with contextlib.closing(sqlite3.connect(folder / "newer.db")) as db:
+            db.executescript("CREATE TABLE sync_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
+                             "INSERT INTO sync_meta VALUES ('format', 999);")
+        for path, word in [("missing.db", "missing.db"), ("text.db", "not a database"), ("newer.db", "newer"),
+                           (":memory:", ":memory:"), ("empty-folder", "empty-folder")]:
+            with self.subTest(path):
+                full = path if path == ":memory:" else folder / path
+                before = full.read_bytes() if path != ":memory:" and full.is_file() else None
+                done = self.d.claw("sync", "--db-path", full, want=None)
+                self.assertIn(done.returncode, (1, 2))
+                self.assertIn(word, done.stderr)
+                if before is not None:
+                    self.assertEqual(full.read_bytes(), before)
+                self.assertFalse((folder / "missing.db").exists())
+
+    def test_locked_database(self):
+        with self.d.connect() as db:
+            db.execute("BEGIN EXCLUSIVE")
+            done = self.d.claw("tables", want=None)
+            self.assertIn(done.returncode, (0, 1))
+            done = self.d.claw("track", "sessions", want=1)
+            self.assertIn("locked", done.stderr)
+            db.execute("ROLLBACK")
+
+    @unittest.skipIf(os.geteuid() == 0, "announced: root writes to read-only files")
+    def test_read_only_database(self):
+        self.d.path.chmod(0o400)
+        self.refused("sync", want=1)
+
+    def test_hub_unreachable(self):
+        done = self.d.claw("sync", want=3, CLAW_MAX_RETRIES=0)
+        self.assertIn("cannot reach hub", done.stderr)
+        self.assertIn("connection refused", done.stderr)
+
+
+class Tables(ClawTest):
+    def setUp(self):
+        super().setUp()
+        self.start_hub()
+        self.d = self.device("d")
+
+    def names(self):
+        return {t["name"]: t for t in json.loads(self.d.claw("tables", "--json").stdout)["tables"]}
+
+    def test_track_untrack_leaves_everything_as_it_was(self):
+        schema = lambda: self.d.query("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY 1, 2")
+        self.d.sql("CREATE TABLE notes(a TEXT, b INTEGER, c BLOB, PRIMARY KEY(a, b)) WITHOUT ROWID;"
+                   "INSERT INTO notes VALUES ('x', 1, x'00');")
+        before, rows = schema(), self.d.query("SELECT * FROM notes")
+        self.d.claw("track", "notes")
+        self.assertEqual(self.names()["notes"]["state"], "tracked")
+        self.d.sql("UPDATE notes SET c = 1;")
+        self.d.claw("untrack", "notes")
+        self.assertEqual(schema(), before)
+        self.assertEqual(len(self.d.query("SELECT * FROM notes")), len(rows))
+
+    def test_refused_tables_say_why(self):
+        self.d.sql("CREATE TABLE nokey(a); CREATE TABLE alias(id INTEGER PRIMARY KEY, a);"
+                   "CREATE TABLE nullkey(a TEXT PRIMARY KEY); INSERT INTO nullkey VALUES (NULL);"
+                   "CREATE VIEW v AS SELECT 1;")
+        for table, why in [("nokey", "primary key"), ("alias", "rowid"), ("nullkey", "NULL"), ("memories_fts", "virtual"),
+                           ("nowhere", "nowhere"), ("sqlite_schema", "sqlite_schema"), ("v", "v")]:
+            with self.subTest(table):
+                self.assertIn(why, self.d.claw("track", table, want=2).stderr)
+        self.d.claw("track", "alias", "--force")
+
+    def test_pause_resume_around_a_migration(self):
+        b = None
+        self.d.sync()
+        b = self.device("b")
+        self.join(self.d, b)
+        self.d.sql("INSERT INTO sessions(id, agent, title) VALUES ('s1', 'x', 'one'), ('s2', 'x', 'two');")
+        self.settle([self.d, b])
+        self.d.claw("pause", "sessions")
+        self.d.sql("ALTER TABLE sessions DROP COLUMN state; UPDATE sessions SET title = 'changed' WHERE id = 's1';"
+                   "DELETE FROM sessions WHERE id = 's2'; INSERT INTO sessions(id, agent) VALUES ('s3', 'y');")
+        self.d.claw("resume", "sessions")
+        self.d.sync(), b.sync()
+        self.assertEqual(b.query("SELECT id, agent, title FROM sessions ORDER BY id"),
+                         [("s1", "x", "changed"), ("s3", "y", None)])
+
+    def test_an_unusable_table_does_not_stop_the_rest(self):
+        self.d.sql("DROP TABLE tool_outputs; CREATE TABLE tool_outputs(x);")
+        self.d.sql("INSERT INTO memories(id, content) VALUES ('m', 'x');")
+        self.assertEqual(self.d.sync()["pushed"], 1)
+
+    def test_two_engines_on_one_database(self):
+        self.d.sync()
+        self.d.start()
+        wait_until(lambda: "replicating" in self.d.daemon_log(), "daemon")
+        self.assertIn(str(self.d.daemon.pid), self.d.claw("sync", want=1).stderr)
+        self.assertEqual(self.d.stop(), 0)
+        self.d.sync()
+
+
+class Server(unittest.TestCase):
+    def run_server(self, *args, **env):
+        return subprocess.run([SERVER, *args], env=clean_env(**env), capture_output=True, text=True, timeout=PATIENCE)
+
+    def test_configuration(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for args, env in [(("--listen", "nonsense"), {}), (("--frobnicate",), {}), (("surplus",), {}),
+                              ((), {"CLAW_SYNC_HUB_DATABASE_URL": "postgres://localhost/x"}),
+                              ((), {"CLAW_SYNC_HUB_DATABASE_URL": "mysql://localhost/x"}),
+                              ((), {"CLAW_SYNC_TLS_CERT": "cert.pem"}), ((), {"CLAW_SYNC_TLS_KEY": "key.pem"}),
+                              ((), {"CLAW_SYNC_SERVER_KEY_SEED": "short"}),
+                              (("--listen", "0.0.0.0:0"), {"CLAW_SYNC_SERVER_KEY_SEED": "claw-sync-server-default-key-seed"}),
+                              ((), {"CLAW_LISTEN_ADDR": "127.0.0.1:99999"})]:
+                with self.subTest(args=args, env=env):
+                    done = self.run_server("--data-dir", folder + "/d", *args, **env)
+                    self.assertEqual(done.returncode, 2, done.stderr)
+                    self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+                    self.assertFalse(os.path.exists(folder + "/d"))
+            self.assertEqual(self.run_server("--check-config", "--data-dir", folder + "/d").returncode, 0)
+            self.assertEqual(self.run_server("--help").returncode, 0)
+            self.assertRegex(self.run_server("--version").stdout, r"^claw-sync-server \d+\.\d+\.\d+\n$")
+
+    def test_port_in_use(self):
+        with tempfile.TemporaryDirectory() as folder, socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            s.listen()
+            done = self.run_server("--listen", f"127.0.0.1:{s.getsockname()[1]}", "--data-dir", folder)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("in use", done.stderr)
+
+
+class Tls(ClawTest):
+    def setUp(self):
+        super().setUp()
+        self.cert, self.key = self.folder / "cert.pem", self.folder / "key.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", self.key, "-out", self.cert],
+                       check=True, capture_output=True)
+
+    def test_sync_over_tls(self):
+        self.start_hub(CLAW_SYNC_TLS_CERT=self.cert, CLAW_SYNC_TLS_KEY=self.key)
+        self.hub.scheme = "https"
+        d = self.device("d")
+        d.sql("INSERT INTO memories(id, content) VALUES ('m', 'x');")
+        self.assertIn("certificate", d.claw("sync", want=3, CLAW_MAX_RETRIES=0).stderr)
+        self.assertEqual(json.loads(d.claw("sync", "--json", CLAW_TLS_CA_FILE=self.cert).stdout)["pushed"], 1)
+        d.endpoint = d.endpoint.replace("https", "http")
+        d.claw("sync", want=3, CLAW_MAX_RETRIES=0)
+
+
+if __name__ == "__main__":
+    main()
