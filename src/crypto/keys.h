@@ -19,6 +19,9 @@ struct cs_sign_key {
 void cs_sign_key_from_seed(struct cs_sign_key *k, const uint8_t seed[32]);
 void cs_sign(const struct cs_sign_key *k, const char *label, struct cs_slice m, uint8_t out[CS_SIGNATURE_LEN]);
 bool cs_verify(const uint8_t pk[32], const char *label, struct cs_slice m, const uint8_t sig[CS_SIGNATURE_LEN]);
+/* The same over an H(label, m) that is at hand already; `hash` is never anything else. */
+void cs_sign_digest(const struct cs_sign_key *k, const uint8_t hash[CS_HASH_LEN], uint8_t out[CS_SIGNATURE_LEN]);
+bool cs_verify_digest(const uint8_t pk[32], const uint8_t hash[CS_HASH_LEN], const uint8_t sig[CS_SIGNATURE_LEN]);
 
 void cs_box_public(const uint8_t secret[32], uint8_t pk[32]);                /* X25519(secret, 9) */
 bool cs_dh(const uint8_t secret[32], const uint8_t pk[32], uint8_t out[32]); /* false: a zero result */

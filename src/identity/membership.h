@@ -43,11 +43,20 @@ bool cs_membership_was_member(const struct cs_membership *m, const struct cs_uui
 bool cs_entry_hash(struct cs_slice entry, uint8_t out[32]);
 uint32_t cs_entry_seq(struct cs_slice entry); /* 0: not an entry */
 
+/* How far beyond an invite's end the hub's time may be when its add arrives: nodes of one hub need not agree on time.
+ */
+enum { CS_INVITE_SLACK_MS = 5 * 60 * 1000 };
+
 /* Checks the next entry against the state and, when it is right, folds it in; on failure nothing changed.
- * hub_time_ms: the newest time known from the hub (the hub: its own clock), for the expiry of invites; 0: none.
+ * hub_time_ms: the newest time known from the hub before this entry, for the expiry of invites (the hub: its own clock
+ * plus CS_INVITE_SLACK_MS, for it grants no slack); 0: none, as when entries are read back that were accepted before.
+ * A non-zero workspace in a fresh state is the one that genesis must name.
  * CS_OK, CS_EAUTH (wrong author, signature, possession: forged), CS_EABORTED (seq or prev is not the next one),
  * CS_ECORRUPT (sizes, zeros, rules), CS_EVERSION (a type that is not known here), CS_ELIMIT (caps), CS_ENOMEM. */
 int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err);
+/* The same checks alone. */
+int cs_membership_check(const struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms,
+                        struct cs_error *err);
 
 /* The author's verified position in the hub's log, part of an invite. */
 struct cs_floor {
@@ -55,7 +64,8 @@ struct cs_floor {
     uint8_t log_hash[32];
 };
 
-/* Builders: the entry's bytes are appended to out. name: UTF-8, at most 63 bytes. */
+/* Builders: the entry's bytes are appended to out, and nothing on failure. name: UTF-8, at most 63 bytes. An entry that
+ * cs_membership_apply would refuse is not built: CS_EAUTH, CS_ELIMIT, CS_ECORRUPT as there; CS_EINVAL: a bad name. */
 int cs_entry_genesis(struct cs_buf *out, const struct cs_rng *r, const struct cs_uuid *workspace,
                      const struct cs_uuid *id, const struct cs_device_keys *keys, const char *name,
                      const struct cs_epoch_keys *epoch1, int64_t now_ms, struct cs_error *err);

@@ -1,0 +1,139 @@
+#include "identity/entry_format.h"
+
+/* The name under a fresh nonce; its box's key is of this id alone. */
+static void put_name(uint8_t out[NAME_BOX_LEN], const struct cs_rng *r, const struct cs_uuid *id, const char *name,
+                     const struct cs_epoch_keys *epoch)
+{
+    uint8_t key[32], plain[NAME_PLAIN_LEN] = { 0 };
+
+    plain[0] = (uint8_t)strlen(name);
+    memcpy(plain + 1, name, plain[0]);
+    cs_mac(epoch->name, cs_slice(id->b, 16), key, sizeof key);
+    cs_random(r, out, CS_NONCE_LEN);
+    cs_box(key, out, cs_slice(plain, sizeof plain), out + CS_NONCE_LEN);
+    cs_wipe(key, sizeof key);
+    cs_wipe(plain, sizeof plain);
+}
+
+static void put_record(uint8_t out[CS_RECORD_LEN], const struct cs_rng *r, const struct cs_uuid *workspace,
+                       enum cs_principal kind, const struct cs_uuid *id, const struct cs_device_keys *keys,
+                       const char *name, const struct cs_epoch_keys *epoch)
+{
+    uint8_t message[POSSESSION_LEN];
+
+    memcpy(out + RECORD_ID, id->b, 16);
+    out[RECORD_KIND] = (uint8_t)kind;
+    memset(out + RECORD_ZERO, 0, 3);
+    memcpy(out + RECORD_SIGN_PK, keys->sign.pk, 32);
+    memcpy(out + RECORD_BOX_PK, keys->box_pk, 32);
+    possession_message(message, workspace->b, out);
+    cs_sign(&keys->sign, "possession", cs_slice(message, sizeof message), out + RECORD_POSSESSION);
+    cs_store_u32(out + RECORD_NAME_EPOCH, epoch->epoch);
+    put_name(out + RECORD_NAME, r, id, name, epoch);
+}
+
+static void put_prefix(uint8_t out[CS_ENTRY_PREFIX_LEN], enum cs_entry_type type, const struct cs_uuid *workspace,
+                       const struct cs_membership *m, size_t body_len, const struct cs_uuid *author, int64_t now_ms)
+{
+    memcpy(out, "CSM1", 4);
+    out[ENTRY_TYPE] = (uint8_t)type;
+    memset(out + ENTRY_ZERO, 0, 3);
+    memcpy(out + ENTRY_WORKSPACE, workspace->b, 16);
+    cs_store_u32(out + ENTRY_SEQ, m->seq + 1);
+    cs_store_u32(out + ENTRY_BODY_LEN, (uint32_t)body_len);
+    memcpy(out + ENTRY_PREV, m->head, 32);
+    memcpy(out + ENTRY_AUTHOR, author->b, 16);
+    cs_store_u64(out + ENTRY_TIME, (uint64_t)now_ms);
+}
+
+/* Signs, checks as any receiver would, and appends. */
+static int finish(struct cs_buf *out, uint8_t *entry, size_t body_len, const struct cs_membership *m,
+                  const struct cs_sign_key *author, struct cs_error *err)
+{
+    struct cs_slice e = cs_slice(entry, CS_ENTRY_PREFIX_LEN + body_len + CS_SIGNATURE_LEN);
+    int rc;
+
+    cs_sign(author, "member entry", entry_signed(e), entry + CS_ENTRY_PREFIX_LEN + body_len);
+    if ((rc = cs_membership_check(m, e, 0, err)) < 0)
+        return rc;
+    cs_buf_put_slice(out, e);
+    return out->failed ? cs_fail(err, CS_ENOMEM, "out of memory; the membership entry was not written") : CS_OK;
+}
+
+static int check_name(const char *name, struct cs_error *err)
+{
+    if (strlen(name) >= NAME_PLAIN_LEN)
+        return cs_fail(err, CS_EINVAL, "name of %zu bytes, allowed are %d; nothing was written", strlen(name),
+                       NAME_PLAIN_LEN - 1);
+    return CS_OK;
+}
+
+static int bad_key(struct cs_error *err)
+{
+    return cs_fail(err, CS_EAUTH, "the new member's encryption key is not a usable one; nothing was written");
+}
+
+int cs_entry_genesis(struct cs_buf *out, const struct cs_rng *r, const struct cs_uuid *workspace,
+                     const struct cs_uuid *id, const struct cs_device_keys *keys, const char *name,
+                     const struct cs_epoch_keys *epoch1, int64_t now_ms, struct cs_error *err)
+{
+    uint8_t entry[CS_ENTRY_PREFIX_LEN + GENESIS_LEN + CS_SIGNATURE_LEN], *body = entry + CS_ENTRY_PREFIX_LEN;
+    struct cs_membership none = { .workspace = *workspace };
+    int rc;
+
+    if ((rc = check_name(name, err)) < 0)
+        return rc;
+    put_prefix(entry, CS_ENTRY_GENESIS, workspace, &none, GENESIS_LEN, id, now_ms);
+    put_record(body, r, workspace, CS_PRINCIPAL_DEVICE, id, keys, name, epoch1);
+    cs_store_u32(body + GENESIS_EPOCH, epoch1->epoch);
+    memcpy(body + GENESIS_COMMITMENT, epoch1->commitment, 32);
+    memset(body + GENESIS_HISTORY, 0, 48);
+    cs_store_u16(body + GENESIS_COUNT, 1);
+    memcpy(body + GENESIS_WRAP_ID, id->b, 16);
+    if (!cs_seal(r, keys->box_pk, cs_slice(epoch1->key, 32), body + GENESIS_WRAP))
+        return bad_key(err);
+    return finish(out, entry, GENESIS_LEN, &none, &keys->sign, err);
+}
+
+int cs_entry_invite(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                    const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                    const struct cs_device_keys *invite, const char *name, const struct cs_epoch_keys *epoch,
+                    const struct cs_floor *floor, int64_t expires_ms, const uint8_t hub_key[32], int64_t now_ms,
+                    struct cs_error *err)
+{
+    uint8_t entry[CS_ENTRY_PREFIX_LEN + INVITE_LEN + CS_SIGNATURE_LEN], *body = entry + CS_ENTRY_PREFIX_LEN;
+    int rc;
+
+    if ((rc = check_name(name, err)) < 0)
+        return rc;
+    put_prefix(entry, CS_ENTRY_INVITE, &m->workspace, m, INVITE_LEN, author, now_ms);
+    put_record(body, r, &m->workspace, CS_PRINCIPAL_INVITE, &invite->id, invite, name, epoch);
+    cs_store_u32(body + ADD_EPOCH, epoch->epoch);
+    if (!cs_seal(r, invite->box_pk, cs_slice(epoch->key, 32), body + ADD_WRAP))
+        return bad_key(err);
+    cs_store_u64(body + INVITE_FLOOR, floor->log_id);
+    cs_store_u64(body + INVITE_FLOOR + 8, floor->number);
+    memcpy(body + INVITE_FLOOR + 16, floor->log_hash, 32);
+    cs_store_u64(body + INVITE_EXPIRES, (uint64_t)expires_ms);
+    memcpy(body + INVITE_HUB_KEY, hub_key, 32);
+    cs_mac(invite->vouch, cs_slice(entry, CS_ENTRY_PREFIX_LEN + INVITE_VOUCH), body + INVITE_VOUCH, 32);
+    return finish(out, entry, INVITE_LEN, m, &author_keys->sign, err);
+}
+
+int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                 const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
+                 const struct cs_device_keys *keys, const char *name, const struct cs_epoch_keys *epoch, int64_t now_ms,
+                 struct cs_error *err)
+{
+    uint8_t entry[CS_ENTRY_PREFIX_LEN + ADD_LEN + CS_SIGNATURE_LEN], *body = entry + CS_ENTRY_PREFIX_LEN;
+    int rc;
+
+    if ((rc = check_name(name, err)) < 0)
+        return rc;
+    put_prefix(entry, CS_ENTRY_ADD, &m->workspace, m, ADD_LEN, author, now_ms);
+    put_record(body, r, &m->workspace, CS_PRINCIPAL_DEVICE, id, keys, name, epoch);
+    cs_store_u32(body + ADD_EPOCH, epoch->epoch);
+    if (!cs_seal(r, keys->box_pk, cs_slice(epoch->key, 32), body + ADD_WRAP))
+        return bad_key(err);
+    return finish(out, entry, ADD_LEN, m, &author_keys->sign, err);
+}

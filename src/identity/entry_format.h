@@ -1,0 +1,82 @@
+/* The bytes of membership entries: prefix 88 ‖ body ‖ signature 64. For the two files of this room that read and write
+ * them. */
+#ifndef CS_IDENTITY_ENTRY_FORMAT_H
+#define CS_IDENTITY_ENTRY_FORMAT_H
+
+#include "identity/membership.h"
+
+/* prefix: CSM1 ‖ type u8 ‖ 0*3 ‖ workspace ‖ seq u32 ‖ body_len u32 ‖ prev 32 ‖ author 16 ‖ time i64 */
+enum {
+    ENTRY_TYPE = 4,
+    ENTRY_ZERO = 5,
+    ENTRY_WORKSPACE = 8,
+    ENTRY_SEQ = 24,
+    ENTRY_BODY_LEN = 28,
+    ENTRY_PREV = 32,
+    ENTRY_AUTHOR = 64,
+    ENTRY_TIME = 80
+};
+
+/* record: id 16 ‖ kind u8 ‖ 0*3 ‖ sign_pk 32 ‖ box_pk 32 ‖ possession 64 ‖ name_epoch u32 ‖ name 104 */
+enum {
+    RECORD_ID = 0,
+    RECORD_KIND = 16,
+    RECORD_ZERO = 17,
+    RECORD_SIGN_PK = 20,
+    RECORD_BOX_PK = 52,
+    RECORD_POSSESSION = 84,
+    RECORD_NAME_EPOCH = 148,
+    RECORD_NAME = 152,
+    NAME_BOX_LEN = 104,
+    NAME_PLAIN_LEN = 64
+};
+
+/* Bodies begin with a record. genesis: ‖ epoch u32 ‖ commitment 32 ‖ history 48 ‖ count u16 ‖ id 16 ‖ wrap 80 */
+enum {
+    GENESIS_EPOCH = CS_RECORD_LEN,
+    GENESIS_COMMITMENT = GENESIS_EPOCH + 4,
+    GENESIS_HISTORY = GENESIS_COMMITMENT + 32,
+    GENESIS_COUNT = GENESIS_HISTORY + 48,
+    GENESIS_WRAP_ID = GENESIS_COUNT + 2,
+    GENESIS_WRAP = GENESIS_WRAP_ID + 16,
+    GENESIS_LEN = GENESIS_WRAP + CS_WRAP_LEN
+};
+/* add: ‖ epoch u32 ‖ wrap 80; invite: the same ‖ floor 48 ‖ expires i64 ‖ hub key 32 ‖ vouch 32 */
+enum {
+    ADD_EPOCH = CS_RECORD_LEN,
+    ADD_WRAP = ADD_EPOCH + 4,
+    ADD_LEN = ADD_WRAP + CS_WRAP_LEN,
+    INVITE_FLOOR = ADD_LEN,
+    INVITE_EXPIRES = INVITE_FLOOR + CS_FLOOR_LEN,
+    INVITE_HUB_KEY = INVITE_EXPIRES + 8,
+    INVITE_VOUCH = INVITE_HUB_KEY + 32,
+    INVITE_LEN = INVITE_VOUCH + 32
+};
+_Static_assert(ENTRY_TIME + 8 == CS_ENTRY_PREFIX_LEN && RECORD_NAME + NAME_BOX_LEN == CS_RECORD_LEN, "sizes add up");
+
+/* "CSM1" and whole: prefix, body_len bytes, signature. */
+static inline bool entry_whole(struct cs_slice e)
+{
+    return e.len >= CS_ENTRY_PREFIX_LEN + CS_SIGNATURE_LEN && e.len <= CS_ENTRY_MAX && memcmp(e.data, "CSM1", 4) == 0 &&
+           cs_load_u32(e.data + ENTRY_BODY_LEN) == e.len - CS_ENTRY_PREFIX_LEN - CS_SIGNATURE_LEN;
+}
+static inline struct cs_slice entry_signed(struct cs_slice e)
+{
+    return cs_slice(e.data, e.len - CS_SIGNATURE_LEN);
+}
+static inline struct cs_slice entry_body(struct cs_slice e)
+{
+    return cs_slice(e.data + CS_ENTRY_PREFIX_LEN, e.len - CS_ENTRY_PREFIX_LEN - CS_SIGNATURE_LEN);
+}
+
+/* What a record's own key signs: workspace ‖ id ‖ kind ‖ sign_pk ‖ box_pk. */
+enum { POSSESSION_LEN = 16 + 16 + 1 + 32 + 32 };
+static inline void possession_message(uint8_t out[POSSESSION_LEN], const uint8_t workspace[16],
+                                      const uint8_t record[CS_RECORD_LEN])
+{
+    memcpy(out, workspace, 16);
+    memcpy(out + 16, record + RECORD_ID, 17);
+    memcpy(out + 33, record + RECORD_SIGN_PK, 64);
+}
+
+#endif
