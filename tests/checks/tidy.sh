@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# clang-tidy and cppcheck over src/, with the compile commands of a build folder:  tidy.sh BUILD_DIR
+set -euo pipefail
+build=$(realpath "$1")
+cd "$(dirname "$0")/../.."
+mapfile -t files < <(git ls-files 'src/*.c')
+printf '%s\n' "${files[@]}" | xargs -P 2 -n 8 clang-tidy --quiet -p "$build" --warnings-as-errors='*' 2>/dev/null
+cppcheck --quiet --enable=warning,performance,portability --std=c11 --inline-suppr --error-exitcode=1 -j 2 \
+  --suppressions-list=tests/checks/cppcheck.txt -D__x86_64__=1 -Isrc -Iinclude src
