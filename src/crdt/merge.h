@@ -114,15 +114,18 @@ struct cs_seal_in {
 };
 /* Reused like cs_merge_out. */
 struct cs_seal_out {
-    enum cs_op_kind kind;     /* an insert over a row that lives (shown or hidden) is an update; `ins` stays */
-    struct cs_row_cell *over; /* what the application saw and overwrote, ascending by col */
+    enum cs_op_kind kind;           /* an insert over a row that lives (shown or hidden) is an update; `ins` stays */
+    const struct cs_row_cell *over; /* what the application saw and overwrote, ascending by col */
     uint32_t nover;
     /* Present cells that it covers or deletes without having seen them, with their old versions. Each is a conflict:
      * deleted for a delete, otherwise overwritten if its value is not the one written. */
-    struct cs_row_cell *covered;
+    const struct cs_row_cell *covered;
     uint32_t ncovered;
     bool lived, lives, ins_changed;
-    uint32_t over_cap, covered_cap;
+    /* scratch */
+    struct cs_row_cell *met;
+    uint32_t nmet, met_cap;
+    struct cs_merge_out merge;
 };
 /* What the change becomes, and the row after it. CS_ENOMEM: as above. */
 int cs_row_seal(struct cs_row *row, const struct cs_seal_in *in, struct cs_seal_out *out, struct cs_arena *a);

@@ -33,8 +33,8 @@ struct cs_age {
 int cs_age_cmp(const struct cs_age *a, const struct cs_age *b);
 
 enum cs_decided { CS_UNDECIDED = 0, CS_SHOWN = 1, CS_HIDDEN = 2 };
-/* The rows that one foreign key could mean: indices into the entities. Empty: no such row, an orphan. A foreign key
- * with a NULL in it, or into a table that is not tracked, is left out. */
+/* The rows that a foreign key could mean: indices into the entities. Empty: there is no such row. Entities whose
+ * foreign keys say the same should share one set. */
 struct cs_parents {
     const uint32_t *rows;
     uint32_t n;
@@ -44,16 +44,24 @@ struct cs_entity {
     enum cs_decided fixed;  /* other than CS_UNDECIDED: known from outside; counts, and is not decided again */
     const uint32_t *claims; /* keys that it claims if it is shown: numbers below nclaims; no NULLs among them */
     uint32_t nclaims;
-    const struct cs_parents *parents; /* one set for each foreign key */
+    /* A set for each foreign key, by its number below nsets; none for one with a NULL in it, or into a table that is
+     * not tracked. */
+    const uint32_t *parents;
     uint32_t nparents;
+};
+struct cs_decide_in {
+    const struct cs_entity
+        *entities; /* closed: whatever could claim a key of theirs, or be their parent, is among them */
+    const struct cs_parents *sets;
+    uint32_t n, nsets, nclaims;
 };
 /* Decides all: a row once its parents and every older claimant of its keys are decided; it is shown iff its parents
  * are shown and no shown row holds one of its keys (so a hidden row claims nothing). Rows that are each other's
  * parents are decided as one group. Where rows wait for each other in a circle, the oldest row whose parents are all
  * shown goes first. shown[i] is set for each entity. About linear in entities, claims and parents; a group costs
  * its size each time that something it depends on is decided. Memory comes from a. CS_ENOMEM, or CS_EINVAL: an index
- * out of range. The entities must be closed: whatever could claim a key of theirs or be their parent is among them. */
-int cs_decide(const struct cs_entity *entities, uint32_t n, uint32_t nclaims, bool *shown, struct cs_arena *a);
+ * out of range. */
+int cs_decide(const struct cs_decide_in *in, bool *shown, struct cs_arena *a);
 
 /* ---- a whole state under a schema ---- */
 

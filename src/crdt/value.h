@@ -31,6 +31,8 @@ int cs_value_cmp(const struct cs_value *a, const struct cs_value *b);
  * each part is canonical under its column's collation: NOCASE folded (ASCII), RTRIM trimmed of spaces, a real that is
  * an int64 as that integer. */
 void cs_key_put(struct cs_buf *out, const struct cs_value *part, enum cs_collation coll);
+/* Is `part` the canonical form of this value? */
+bool cs_key_spells(const struct cs_value *part, const struct cs_value *literal, enum cs_collation coll);
 /* Reads the next part; false at malformed bytes (*r is bad) . Text and blob point into the input. */
 bool cs_key_next(struct cs_reader *r, struct cs_value *part);
 /* Number of parts, or -1 if the bytes are not a key. */

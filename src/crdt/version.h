@@ -29,8 +29,8 @@ int64_t cs_hlc_receive(int64_t hlc, int64_t stamp);
 /* The hub's rule: highest <= max((hub_now_ms + 60000) << 16, highest_accepted + ops). Saturates, never overflows. */
 bool cs_hlc_hub_accepts(int64_t hub_now_ms, int64_t highest_accepted, int64_t highest, uint32_t ops);
 /* Fresh stamps for n unsent ones after a rejection: same order, equal stays equal, all above `highest`.
- * stamps[i] becomes its fresh stamp; returns the new HLC. The array is sorted in no particular way and stays in place.
- */
+ * stamps[i] becomes its fresh stamp; returns the new HLC, or -1 when out of memory (nothing changed). The array is
+ * sorted in no particular way and stays in place. */
 int64_t cs_hlc_reseal(int64_t *stamps, size_t n, int64_t highest);
 
 enum { CS_STAMP_TEXT = 16 + 1 + 8 + 1 + 36 + 1 };
