@@ -1,0 +1,66 @@
+/* One group commit: everything that waits to be written, in one transaction, with one fsync. Runs on a worker thread;
+ * knows the store and the rules, nothing of calls. */
+#ifndef CS_HUB_COMMIT_H
+#define CS_HUB_COMMIT_H
+
+#include "crypto/head.h"
+#include "hub/log_rules.h"
+#include "hub/members.h"
+
+enum cs_write_kind {
+    CS_WRITE_BATCH, /* one more batch in a workspace's log */
+    CS_WRITE_ENTRY, /* one more membership entry */
+    CS_WRITE_SEEN   /* when the hub last heard of a device; never refused */
+};
+
+/* A workspace's head with the hub's signature. */
+struct cs_signed_head {
+    struct cs_store_head head;
+    uint8_t bytes[CS_HUB_HEAD_LEN];
+    uint8_t signature[CS_SIGNATURE_LEN];
+};
+
+struct cs_write {
+    enum cs_write_kind kind;
+    struct cs_uuid workspace;
+    /* In, by kind; borrowed until done. */
+    const struct cs_batch *batch;
+    struct cs_slice entry;
+    bool may_create; /* entry: a genesis makes the workspace */
+    struct cs_uuid device;
+    int64_t seen_ms;
+    size_t bytes; /* roughly what this write keeps in memory */
+
+    /* Out. */
+    struct cs_verdict verdict;  /* CS_RPC_OK: durable */
+    bool changed;               /* it moved the workspace's head */
+    uint64_t log_number;        /* of the batch, or of the stored one */
+    struct cs_buf stored;       /* owned: header ‖ signature ‖ payload hashes of the batch that a refusal shows */
+    bool has_head;              /* the workspace exists */
+    struct cs_signed_head head; /* as committed */
+
+    void (*done)(struct cs_write *w); /* on the loop; w is the owner's again */
+    struct cs_write *next;            /* while it waits */
+    size_t order;                     /* of arrival, within the group */
+};
+
+/* What a group commit needs of the hub; borrowed, thread-safe. */
+struct cs_commit_env {
+    struct cs_world *world;
+    struct cs_rng rng;
+    struct cs_sign_key *key;
+    struct cs_store *store;
+    cs_members *members;
+};
+
+void cs_head_sign(const struct cs_commit_env *env, const struct cs_uuid *ws, const struct cs_store_head *head,
+                  struct cs_signed_head *out);
+
+/* Judges and stores every write of the group and fills in its out fields: refused ones leave no trace and take no
+ * other down; numbers are given in the order of the array within each workspace. w is sorted in place. */
+void cs_commit_group(const struct cs_commit_env *env, struct cs_write **w, size_t n);
+
+/* The status for a call that failed on the store. Logs the cause, which the client does not get to see. */
+void cs_refuse_storage(struct cs_verdict *v, const struct cs_error *err);
+
+#endif

@@ -1,0 +1,25 @@
+/* What claw-sync-server runs with: the environment, then the command line over it. */
+#ifndef CS_HUB_CONFIG_H
+#define CS_HUB_CONFIG_H
+
+#include "base/world.h"
+
+struct cs_hub_config {
+    char host[256];
+    uint16_t port;
+    bool loopback; /* host is an address of this machine only */
+    char data_dir[2048];
+    char database[4096];              /* path of the SQLite file */
+    const char *cert_file, *key_file; /* borrowed from the environment; NULL: plain text */
+    const char *key_seed;             /* secret; borrowed; NULL: a key in data_dir */
+};
+
+/* A variable's value, or NULL: getenv, or a test's. */
+typedef const char *cs_getenv(const char *name);
+/* listen and data_dir: from the command line, or NULL. CS_EINVAL with a sentence for the person. */
+int cs_hub_config_read(struct cs_hub_config *out, cs_getenv *env, const char *listen, const char *data_dir,
+                       struct cs_error *err);
+/* The hub key's seed: from the configured string, or from data_dir/hub.key, which is made when it is not there. */
+int cs_hub_config_key(const struct cs_hub_config *c, struct cs_world *world, uint8_t seed[32], struct cs_error *err);
+
+#endif

@@ -1,0 +1,168 @@
+/* The hub's life: what is opened at start, the method table, and the way down. */
+#include "hub/hub.h"
+
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "hub/internal.h"
+
+enum { FLUSH_MS = 60 * 1000 };
+
+static void unimplemented_start(cs_rpc_call *c, void *service)
+{
+    static const struct cs_verdict v = { CS_RPC_UNIMPLEMENTED, "validation", "this hub does not offer the method" };
+
+    (void)service;
+    cs_rpc_call_set_user(c, NULL);
+    cs_call_finish(c, &v, NULL, 0);
+}
+
+#define ONE_REQUEST(method, begin)                                                                                     \
+    {                                                                                                                  \
+        .path = CS_HUB_SERVICE method, .start = begin, .message = cs_req_message, .half_close = cs_req_half_close,     \
+        .writable = cs_req_writable, .closed = cs_req_closed, .max_message = CS_HUB_MAX_REQUEST                        \
+    }
+static const struct cs_rpc_method methods[] = {
+    ONE_REQUEST("RegisterDevice", cs_register_start),
+    ONE_REQUEST("Pull", cs_pull_start),
+    ONE_REQUEST("Heartbeat", cs_heartbeat_start),
+    ONE_REQUEST("Watch", cs_watch_start),
+    ONE_REQUEST("GetMembership", cs_get_membership_start),
+    ONE_REQUEST("AppendMembership", cs_append_membership_start),
+    ONE_REQUEST("Reconcile", unimplemented_start),
+    ONE_REQUEST("ResolveConflict", unimplemented_start),
+    { .path = CS_HUB_SERVICE "Push",
+      .start = cs_push_start,
+      .message = cs_push_message,
+      .half_close = cs_push_half_close,
+      .writable = cs_push_writable,
+      .closed = cs_push_closed,
+      .max_message = CS_HUB_MAX_PUSH },
+};
+
+static void flush_due(void *arg)
+{
+    struct cs_hub *h = arg;
+
+    cs_presence_flush(h);
+    cs_timer_start(h->flush_timer, FLUSH_MS);
+}
+
+static void hub_free(struct cs_hub *h)
+{
+    cs_rpc_server_close(h->server);
+    cs_timer_close(h->flush_timer);
+    cs_timer_close(h->stop_timer);
+    cs_writer_fini(h);
+    cs_presence_free(h->presence);
+    cs_members_free(h->members);
+    cs_store_close(&h->store);
+    cs_wipe(&h->key, sizeof h->key);
+    free(h);
+}
+
+/* All that was read and is being written is done with, and nobody new can come: the end. */
+void cs_hub_settle(struct cs_hub *h)
+{
+    void (*stopped)(void *arg) = h->stopped;
+    void *arg = h->stopped_arg;
+
+    if (!h->drained || h->njobs > 0 || !cs_writer_idle(h))
+        return;
+    hub_free(h);
+    stopped(arg);
+}
+
+/* On a turn of the loop of its own: neither inside a callback of the server nor of a job. */
+static void stop_now(void *arg)
+{
+    struct cs_hub *h = arg;
+
+    cs_rpc_server_close(h->server);
+    h->server = NULL;
+    cs_presence_flush(h);
+    h->drained = true;
+    cs_hub_settle(h);
+}
+
+static void server_drained(void *arg)
+{
+    struct cs_hub *h = arg;
+
+    cs_timer_start(h->stop_timer, 0);
+}
+
+static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_error *err)
+{
+    struct cs_rpc_server_options server = { .host = o->host,
+                                            .port = o->port,
+                                            .cert_file = o->cert_file,
+                                            .key_file = o->key_file,
+                                            .methods = methods,
+                                            .nmethods = sizeof methods / sizeof methods[0],
+                                            .service = h,
+                                            .max_message = CS_HUB_MAX_REQUEST };
+    int rc;
+
+    if ((rc = cs_crypto_init(err)) != CS_OK || (rc = cs_members_new(&h->members, err)) != CS_OK)
+        return rc;
+    if (cs_presence_new(&h->presence) != CS_OK || cs_timer_new(h->loop, flush_due, h, &h->flush_timer) != CS_OK ||
+        cs_timer_new(h->loop, stop_now, h, &h->stop_timer) != CS_OK)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((rc = cs_store_sqlite_open(&h->store, h->world, o->database, err)) != CS_OK)
+        return rc;
+    cs_sign_key_from_seed(&h->key, o->key_seed);
+    h->env = (struct cs_commit_env){
+        .world = h->world, .rng = { .world = h->world }, .key = &h->key, .store = &h->store, .members = h->members
+    };
+    if ((rc = cs_rpc_server_new(h->loop, &server, &h->server, err)) != CS_OK)
+        return rc;
+    h->port = cs_rpc_server_port(h->server);
+    cs_timer_start(h->flush_timer, FLUSH_MS);
+    return CS_OK;
+}
+
+int cs_hub_start(struct cs_world *world, cs_loop *loop, const struct cs_hub_options *o, cs_hub **out,
+                 struct cs_error *err)
+{
+    struct cs_hub *h = calloc(1, sizeof *h);
+    int rc;
+
+    *out = NULL;
+    if (h == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    h->world = world;
+    h->loop = loop;
+    cs_writer_init(h);
+    if ((rc = hub_open(h, o, err)) != CS_OK) {
+        hub_free(h);
+        return rc;
+    }
+    *out = h;
+    return CS_OK;
+}
+
+uint16_t cs_hub_port(const cs_hub *h)
+{
+    return h->port;
+}
+
+const uint8_t *cs_hub_public_key(const cs_hub *h)
+{
+    return h->key.pk;
+}
+
+void cs_hub_stop(cs_hub *h, uint32_t drain_ms, void (*stopped)(void *arg), void *arg)
+{
+    h->stopping = true;
+    h->stopped = stopped;
+    h->stopped_arg = arg;
+    cs_timer_stop(h->flush_timer);
+    if (drain_ms == 0) {
+        cs_timer_start(h->stop_timer, 0);
+        return;
+    }
+    cs_rpc_server_drain(h->server, drain_ms, server_drained, h);
+    cs_watch_stop(h);
+    cs_push_stop(h);
+}

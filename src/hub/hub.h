@@ -1,0 +1,27 @@
+/* The hub: the server side of clawsync.v1.SyncService on one loop. It orders and keeps what it cannot read.
+ * Threads: all calls on the loop's thread. */
+#ifndef CS_HUB_HUB_H
+#define CS_HUB_HUB_H
+
+#include "base/loop.h"
+
+struct cs_hub_options {
+    const char *host;                 /* copied by start, as is everything here */
+    uint16_t port;                    /* 0 picks one */
+    const char *cert_file, *key_file; /* PEM, both or neither: TLS */
+    const char *database;             /* path of the SQLite file; its directory exists */
+    uint8_t key_seed[32];             /* of the hub's Ed25519 key; wiped by the caller */
+};
+
+typedef struct cs_hub cs_hub;
+/* CS_OK; CS_EUNAVAILABLE or CS_EIO (address in use, file not usable), CS_EVERSION, CS_ENOMEM. On failure nothing is
+ * left running. world and loop are borrowed until stopped. */
+int cs_hub_start(struct cs_world *world, cs_loop *loop, const struct cs_hub_options *o, cs_hub **out,
+                 struct cs_error *err);
+uint16_t cs_hub_port(const cs_hub *h);
+const uint8_t *cs_hub_public_key(const cs_hub *h); /* 32 bytes */
+/* Takes no new calls, lets running ones end for at most drain_ms (0: cuts them), finishes what is being written, closes
+ * the store and frees h; then `stopped` comes, on the loop. */
+void cs_hub_stop(cs_hub *h, uint32_t drain_ms, void (*stopped)(void *arg), void *arg);
+
+#endif

@@ -1,0 +1,175 @@
+/* What the files of the hub share. Everything here belongs to the loop's thread, but for what `work` functions are
+ * handed: the environment (struct cs_commit_env), and the request that they work on. */
+#ifndef CS_HUB_INTERNAL_H
+#define CS_HUB_INTERNAL_H
+
+#include "base/arena.h"
+#include "base/loop.h"
+#include "hub/commit.h"
+#include "hub/hub.h"
+#include "rpc/rpc.h"
+
+#define CS_HUB_SERVICE "/clawsync.v1.SyncService/"
+enum {
+    CS_HUB_MAX_REQUEST = 1024 * 1024,     /* bytes of any request but Push's */
+    CS_HUB_MAX_PUSH = 24 * 1024 * 1024,   /* the largest batch with its hashes */
+    CS_HUB_PAGE = 256 * 1024,             /* bytes of one streamed message, about */
+    CS_HUB_STREAM_QUEUED = 1024 * 1024,   /* a stream's writer stops above */
+    CS_HUB_PUSH_INFLIGHT = 64,            /* batches of one stream read and not yet answered */
+    CS_HUB_PUSH_BYTES = 32 * 1024 * 1024, /* of the same; one batch is always let in */
+    CS_HUB_WATCH_BUCKETS = 1024
+};
+
+/* ---- background work that the hub waits for before it goes away ---- */
+
+struct cs_job {
+    struct cs_hub *hub;
+    void (*run)(struct cs_job *j);  /* on a worker */
+    void (*done)(struct cs_job *j); /* on the loop */
+};
+/* CS_OK, or an error: then neither is called. */
+int cs_job_start(struct cs_hub *h, struct cs_job *j);
+/* Something ended: if the hub is stopping and this was the last, it goes away. */
+void cs_hub_settle(struct cs_hub *h);
+
+/* ---- writer.c: collects writes for the next group commit ---- */
+
+struct cs_writer {
+    struct cs_job job;
+    struct cs_write *first, **last; /* waiting, oldest first */
+    struct cs_write **group;        /* owned; being committed */
+    size_t ngroup, cap;
+    bool busy;
+};
+void cs_writer_init(struct cs_hub *h);
+void cs_writer_submit(struct cs_hub *h, struct cs_write *w); /* w->done comes later, always */
+bool cs_writer_idle(const struct cs_hub *h);
+void cs_writer_fini(struct cs_hub *h);
+
+/* ---- presence.c: when devices were last heard of, and how far they have read ---- */
+
+struct cs_presence;
+int cs_presence_new(struct cs_presence **out);
+void cs_presence_free(struct cs_presence *p);
+void cs_presence_seen(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
+void cs_presence_pulled(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device, uint64_t number);
+uint64_t cs_presence_position(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
+/* Hands what is newer than the store to the writer. */
+void cs_presence_flush(struct cs_hub *h);
+
+/* ---- service.c: calls with one request message ---- */
+
+struct cs_req;
+struct cs_req_ops {
+    const char *name;                   /* for logs */
+    void (*work)(struct cs_req *r);     /* on a worker: parses, checks, reads; fills r->verdict and r->out */
+    void (*done)(struct cs_req *r);     /* on the loop, when the verdict is OK; NULL: r->out is the answer */
+    void (*writable)(struct cs_req *r); /* may be NULL */
+    void (*closed)(struct cs_req *r);   /* on the loop: the call is over; work may still run; may be NULL */
+    void (*fini)(struct cs_req *r);     /* on the loop: nothing runs any more; may be NULL */
+    size_t state_bytes;
+};
+struct cs_req {
+    struct cs_job job;
+    struct cs_hub *hub;
+    const struct cs_commit_env *env;
+    const struct cs_req_ops *ops;
+    cs_rpc_call *call; /* NULL: over */
+    struct cs_buf in;  /* the request message */
+    struct cs_arena arena;
+    void *state; /* zeroed, ops->state_bytes, in the arena */
+    struct cs_verdict verdict;
+    struct cs_buf out; /* the message to send */
+    bool has_request, busy;
+    unsigned holds; /* by writes in flight */
+};
+/* What a method's `start` does. */
+void cs_req_start(cs_rpc_call *c, void *service, const struct cs_req_ops *ops);
+void cs_req_message(cs_rpc_call *c, void *service, struct cs_slice msg);
+void cs_req_half_close(cs_rpc_call *c, void *service);
+void cs_req_writable(cs_rpc_call *c, void *service);
+void cs_req_closed(cs_rpc_call *c, void *service);
+/* Runs ops->work (again). */
+void cs_req_work(struct cs_req *r);
+/* Ends the call with the verdict. Fine when it is over already. */
+void cs_req_finish(struct cs_req *r);
+/* Sends r->out; false when the call is over or was ended because the message could not be queued. */
+bool cs_req_send(struct cs_req *r);
+/* Keeps r alive while a write of it is in flight. */
+void cs_req_hold(struct cs_req *r);
+void cs_req_release(struct cs_req *r);
+
+/* Ends a call with the status and its `error-kind` trailer, and with more trailers. */
+void cs_call_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_rpc_meta *more, size_t nmore);
+
+/* Parsing shared by the methods; false: the verdict says why. */
+ProtobufCAllocator cs_pb_arena(struct cs_arena *a);
+bool cs_parse_uuid(struct cs_uuid *out, const char *text, const char *what, struct cs_verdict *v);
+bool cs_unparsable(struct cs_verdict *v);
+bool cs_pb_pack(struct cs_buf *out, const ProtobufCMessage *m, struct cs_verdict *v);
+
+/* A read: the head of a workspace and the principal that asks, or the common refusal. Ends with cs_store_rollback. */
+enum cs_allow { CS_ALLOW_MEMBERS, CS_ALLOW_PRINCIPALS };
+bool cs_read_begin(const struct cs_commit_env *env, const struct cs_uuid *ws, const struct cs_uuid *device,
+                   enum cs_allow allow, cs_store_tx **tx, struct cs_store_head *head, struct cs_verdict *v);
+
+/* ---- heads.c ---- */
+
+/* head points into s. */
+void cs_head_message(const struct cs_signed_head *s, Clawsync__V1__HubHead *out);
+struct cs_cursor_text {
+    char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT], time[64];
+};
+/* The hub's cursor: the log's number and id, and the hub's time. Strings point into t. */
+void cs_cursor_message(const struct cs_uuid *ws, const struct cs_uuid *device, uint64_t number, uint64_t log_id,
+                       int64_t now_ms, struct cs_cursor_text *t, Clawsync__V1__SyncCursor *out);
+
+/* ---- watch.c ---- */
+
+struct cs_watcher;
+/* The head of a workspace moved. */
+void cs_watch_notify(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_signed_head *head);
+void cs_watch_stop(struct cs_hub *h); /* ends all */
+
+/* ---- push.c ---- */
+
+struct cs_push;
+void cs_push_stop(struct cs_hub *h); /* no more batches; each stream ends when its answers are out */
+
+/* ---- the methods' starts ---- */
+
+void cs_register_start(cs_rpc_call *c, void *service);
+void cs_pull_start(cs_rpc_call *c, void *service);
+void cs_watch_start(cs_rpc_call *c, void *service);
+void cs_heartbeat_start(cs_rpc_call *c, void *service);
+void cs_get_membership_start(cs_rpc_call *c, void *service);
+void cs_append_membership_start(cs_rpc_call *c, void *service);
+void cs_push_start(cs_rpc_call *c, void *service);
+void cs_push_message(cs_rpc_call *c, void *service, struct cs_slice msg);
+void cs_push_half_close(cs_rpc_call *c, void *service);
+void cs_push_writable(cs_rpc_call *c, void *service);
+void cs_push_closed(cs_rpc_call *c, void *service);
+
+struct cs_hub {
+    struct cs_world *world; /* borrowed */
+    cs_loop *loop;          /* borrowed */
+    struct cs_sign_key key;
+    struct cs_store store;
+    cs_members *members;
+    struct cs_commit_env env;
+    cs_rpc_server *server;
+    uint16_t port;
+    struct cs_writer writer;
+    struct cs_presence *presence;
+    cs_timer *flush_timer; /* presence to the store, now and then */
+    struct cs_watcher *watchers[CS_HUB_WATCH_BUCKETS];
+    struct cs_push *pushes; /* open Push streams */
+    size_t push_bytes;      /* of batches read and not yet answered, all streams */
+    unsigned njobs;
+    bool stopping, drained;
+    cs_timer *stop_timer;
+    void (*stopped)(void *arg);
+    void *stopped_arg;
+};
+
+#endif

@@ -1,0 +1,345 @@
+/* Pull: the log from the client's cursor to the head as it was when the call began, one bounded message at a time. A
+ * page is read only when the stream has room for it, so a slow reader costs two pages of memory however much it wants.
+ */
+#include <stdlib.h>
+
+#include "hub/internal.h"
+
+enum { PAGE_CHUNKS = 1024, MAX_TYPES = 256 };
+
+struct pull {
+    /* From the request. */
+    struct cs_uuid workspace, device;
+    bool own_in_full, started;
+    char *const *types; /* in the request's arena; ntypes 0: all */
+    size_t ntypes;
+    uint64_t max_chunks; /* UINT64_MAX: no limit */
+    /* The position: what comes next, and where it ends. */
+    uint64_t number, end;
+    uint32_t seq;
+    uint64_t nchunks;           /* sent so far */
+    bool cut;                   /* max_chunks ended it before `end`, behind a whole batch */
+    bool last;                  /* the page at hand is the last message */
+    bool waiting;               /* for the stream to have room */
+    struct cs_signed_head head; /* as of the beginning */
+    struct cs_arena page;
+};
+
+/* What a page is going to hold. */
+struct planned {
+    struct cs_store_batch b; /* slices in the page's arena */
+    uint32_t nchunks;
+    bool full;
+};
+struct plan {
+    struct pull *p;
+    struct planned *batch;
+    size_t n, bytes;
+    uint64_t nchunks;
+    bool cut; /* max_chunks lets no more in */
+    bool failed;
+};
+struct page {
+    struct pull *p;
+    Clawsync__V1__DeltaChunk **chunk;
+    size_t n, bytes;
+    const struct planned *batch; /* whose chunks are being read */
+    bool failed;
+};
+
+static bool type_listed(const struct pull *p, struct cs_slice type)
+{
+    for (size_t i = 0; i < p->ntypes; i++)
+        if (cs_slice_eq(type, cs_slice_str(p->types[i])))
+            return true;
+    return p->ntypes == 0;
+}
+
+/* An empty slice has non-NULL data, so that "copied" and "out of memory" differ. */
+static bool keep(struct cs_arena *a, struct cs_slice *s)
+{
+    *s = cs_arena_copy(a, *s);
+    return s->data != NULL;
+}
+
+/* The same with a NUL behind it. */
+static bool keep_text(struct cs_arena *a, struct cs_slice *s)
+{
+    char *text = cs_arena_alloc(a, s->len + 1);
+
+    if (text == NULL)
+        return false;
+    if (s->len > 0)
+        memcpy(text, s->data, s->len);
+    text[s->len] = '\0';
+    s->data = (const uint8_t *)text;
+    return true;
+}
+
+static bool plan_batch(void *arg, const struct cs_store_batch *b)
+{
+    struct plan *plan = arg;
+    struct pull *p = plan->p;
+    struct planned *next = &plan->batch[plan->n];
+    struct cs_batch_header h;
+    uint32_t skip = plan->n == 0 ? p->seq : 0; /* what earlier pages had of it */
+    uint64_t cost, sent = p->nchunks + plan->nchunks;
+
+    next->b = *b;
+    next->nchunks = (uint32_t)(b->payload_hashes.len / 32);
+    next->full = (p->own_in_full || cs_uuid_cmp(&b->device, &p->device) != 0) && type_listed(p, b->entity_type);
+    cost = next->full ? next->nchunks - skip : 1;
+    /* Whole batches only, and at least one, whatever the limit. */
+    if (skip == 0 && sent > 0 && (sent >= p->max_chunks || cost > p->max_chunks - sent)) {
+        plan->cut = true;
+        return false;
+    }
+    if (!keep(&p->page, &next->b.header) || !keep(&p->page, &next->b.signature) ||
+        !keep(&p->page, &next->b.payload_hashes) || !keep_text(&p->page, &next->b.entity_type)) {
+        plan->failed = true;
+        return false;
+    }
+    plan->bytes += b->header.len + b->signature.len + b->payload_hashes.len + 128;
+    if (next->full && cs_batch_header_decode(&h, b->header, NULL) == CS_OK)
+        plan->bytes += cs_batch_sealed_len(&h);
+    plan->nchunks += cost;
+    plan->n++;
+    return plan->bytes < CS_HUB_PAGE && plan->n < PAGE_CHUNKS;
+}
+
+/* The next chunk message of the page; on the batch's first chunk with the envelope. */
+static Clawsync__V1__DeltaChunk *page_chunk(struct page *pg, uint32_t seq)
+{
+    struct cs_arena *a = &pg->p->page;
+    const struct cs_store_batch *b = &pg->batch->b;
+    Clawsync__V1__DeltaChunk *c = cs_arena_alloc(a, sizeof *c);
+    Clawsync__V1__Envelope *e = seq == 0 ? cs_arena_alloc(a, sizeof *e) : NULL;
+    char *id = cs_arena_alloc(a, 23);
+
+    if (c == NULL || id == NULL || (seq == 0 && e == NULL)) {
+        pg->failed = true;
+        return NULL;
+    }
+    clawsync__v1__delta_chunk__init(c);
+    cs_chunk_id(b->payload_hashes.data + (size_t)seq * 32, id);
+    c->chunk_id = id;
+    c->seq = (int32_t)seq;
+    c->total = (int32_t)pg->batch->nchunks;
+    c->entity_type = (char *)(uintptr_t)b->entity_type.data;
+    if (e != NULL) {
+        clawsync__v1__envelope__init(e);
+        e->header = (ProtobufCBinaryData){ b->header.len, (uint8_t *)(uintptr_t)b->header.data };
+        e->signature = (ProtobufCBinaryData){ b->signature.len, (uint8_t *)(uintptr_t)b->signature.data };
+        e->payload_hashes =
+            (ProtobufCBinaryData){ b->payload_hashes.len, (uint8_t *)(uintptr_t)b->payload_hashes.data };
+        e->log_number = b->number;
+        c->envelope = e;
+        pg->bytes += b->header.len + b->signature.len + b->payload_hashes.len;
+    }
+    pg->bytes += 128;
+    pg->chunk[pg->n++] = c;
+    return c;
+}
+
+static bool page_payload(void *arg, uint32_t seq, struct cs_slice payload)
+{
+    struct page *pg = arg;
+    struct pull *p = pg->p;
+    Clawsync__V1__DeltaChunk *c;
+
+    if (seq != p->seq || seq >= pg->batch->nchunks || (c = page_chunk(pg, seq)) == NULL || !keep(&p->page, &payload)) {
+        pg->failed = true;
+        return false;
+    }
+    c->encrypted_payload = (ProtobufCBinaryData){ payload.len, (uint8_t *)(uintptr_t)payload.data };
+    c->payload_hash = (ProtobufCBinaryData){ 32, (uint8_t *)(uintptr_t)pg->batch->b.payload_hashes.data + seq * 32 };
+    pg->bytes += payload.len;
+    p->seq++;
+    p->nchunks++;
+    return pg->bytes < CS_HUB_PAGE && pg->n < PAGE_CHUNKS;
+}
+
+/* Puts the planned batches in the page, the last one perhaps in part; p->number and p->seq follow. */
+static bool page_fill(struct page *pg, const struct plan *plan, cs_store_tx *tx, struct cs_verdict *v)
+{
+    struct pull *p = pg->p;
+    struct cs_error err = { 0 };
+
+    for (size_t i = 0; i < plan->n && pg->n < PAGE_CHUNKS && (i == 0 || pg->bytes < CS_HUB_PAGE); i++) {
+        pg->batch = &plan->batch[i];
+        if (pg->batch->b.number != p->number)
+            return cs_refuse(v, CS_RPC_INTERNAL, "storage", "the hub's log has a gap");
+        if (!pg->batch->full) {
+            page_chunk(pg, 0);
+            p->nchunks++;
+            p->seq = pg->batch->nchunks;
+        } else if (tx->ops->chunks(tx, &p->workspace, p->number, p->seq, page_payload, pg, &err) != CS_OK) {
+            cs_refuse_storage(v, &err);
+            return false;
+        }
+        if (pg->failed)
+            return cs_refuse(v, CS_RPC_INTERNAL, "storage", "a batch could not be read from the hub's log");
+        if (p->seq < pg->batch->nchunks)
+            return pg->n > 0 || cs_refuse(v, CS_RPC_INTERNAL, "storage", "a chunk is missing from the hub's log");
+        p->number++;
+        p->seq = 0;
+    }
+    return true;
+}
+
+static bool page_answer(struct cs_req *r, const struct page *pg)
+{
+    struct pull *p = r->state;
+    Clawsync__V1__PullResponse answer = CLAWSYNC__V1__PULL_RESPONSE__INIT;
+    Clawsync__V1__SyncCursor cursor;
+    Clawsync__V1__HubHead head;
+    struct cs_cursor_text text;
+
+    answer.chunks = pg->chunk;
+    answer.n_chunks = pg->n;
+    answer.has_more = !p->last || p->cut;
+    cs_cursor_message(&p->workspace, &p->device, p->number - 1, p->head.head.log_id, cs_now_ms(r->env->world), &text,
+                      &cursor);
+    answer.server_cursor = &cursor;
+    if (p->last) {
+        cs_head_message(&p->head, &head);
+        answer.head = &head;
+    }
+    return cs_pb_pack(&r->out, &answer.base, &r->verdict);
+}
+
+static bool pull_parse(struct cs_req *r, struct pull *p, uint64_t *log_id)
+{
+    ProtobufCAllocator alloc = cs_pb_arena(&r->arena);
+    const Clawsync__V1__PullRequest *req = clawsync__v1__pull_request__unpack(&alloc, r->in.len, r->in.data);
+    const Clawsync__V1__SyncCursor *c;
+
+    if (req == NULL)
+        return cs_unparsable(&r->verdict);
+    if ((c = req->client_cursor) == NULL)
+        return cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "the client cursor is missing");
+    if (!cs_parse_uuid(&p->workspace, req->workspace_id[0] != '\0' ? req->workspace_id : c->workspace_id,
+                       "workspace id", &r->verdict) ||
+        !cs_parse_uuid(&p->device, c->device_id, "device id", &r->verdict))
+        return false;
+    if (c->workspace_id[0] != '\0' && req->workspace_id[0] != '\0' && strcmp(c->workspace_id, req->workspace_id) != 0)
+        return cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "the cursor is of another workspace");
+    if (c->lamport_clock < 0 || c->lamport_clock == INT64_MAX || req->max_chunks < 0 || req->n_entity_types > MAX_TYPES)
+        return cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation",
+                         "the log number or max_chunks is negative, or there are more than %d entity types", MAX_TYPES);
+    p->number = (uint64_t)c->lamport_clock + 1;
+    p->max_chunks = req->max_chunks == 0 ? UINT64_MAX : (uint64_t)req->max_chunks;
+    p->own_in_full = req->own_in_full;
+    p->types = req->entity_types;
+    p->ntypes = req->n_entity_types;
+    *log_id = c->log_id;
+    return true;
+}
+
+static bool log_is(struct cs_verdict *v, const struct cs_store_head *head, uint64_t log_id)
+{
+    if (log_id == 0 || log_id == head->log_id)
+        return true;
+    return cs_refuse(v, CS_RPC_FAILED_PRECONDITION, "storage", "log-replaced: the hub's log is another one");
+}
+
+static bool page_read(struct cs_req *r, struct pull *p, cs_store_tx *tx)
+{
+    struct page pg = { .p = p };
+    struct plan plan = { .p = p };
+    struct cs_error err = { 0 };
+    uint64_t first = p->number;
+
+    plan.batch = cs_arena_alloc(&p->page, PAGE_CHUNKS * sizeof *plan.batch);
+    pg.chunk = cs_arena_alloc(&p->page, PAGE_CHUNKS * sizeof *pg.chunk);
+    if (plan.batch == NULL || pg.chunk == NULL)
+        return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+    if (p->number <= p->end &&
+        tx->ops->batches(tx, &p->workspace, p->number, p->end, plan_batch, &plan, &err) != CS_OK) {
+        cs_refuse_storage(&r->verdict, &err);
+        return false;
+    }
+    if (plan.failed)
+        return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+    if (plan.n == 0 && p->number <= p->end)
+        return cs_refuse(&r->verdict, CS_RPC_INTERNAL, "storage", "the hub's log has a gap");
+    if (!page_fill(&pg, &plan, tx, &r->verdict))
+        return false;
+    p->cut = plan.cut && p->number == first + plan.n; /* all that was planned is in this page */
+    p->last = p->number > p->end || p->cut;
+    return page_answer(r, &pg);
+}
+
+static void pull_work(struct cs_req *r)
+{
+    struct pull *p = r->state;
+    struct cs_store_head head;
+    uint64_t log_id = p->started ? p->head.head.log_id : 0;
+    cs_store_tx *tx;
+
+    cs_arena_reset(&p->page);
+    if ((!p->started && !pull_parse(r, p, &log_id)) ||
+        !cs_read_begin(r->env, &p->workspace, &p->device, CS_ALLOW_MEMBERS, &tx, &head, &r->verdict))
+        return;
+    if (log_is(&r->verdict, &head, log_id)) {
+        if (!p->started) {
+            p->started = true;
+            p->end = head.number;
+            cs_head_sign(r->env, &p->workspace, &head, &p->head);
+        }
+        page_read(r, p, tx);
+    }
+    cs_store_rollback(tx);
+}
+
+static void pull_next(struct cs_req *r)
+{
+    struct pull *p = r->state;
+
+    p->waiting = cs_rpc_call_queued(r->call) >= CS_HUB_STREAM_QUEUED;
+    if (!p->waiting)
+        cs_req_work(r);
+}
+
+static void pull_done(struct cs_req *r)
+{
+    struct pull *p = r->state;
+
+    if (!cs_req_send(r))
+        return;
+    if (!p->last) {
+        pull_next(r);
+        return;
+    }
+    cs_presence_seen(r->hub, &p->workspace, &p->device);
+    if (p->number - 1 <= p->end)
+        cs_presence_pulled(r->hub, &p->workspace, &p->device, p->number - 1);
+    cs_req_finish(r);
+}
+
+static void pull_writable(struct cs_req *r)
+{
+    struct pull *p = r->state;
+
+    if (p->waiting && !r->busy)
+        pull_next(r);
+}
+
+static void pull_fini(struct cs_req *r)
+{
+    struct pull *p = r->state;
+
+    cs_arena_free(&p->page);
+}
+
+static const struct cs_req_ops pull_ops = { .name = "Pull",
+                                            .work = pull_work,
+                                            .done = pull_done,
+                                            .writable = pull_writable,
+                                            .fini = pull_fini,
+                                            .state_bytes = sizeof(struct pull) };
+
+void cs_pull_start(cs_rpc_call *c, void *service)
+{
+    cs_req_start(c, service, &pull_ops);
+}

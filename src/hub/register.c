@@ -1,0 +1,199 @@
+/* RegisterDevice: with a genesis entry it makes a workspace, with an add entry it joins one, alone it tells a device
+ * its state. Keys of an id that is known are never replaced. */
+#include "hub/internal.h"
+
+enum { PREFIX_TYPE = 4, PREFIX_WORKSPACE = 8, RECORD_ID = 0, RECORD_SIGN = 20, RECORD_BOX = 52, PK_LEN = 32 };
+
+struct reg {
+    struct cs_write write;
+    struct cs_req *req;
+    struct cs_uuid workspace, device;
+    uint8_t sign_pk[PK_LEN], box_pk[PK_LEN];
+    struct cs_slice entry;
+    Clawsync__V1__DeviceState state;
+    struct cs_signed_head head;
+};
+
+static bool invalid(struct cs_req *r, const char *what)
+{
+    return cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "%s", what);
+}
+
+/* The signature over "register" by the key that the request brings: possession, and consent to exactly this. There are
+ * no sessions yet, whose transcript would stand first: 32 zero bytes, and call 0. */
+static bool challenge_is_signed(const struct reg *g, struct cs_slice offer, struct cs_slice signature)
+{
+    uint8_t m[32 + 8 + 16 + 16 + 32 + 32 + 32 + 32] = { 0 }, *p = m + 40;
+
+    memcpy(p, g->workspace.b, 16);
+    memcpy(p + 16, g->device.b, 16);
+    memcpy(p + 32, g->sign_pk, 32);
+    memcpy(p + 64, g->box_pk, 32);
+    cs_hash_plain(g->entry, p + 96);
+    cs_hash_plain(offer, p + 128);
+    return signature.len == CS_SIGNATURE_LEN &&
+           cs_verify(g->sign_pk, "register", cs_slice(m, sizeof m), signature.data);
+}
+
+static bool parse_sign_key(struct cs_req *r, struct reg *g, const char *text)
+{
+    struct cs_buf key = { 0 };
+    bool good = strlen(text) <= 64 && cs_unbase64(&key, cs_slice_str(text), false) && key.len == PK_LEN;
+
+    if (good)
+        memcpy(g->sign_pk, key.data, PK_LEN);
+    cs_buf_free(&key);
+    return good || invalid(r, "the public key is not 32 bytes in base64");
+}
+
+/* An entry that registers a device is a genesis or an add whose record is that device with these very keys. */
+static bool entry_is_of_device(struct cs_req *r, const struct reg *g)
+{
+    const uint8_t *record = g->entry.data + CS_ENTRY_PREFIX_LEN;
+
+    if (g->entry.len < CS_ENTRY_PREFIX_LEN + CS_RECORD_LEN || g->entry.len > CS_ENTRY_MAX ||
+        cs_entry_seq(g->entry) == 0)
+        return invalid(r, "this is not a membership entry");
+    if (g->entry.data[PREFIX_TYPE] != CS_ENTRY_GENESIS && g->entry.data[PREFIX_TYPE] != CS_ENTRY_ADD)
+        return invalid(r, "a device registers with a genesis or an add entry");
+    if (memcmp(g->entry.data + PREFIX_WORKSPACE, g->workspace.b, 16) != 0)
+        return invalid(r, "the entry is of another workspace");
+    if (memcmp(record + RECORD_ID, g->device.b, 16) != 0 || memcmp(record + RECORD_SIGN, g->sign_pk, PK_LEN) != 0 ||
+        memcmp(record + RECORD_BOX, g->box_pk, PK_LEN) != 0)
+        return invalid(r, "the entry is of another device, or has other keys");
+    return true;
+}
+
+static bool register_parse(struct cs_req *r, struct reg *g)
+{
+    ProtobufCAllocator alloc = cs_pb_arena(&r->arena);
+    const Clawsync__V1__RegisterDeviceRequest *req =
+        clawsync__v1__register_device_request__unpack(&alloc, r->in.len, r->in.data);
+    struct cs_slice offer;
+
+    if (req == NULL)
+        return cs_unparsable(&r->verdict);
+    if (req->device == NULL)
+        return invalid(r, "the device is missing");
+    if (!cs_parse_uuid(&g->workspace, req->device->workspace_id, "workspace id", &r->verdict) ||
+        !cs_parse_uuid(&g->device, req->device->device_id, "device id", &r->verdict) ||
+        !parse_sign_key(r, g, req->device->public_key_b64))
+        return false;
+    if (req->box_public_key.len != PK_LEN)
+        return invalid(r, "the box key is not 32 bytes");
+    memcpy(g->box_pk, req->box_public_key.data, PK_LEN);
+    g->entry = cs_slice(req->membership_entry.data, req->membership_entry.len);
+    offer = cs_slice(req->join_offer.data, req->join_offer.len);
+    if (g->entry.len > 0 && !entry_is_of_device(r, g))
+        return false;
+    if (!challenge_is_signed(g, offer, cs_slice(req->signed_challenge.data, req->signed_challenge.len)))
+        return cs_refuse(&r->verdict, CS_RPC_UNAUTHENTICATED, "auth", "unknown device or wrong key");
+    if (offer.len > 0)
+        return cs_refuse(&r->verdict, CS_RPC_UNIMPLEMENTED, "validation",
+                         "this hub takes no join offers; use an invite");
+    return true;
+}
+
+/* Alone: what the membership says of a known device with these keys. */
+static void register_read(struct cs_req *r, struct reg *g)
+{
+    struct cs_member_info member = { 0 };
+    struct cs_store_head head;
+    struct cs_error err = { 0 };
+    cs_store_tx *tx = NULL;
+    int rc = cs_store_begin(r->env->store, CS_STORE_READ, &g->workspace, 1, &tx, &err);
+
+    if (rc == CS_OK)
+        rc = tx->ops->head(tx, &g->workspace, &head, &err);
+    if (rc == CS_OK)
+        rc = cs_members_find(r->env->members, tx, &g->workspace, &head, &g->device, &member, &err);
+    cs_store_rollback(tx);
+    if (rc != CS_OK && rc != CS_ENOTFOUND) {
+        cs_refuse_storage(&r->verdict, &err);
+    } else if (member.kind != CS_PRINCIPAL_DEVICE || memcmp(member.sign_pk, g->sign_pk, PK_LEN) != 0 ||
+               memcmp(member.box_pk, g->box_pk, PK_LEN) != 0) {
+        cs_refuse(&r->verdict, CS_RPC_UNAUTHENTICATED, "auth", "unknown device or wrong key");
+    } else {
+        g->state = member.active ? CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER
+                                 : CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_REMOVED;
+        cs_head_sign(r->env, &g->workspace, &head, &g->head);
+    }
+}
+
+static void register_work(struct cs_req *r)
+{
+    struct reg *g = r->state;
+
+    if (register_parse(r, g) && g->entry.len == 0)
+        register_read(r, g);
+}
+
+static void register_answer(struct cs_req *r)
+{
+    struct reg *g = r->state;
+    Clawsync__V1__RegisterDeviceResponse answer = CLAWSYNC__V1__REGISTER_DEVICE_RESPONSE__INIT;
+    Clawsync__V1__HubHead head;
+    char id[CS_UUID_TEXT];
+
+    cs_uuid_text(id, &g->device);
+    cs_head_message(&g->head, &head);
+    answer.accepted = g->state == CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER;
+    answer.assigned_device_id = id;
+    answer.server_public_key = (ProtobufCBinaryData){ sizeof r->hub->key.pk, r->hub->key.pk };
+    answer.state = g->state;
+    answer.head = &head;
+    if (!cs_pb_pack(&r->out, &answer.base, &r->verdict) || cs_req_send(r))
+        cs_req_finish(r);
+}
+
+static void register_written(struct cs_write *w)
+{
+    struct reg *g = (struct reg *)w;
+    struct cs_req *r = g->req;
+
+    r->verdict = w->verdict;
+    g->head = w->head;
+    g->state = CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER;
+    if (r->call != NULL && w->verdict.status == CS_RPC_OK)
+        register_answer(r);
+    else
+        cs_req_finish(r);
+    cs_req_release(r);
+}
+
+static void register_done(struct cs_req *r)
+{
+    struct reg *g = r->state;
+
+    if (g->entry.len == 0) {
+        register_answer(r);
+        return;
+    }
+    g->req = r;
+    g->write = (struct cs_write){ .kind = CS_WRITE_ENTRY,
+                                  .workspace = g->workspace,
+                                  .entry = g->entry,
+                                  .may_create = true,
+                                  .bytes = g->entry.len,
+                                  .done = register_written };
+    cs_req_hold(r);
+    cs_writer_submit(r->hub, &g->write);
+}
+
+static void register_fini(struct cs_req *r)
+{
+    struct reg *g = r->state;
+
+    cs_buf_free(&g->write.stored);
+}
+
+static const struct cs_req_ops register_ops = { .name = "RegisterDevice",
+                                                .work = register_work,
+                                                .done = register_done,
+                                                .fini = register_fini,
+                                                .state_bytes = sizeof(struct reg) };
+
+void cs_register_start(cs_rpc_call *c, void *service)
+{
+    cs_req_start(c, service, &register_ops);
+}

@@ -1,0 +1,155 @@
+/* Watch: the head at once, and again whenever the log or the membership moved. A slow reader gets only the newest. */
+#include "hub/internal.h"
+
+struct cs_watcher {
+    struct cs_watcher *next, **link; /* among those of its bucket; link NULL: not listed */
+    struct cs_req *req;
+    struct cs_uuid workspace, device;
+    struct cs_signed_head read; /* by the worker, while the request is busy */
+    struct cs_signed_head newest;
+    bool dirty; /* newest was not sent yet */
+};
+
+static struct cs_watcher **bucket_of(struct cs_hub *h, const struct cs_uuid *ws)
+{
+    return &h->watchers[cs_load_u32(ws->b + 12) % CS_HUB_WATCH_BUCKETS];
+}
+
+static void watcher_list(struct cs_watcher *w)
+{
+    w->link = bucket_of(w->req->hub, &w->workspace);
+    w->next = *w->link;
+    if (w->next != NULL)
+        w->next->link = &w->next;
+    *w->link = w;
+}
+
+static void watcher_unlist(struct cs_watcher *w)
+{
+    if (w->link == NULL)
+        return;
+    *w->link = w->next;
+    if (w->next != NULL)
+        w->next->link = w->link;
+    w->link = NULL;
+}
+
+static void watcher_send(struct cs_watcher *w)
+{
+    Clawsync__V1__WatchResponse answer = CLAWSYNC__V1__WATCH_RESPONSE__INIT;
+    Clawsync__V1__HubHead head;
+    struct cs_req *r = w->req;
+
+    cs_head_message(&w->newest, &head);
+    answer.head = &head;
+    w->dirty = false;
+    if (!cs_pb_pack(&r->out, &answer.base, &r->verdict))
+        cs_req_finish(r);
+    else
+        cs_req_send(r);
+}
+
+/* Is a's head the later one? Log and membership only grow. */
+static bool is_newer(const struct cs_signed_head *a, const struct cs_signed_head *b)
+{
+    return a->head.number > b->head.number || a->head.member_seq > b->head.member_seq ||
+           a->head.log_id != b->head.log_id;
+}
+
+static void watcher_offer(struct cs_watcher *w, const struct cs_signed_head *head)
+{
+    if (!is_newer(head, &w->newest))
+        return;
+    w->newest = *head;
+    w->dirty = true;
+    if (w->req->call != NULL && !w->req->busy && cs_rpc_call_queued(w->req->call) == 0)
+        watcher_send(w);
+}
+
+static void watch_work(struct cs_req *r)
+{
+    struct cs_watcher *w = r->state;
+    ProtobufCAllocator alloc = cs_pb_arena(&r->arena);
+    const Clawsync__V1__WatchRequest *req;
+    struct cs_store_head head;
+    cs_store_tx *tx;
+
+    if ((req = clawsync__v1__watch_request__unpack(&alloc, r->in.len, r->in.data)) == NULL) {
+        cs_unparsable(&r->verdict);
+        return;
+    }
+    if (!cs_parse_uuid(&w->workspace, req->workspace_id, "workspace id", &r->verdict) ||
+        !cs_parse_uuid(&w->device, req->device_id, "device id", &r->verdict) ||
+        !cs_read_begin(r->env, &w->workspace, &w->device, CS_ALLOW_MEMBERS, &tx, &head, &r->verdict))
+        return;
+    cs_store_rollback(tx);
+    cs_head_sign(r->env, &w->workspace, &head, &w->read);
+}
+
+static void watcher_end(struct cs_req *r)
+{
+    cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "transport", "the hub is shutting down");
+    cs_req_finish(r);
+}
+
+/* Twice: the first read lets the watcher be listed, the second one then misses nothing: what is committed before it is
+ * in the head that it reads, what is committed after it is notified. */
+static void watch_done(struct cs_req *r)
+{
+    struct cs_watcher *w = r->state;
+
+    if (r->hub->stopping) {
+        watcher_end(r);
+        return;
+    }
+    if (w->link == NULL) {
+        w->req = r;
+        watcher_list(w);
+        cs_presence_seen(r->hub, &w->workspace, &w->device);
+        cs_req_work(r);
+        return;
+    }
+    watcher_offer(w, &w->read);
+    if (w->dirty) /* a notification came while the worker read */
+        watcher_send(w);
+}
+
+static void watch_writable(struct cs_req *r)
+{
+    struct cs_watcher *w = r->state;
+
+    if (w->dirty && !r->busy)
+        watcher_send(w);
+}
+
+static void watch_closed(struct cs_req *r)
+{
+    watcher_unlist(r->state);
+}
+
+static const struct cs_req_ops watch_ops = { .name = "Watch",
+                                             .work = watch_work,
+                                             .done = watch_done,
+                                             .writable = watch_writable,
+                                             .closed = watch_closed,
+                                             .state_bytes = sizeof(struct cs_watcher) };
+
+void cs_watch_start(cs_rpc_call *c, void *service)
+{
+    cs_req_start(c, service, &watch_ops);
+}
+
+void cs_watch_notify(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_signed_head *head)
+{
+    for (struct cs_watcher *w = *bucket_of(h, ws); w != NULL; w = w->next)
+        if (cs_uuid_cmp(&w->workspace, ws) == 0)
+            watcher_offer(w, head);
+}
+
+void cs_watch_stop(struct cs_hub *h)
+{
+    for (size_t i = 0; i < CS_HUB_WATCH_BUCKETS; i++)
+        for (struct cs_watcher *w = h->watchers[i]; w != NULL; w = w->next)
+            if (!w->req->busy) /* else watch_done sees to it */
+                watcher_end(w->req);
+}

@@ -1,0 +1,130 @@
+/* Collects writes while a group commit runs, and hands all that waited to the next one. */
+#include <stdlib.h>
+
+#include "hub/internal.h"
+
+enum { GROUP_MAX = 1024, GROUP_BYTES = 64 * 1024 * 1024 };
+
+static void group_start(struct cs_hub *h);
+
+static void group_run(struct cs_job *j)
+{
+    struct cs_writer *wr = &j->hub->writer;
+
+    cs_commit_group(&j->hub->env, wr->group, wr->ngroup);
+}
+
+static void group_done(struct cs_job *j)
+{
+    struct cs_hub *h = j->hub;
+    struct cs_writer *wr = &h->writer;
+
+    for (size_t i = 0; i < wr->ngroup; i++) {
+        struct cs_write *w = wr->group[i];
+        bool newest = i + 1 == wr->ngroup || cs_uuid_cmp(&w->workspace, &wr->group[i + 1]->workspace) != 0;
+        bool changed = false;
+
+        /* The group is sorted by workspace; its last write stands for all of them. */
+        for (size_t k = i + 1; newest && !changed && k-- > 0;) {
+            if (cs_uuid_cmp(&wr->group[k]->workspace, &w->workspace) != 0)
+                break;
+            changed = wr->group[k]->changed;
+        }
+        if (changed && w->has_head)
+            cs_watch_notify(h, &w->workspace, &w->head);
+    }
+    for (size_t i = 0; i < wr->ngroup; i++)
+        wr->group[i]->done(wr->group[i]);
+    wr->ngroup = 0;
+    wr->busy = false;
+    group_start(h);
+}
+
+static bool group_room(struct cs_writer *wr)
+{
+    size_t cap = wr->cap == 0 ? 64 : wr->cap * 2;
+    struct cs_write **more;
+
+    if (wr->ngroup < wr->cap)
+        return true;
+    if ((more = realloc(wr->group, cap * sizeof *more)) == NULL)
+        return false;
+    wr->group = more;
+    wr->cap = cap;
+    return true;
+}
+
+static void group_take(struct cs_writer *wr)
+{
+    size_t bytes = 0;
+
+    while (wr->first != NULL && wr->ngroup < GROUP_MAX && (wr->ngroup == 0 || bytes < GROUP_BYTES) && group_room(wr)) {
+        struct cs_write *w = wr->first;
+
+        if ((wr->first = w->next) == NULL)
+            wr->last = &wr->first;
+        bytes += w->bytes;
+        wr->group[wr->ngroup++] = w;
+    }
+}
+
+/* No memory even for one: everything that waits is answered so. */
+static void waiting_fail(struct cs_writer *wr)
+{
+    struct cs_write *w = wr->first;
+
+    wr->first = NULL;
+    wr->last = &wr->first;
+    while (w != NULL) {
+        struct cs_write *next = w->next;
+
+        cs_refuse(&w->verdict, CS_RPC_UNAVAILABLE, "storage", "the hub is out of memory; try again");
+        w->done(w);
+        w = next;
+    }
+}
+
+static void group_start(struct cs_hub *h)
+{
+    struct cs_writer *wr = &h->writer;
+
+    if (wr->busy || wr->first == NULL)
+        return;
+    group_take(wr);
+    wr->busy = true;
+    if (wr->ngroup > 0 && cs_job_start(h, &wr->job) == CS_OK)
+        return;
+    wr->busy = false;
+    for (size_t i = wr->ngroup; i-- > 0;) { /* back to the front of the line */
+        if ((wr->group[i]->next = wr->first) == NULL)
+            wr->last = &wr->group[i]->next;
+        wr->first = wr->group[i];
+    }
+    wr->ngroup = 0;
+    waiting_fail(wr);
+}
+
+void cs_writer_init(struct cs_hub *h)
+{
+    h->writer = (struct cs_writer){ .job = { .run = group_run, .done = group_done } };
+    h->writer.last = &h->writer.first;
+}
+
+void cs_writer_submit(struct cs_hub *h, struct cs_write *w)
+{
+    w->next = NULL;
+    *h->writer.last = w;
+    h->writer.last = &w->next;
+    group_start(h);
+}
+
+bool cs_writer_idle(const struct cs_hub *h)
+{
+    return !h->writer.busy && h->writer.first == NULL;
+}
+
+void cs_writer_fini(struct cs_hub *h)
+{
+    free(h->writer.group);
+    h->writer.group = NULL;
+}
