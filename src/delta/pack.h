@@ -32,9 +32,10 @@ typedef struct cs_packer cs_packer; /* compression contexts and scratch memory, 
 int cs_packer_new(cs_packer **out, const struct cs_rng *r, struct cs_error *err);
 void cs_packer_free(cs_packer *p);
 
-/* Packs d under *h: on entry h says codec, padding, workspace, device, incarnation, epoch, number, prev, member_seq,
- * seen…, audit…; kind, chunk_count, lengths, nops and top_stamp are filled in here. max_chunk: bytes, 1024 … 1 MiB.
- * When packing does not shrink the payload the codec becomes "stored". */
+/* Packs d under *h into out (zeroed, or an earlier batch, whose memory is used again; on failure it is empty): on entry
+ * h says codec, padding, workspace, device, incarnation, epoch, number, prev, member_seq, seen…, audit…; kind,
+ * chunk_count, lengths, nops and top_stamp are filled in here. max_chunk: bytes, 1024 … 1 MiB. When packing does not
+ * shrink the payload the codec becomes "stored". */
 int cs_pack(cs_packer *p, const struct cs_delta *d, struct cs_batch_header *h, const struct cs_epoch_keys *keys,
             const struct cs_sign_key *signer, uint32_t max_chunk, struct cs_batch *out, struct cs_error *err);
 /* Binds the operations of an old batch anew under another header (a new epoch, number or seen): opens it, packs it. */
@@ -48,7 +49,8 @@ enum cs_unpack_fault {
     CS_FAULT_BAD_CHUNK,
     CS_FAULT_BAD_COMMITMENT,
     CS_FAULT_BAD_CIPHERTEXT,
-    CS_FAULT_BAD_CONTENT
+    CS_FAULT_BAD_CONTENT,
+    CS_FAULT_BAD_HEADER /* not the header that the caller has checked */
 };
 const char *cs_unpack_fault_name(enum cs_unpack_fault f); /* "BAD_CHUNK" … */
 
