@@ -81,7 +81,10 @@ struct cs_replica {
     sqlite3_stmt **stmts;    /* owned; fixed statements, prepared on first use (db.c) */
     void *extract;           /* extract.c: what the last extract took, for bind */
     void *apply;             /* apply.c's state: guards, probes */
-    bool lease_held;
+    bool lease_held, read_only;
+    int64_t held_back;  /* changes that cannot be sent: a NULL in the key, a row above 16 MiB */
+    struct cs_buf meta; /* scratch: a row's versions, encoded */
+    void *seal;         /* seal.c's state of the running transaction */
 };
 
 /* db.c: statements, transactions and errors. */
@@ -98,7 +101,13 @@ void cs_value_from_column(struct cs_value *out, sqlite3_stmt *s, int col); /* bo
 int cs_value_bind(sqlite3_stmt *s, int param, const struct cs_value *v);   /* SQLITE_STATIC */
 void cs_put_identifier(struct cs_buf *out, const char *name);              /* "name", quotes doubled */
 
+/* Save what memory mirrors, inside a write transaction. */
+int cs_hlc_save(struct cs_replica *r, struct cs_error *err);
+int cs_mark_save(struct cs_replica *r, const struct cs_pull_mark *m,
+                 struct cs_error *err); /* also device, sync_log, bound */
+
 /* schema.c */
+void cs_schema_release(struct cs_replica *r);
 int cs_schema_load(struct cs_replica *r, struct cs_error *err);
 struct cs_table *cs_table_by_name(struct cs_replica *r, struct cs_slice name); /* NULL: not tracked here */
 struct cs_table *cs_table_by_id(struct cs_replica *r, int64_t id);

@@ -1,0 +1,49 @@
+/* The replica's fixed statements: prepared on first use, finalised at close (db.c). SQL text stands in db.c's table. */
+#ifndef CS_REPLICA_STATEMENTS_H
+#define CS_REPLICA_STATEMENTS_H
+
+enum cs_statement {
+    CS_STMT_BEGIN,
+    CS_STMT_COMMIT,
+    CS_STMT_META_GET,
+    CS_STMT_META_SET,
+    CS_STMT_META_DROP,
+    CS_STMT_ROW_GET,
+    CS_STMT_ROW_INSERT,
+    CS_STMT_ROW_UPDATE,
+    CS_STMT_TABLE_ID,
+    CS_STMT_TABLE_NEW,
+    CS_STMT_COLUMN_ID,
+    CS_STMT_COLUMN_NAME,
+    CS_STMT_COLUMN_NEW,
+    CS_STMT_DEVICE_NEW,
+    CS_STMT_LOG_READ,   /* a slice of the changelog */
+    CS_STMT_LOG_DELETE, /* a range of it */
+    CS_STMT_LOG_ANY,
+    CS_STMT_LOG_KEYS, /* table and key columns of what is in it */
+    CS_STMT_UNSENT_PUT,
+    CS_STMT_UNSENT_GET,
+    CS_STMT_UNSENT_SET,
+    CS_STMT_UNSENT_WALK,
+    CS_STMT_UNSENT_DROP,
+    CS_STMT_UNSENT_ANY,
+    CS_STMT_BOUND_PUT,
+    CS_STMT_BOUND_ALL,
+    CS_STMT_BOUND_ACCEPT,
+    CS_STMT_BOUND_REBIND,
+    CS_STMT_BOUND_DROP_WAITING,
+    CS_STMT_BOUND_PRUNE,
+    CS_STMT_REFUSED_PUT,
+    CS_STMT_REFUSED_GET,
+    CS_STMT_REFUSED_PRUNE,
+    CS_STMT_LOG_HASH,
+    CS_STMT_LOG_PUT,
+    CS_STMT_LOG_PRUNE,
+    CS_STMT_PEER_GET,
+    CS_STMT_PEER_SET,
+    CS_STMT_DATA_VERSION,
+    CS_STMT_SCHEMA_VERSION,
+    CS_NSTATEMENTS
+};
+
+#endif

@@ -1,0 +1,83 @@
+/* What the files on the capturing side share: our own tables (db.c, layout.c), unsent edits (unsent.c), triggers. */
+#ifndef CS_REPLICA_STORE_H
+#define CS_REPLICA_STORE_H
+
+#include <stdlib.h>
+
+#include "replica/internal.h"
+
+/* For "return err_code(err)" after a call that filled err and answers NULL; err may be NULL. */
+static inline int err_code(const struct cs_error *err)
+{
+    return err != NULL ? err->code : CS_EDB;
+}
+
+/* db.c */
+int cs_db_step(struct cs_replica *r, sqlite3_stmt *s, const char *what,
+               struct cs_error *err); /* to SQLITE_DONE, then reset */
+void cs_db_finalize(struct cs_replica *r);
+int cs_db_bind_slice(sqlite3_stmt *s, int param, struct cs_slice b); /* a blob, borrowed */
+int cs_db_bind_text(sqlite3_stmt *s, int param, struct cs_slice b);
+struct cs_slice cs_db_column_blob(sqlite3_stmt *s, int col); /* borrowed until the next step */
+int cs_meta_int(struct cs_replica *r, const char *name, int64_t *v, struct cs_error *err); /* CS_ENOTFOUND: *v is 0 */
+int cs_meta_put_int(struct cs_replica *r, const char *name, int64_t v, struct cs_error *err);
+int cs_meta_put(struct cs_replica *r, const char *name, struct cs_slice v, struct cs_error *err);
+int cs_meta_drop(struct cs_replica *r, const char *name, struct cs_error *err);
+int cs_devices_append(struct cs_replica *r, const uint8_t id[16], struct cs_error *err);
+int cs_chain_save(struct cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err);
+int cs_identity_save(struct cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err);
+
+/* layout.c */
+int cs_layout_create(struct cs_replica *r, struct cs_error *err);
+int cs_layout_drop(struct cs_replica *r, struct cs_error *err);
+int cs_layout_check(struct cs_replica *r, struct cs_error *err); /* CS_ENOTFOUND: we never were here; CS_EVERSION */
+
+/* schema.c: reads one table of the application, tracked or not, into the arena; CS_ENOTFOUND. problem: why it cannot be
+ * tracked, or NULL. */
+int cs_schema_read_table(struct cs_replica *r, struct cs_arena *a, const char *name, struct cs_table *out,
+                         const char **problem, struct cs_error *err);
+
+/* triggers.c */
+int cs_triggers_install(struct cs_replica *r, const struct cs_table *t, struct cs_error *err);
+int cs_triggers_drop(struct cs_replica *r, int64_t table, struct cs_error *err);
+/* All of the table's triggers are there as cs_triggers_install would make them. */
+int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *present, struct cs_error *err);
+
+/* gap.c: one slice of backfill or comparison inside an open transaction; *more: another slice is needed. */
+int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);
+int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err); /* when pausing */
+
+/* seal.c: one change of one row, inside an open transaction: versions, unsent record, touched list. */
+enum { CS_ALL_COLUMNS = UINT32_MAX };
+struct cs_seal_change {
+    struct cs_table *table;
+    struct cs_slice key;
+    enum cs_op_kind kind;
+    const struct cs_op_cell *cells; /* columns written, ascending, values unused */
+    uint32_t ncells;
+    int64_t ms;
+};
+int cs_seal_change(struct cs_replica *r, const struct cs_seal_change *c, uint64_t *sealed, struct cs_error *err);
+int cs_seal_begin(struct cs_replica *r, struct cs_error *err); /* resets the touched list */
+int cs_seal_finish(struct cs_replica *r,
+                   struct cs_error *err); /* projects what was touched, saves clock and counters */
+
+/* unsent.c: what a row has that no batch has carried. */
+struct cs_unsent {
+    bool ins, del; /* the insert, the delete is unsent */
+    struct cs_row_cell
+        *base; /* columns with unsent edits (besides those of an unsent insert): what stood before the first */
+    struct cs_row_cell *seen; /* cells that unsent deletes saw */
+    uint32_t nbase, nseen;
+};
+/* Encoded; a plain fresh insert (ins alone) is NULL. */
+void cs_unsent_encode(struct cs_replica *r, const struct cs_unsent *u, struct cs_buf *out);
+int cs_unsent_decode(struct cs_replica *r, struct cs_arena *a, struct cs_slice bytes, struct cs_unsent *out,
+                     struct cs_error *err);
+/* CS_ENOTFOUND: the pointer is stale, nothing is unsent (and *out is empty). */
+int cs_unsent_get(struct cs_replica *r, struct cs_arena *a, int64_t seq, struct cs_unsent *out, struct cs_error *err);
+int cs_unsent_put(struct cs_replica *r, int64_t table, struct cs_slice key, const struct cs_unsent *u, int64_t *seq,
+                  struct cs_error *err); /* a new record */
+int cs_unsent_set(struct cs_replica *r, int64_t seq, const struct cs_unsent *u, struct cs_error *err);
+
+#endif
