@@ -36,7 +36,7 @@ static inline void sample_delta(struct cs_delta *d, struct cs_arena *a, uint32_t
     d->ops = cs_arena_zalloc(a, nops, sizeof *d->ops);
     for (uint32_t i = 0; i < nops; i++) {
         struct cs_op *op = &d->ops[i];
-        uint8_t *text = cs_arena_alloc(a, text_len + 16);
+        uint8_t *text = cs_arena_zalloc(a, 1, text_len + 16);
         size_t len = 0;
 
         while (len < text_len) {

@@ -1,0 +1,697 @@
+#include "vectors/vectors.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "crypto/head.h"
+#include "crypto/keystore_format.h"
+#include "identity/code.h"
+#include "identity/membership.h"
+#include "unit/crypto/fixed_world.h"
+#include "unit/delta/sample.h"
+
+/* A generator of vectors has nothing to go on with when one of its own steps fails. */
+static void must(bool ok)
+{
+    if (!ok)
+        abort();
+}
+
+static void put(json_t *o, const char *name, json_t *v)
+{
+    must(json_object_set_new(o, name, v) == 0);
+}
+
+static void put_hex(json_t *o, const char *name, struct cs_slice s)
+{
+    char *hex = malloc(2 * s.len + 1);
+
+    must(hex != NULL);
+    cs_hex(hex, s.data, s.len);
+    put(o, name, json_string(hex));
+    free(hex);
+}
+
+static void put_bytes(json_t *o, const char *name, const void *p, size_t n)
+{
+    put_hex(o, name, cs_slice(p, n));
+}
+
+static void put_int(json_t *o, const char *name, int64_t v)
+{
+    put(o, name, json_integer(v));
+}
+
+/* The inputs, all fixed. */
+static const struct cs_uuid workspace = { "workspace-of-cs" };
+static const struct cs_uuid device_a = { "device-a-of-the" }, device_b = { "device-b-of-the" };
+
+static void fill(uint8_t *p, size_t n, uint8_t first)
+{
+    for (size_t i = 0; i < n; i++)
+        p[i] = (uint8_t)(first + i);
+}
+
+static void device(struct cs_device_keys *out, enum cs_principal kind, uint8_t first)
+{
+    uint8_t secret[32];
+
+    memset(out, 0, sizeof *out);
+    fill(secret, sizeof secret, first);
+    cs_device_keys_derive(out, kind, cs_slice(secret, kind == CS_PRINCIPAL_INVITE ? 16 : 32), &workspace);
+}
+
+static void epoch_keys(struct cs_epoch_keys *out, uint32_t epoch)
+{
+    uint8_t key[32];
+
+    fill(key, sizeof key, 0x80);
+    cs_epoch_keys_derive(out, key, &workspace, epoch);
+}
+
+/* Labels and primitives */
+
+static json_t *labels(void)
+{
+    static const char *const all[] = {
+        "device sign",      "device box",  "device local", "device hedge",       "recovery sign", "recovery box",
+        "recovery vouch",   "recovery id", "invite sign",  "invite box",         "invite vouch",  "invite id",
+        "batch key",        "nonce key",   "history key",  "name key",           "value key",     "tag key",
+        "epoch commitment", "hub sign",    "session",      "session answer key", "peer key",      "pair key",
+        "random key",       "batch",       "member entry", "possession",         "rpc",           "register",
+        "log start",        "log entry",   "seen",         "hub head",           "file key",      "code check",
+        "audit row",        "audit start", "place",        "phrase check",       "verify heads",  "pair commit",
+        "pair string",
+    };
+    json_t *list = json_array();
+    uint8_t input[48], out[32];
+
+    fill(input, sizeof input, 1);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        json_t *o = json_object();
+
+        cs_hash_label(all[i], cs_slice(input, sizeof input), out);
+        put(o, "label", json_string(all[i]));
+        put_bytes(o, "input", input, sizeof input);
+        put_bytes(o, "output", out, sizeof out);
+        must(json_array_append_new(list, o) == 0);
+    }
+    return list;
+}
+
+static json_t *principal(enum cs_principal kind, uint8_t first, size_t secret_len)
+{
+    struct cs_device_keys k;
+    uint8_t secret[32];
+    json_t *o = json_object();
+
+    fill(secret, sizeof secret, first);
+    device(&k, kind, first);
+    put_bytes(o, "secret", secret, secret_len);
+    put_bytes(o, "workspace", workspace.b, 16);
+    put_bytes(o, "sign_seed", k.sign.seed, 32);
+    put_bytes(o, "sign_pk", k.sign.pk, 32);
+    put_bytes(o, "box_secret", k.box_secret, 32);
+    put_bytes(o, "box_pk", k.box_pk, 32);
+    if (kind == CS_PRINCIPAL_DEVICE) {
+        put_bytes(o, "local", k.local, 32);
+        put_bytes(o, "hedge", k.hedge, 32);
+    } else {
+        put_bytes(o, "vouch", k.vouch, 32);
+        put_bytes(o, "id", k.id.b, 16);
+    }
+    return o;
+}
+
+static json_t *epoch(void)
+{
+    struct cs_epoch_keys k;
+    json_t *o = json_object();
+    uint8_t tag[16], message[2 + 5 + 4 + 3] = { 0, 5, 'n', 'o', 't', 'e', 's', 0, 0, 0, 3, 1, 2, 3 };
+
+    epoch_keys(&k, 3);
+    put_bytes(o, "key", k.key, 32);
+    put_bytes(o, "workspace", workspace.b, 16);
+    put_int(o, "epoch", k.epoch);
+    put_bytes(o, "batch_key", k.batch, 32);
+    put_bytes(o, "nonce_key", k.nonce, 32);
+    put_bytes(o, "history_key", k.history, 32);
+    put_bytes(o, "name_key", k.name, 32);
+    put_bytes(o, "value_key", k.value, 32);
+    put_bytes(o, "tag_key", k.tag, 32);
+    put_bytes(o, "commitment", k.commitment, 32);
+    cs_mac(k.tag, cs_slice(message, sizeof message), tag, sizeof tag);
+    put_bytes(o, "tag_message", message, sizeof message);
+    put_bytes(o, "tag", tag, sizeof tag);
+    return o;
+}
+
+static json_t *random_bytes(void)
+{
+    struct fixed_world f;
+    json_t *o = json_object();
+    uint8_t os[32], out[40];
+
+    fixed_world_init(&f);
+    fill(f.rng.hedge, 32, 7);
+    fixed_fill(&f, os, sizeof os);
+    f.random_state = 0;
+    cs_random_replay(4711, 9);
+    cs_random(&f.rng, out, sizeof out);
+    put_bytes(o, "os", os, sizeof os);
+    put_int(o, "realtime_ns", f.now_ms * 1000000);
+    put_int(o, "monotonic_ns", f.now_ms * 1000000);
+    put_int(o, "pid", 4711);
+    put_int(o, "counter", 9);
+    put_bytes(o, "hedge", f.rng.hedge, 32);
+    put_bytes(o, "output", out, sizeof out);
+    return o;
+}
+
+static json_t *sealed_box(void)
+{
+    struct cs_device_keys k;
+    struct fixed_world f;
+    json_t *o = json_object();
+    uint8_t ephemeral[32], sealed[5 + CS_SEAL_OVERHEAD], shared[32], opened[5];
+
+    fixed_world_init(&f);
+    device(&k, CS_PRINCIPAL_DEVICE, 1);
+    cs_random(&f.rng, ephemeral, sizeof ephemeral);
+    fixed_world_init(&f);
+    must(cs_seal(&f.rng, k.box_pk, cs_slice_str("hello"), sealed));
+    must(cs_seal_open(k.box_secret, k.box_pk, cs_slice(sealed, sizeof sealed), opened));
+    must(cs_dh(ephemeral, k.box_pk, shared));
+    put_bytes(o, "ephemeral_secret", ephemeral, 32);
+    put_bytes(o, "recipient_secret", k.box_secret, 32);
+    put_bytes(o, "recipient_pk", k.box_pk, 32);
+    put_bytes(o, "shared", shared, 32);
+    put_bytes(o, "message", "hello", 5);
+    put_bytes(o, "sealed", sealed, sizeof sealed);
+    return o;
+}
+
+/* Batches */
+
+struct bench {
+    struct fixed_world f;
+    cs_packer *p;
+    struct cs_arena a;
+    struct cs_epoch_keys keys;
+    struct cs_device_keys device;
+};
+
+static void bench_init(struct bench *b)
+{
+    fixed_world_init(&b->f);
+    must(cs_packer_new(&b->p, &b->f.rng, NULL) == CS_OK);
+    b->a = (struct cs_arena){ 0 };
+    epoch_keys(&b->keys, 3);
+    device(&b->device, CS_PRINCIPAL_DEVICE, 1);
+}
+
+static void bench_fini(struct bench *b)
+{
+    cs_packer_free(b->p);
+    cs_arena_free(&b->a);
+    fixed_world_fini(&b->f);
+}
+
+static json_t *chunks(const struct cs_batch *b)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < b->nchunks; i++) {
+        json_t *o = json_object();
+        char id[23];
+
+        cs_chunk_id(b->hashes.data + i * (size_t)32, id);
+        put_int(o, "length", (json_int_t)cs_batch_chunk(b, i).len);
+        put_bytes(o, "payload_hash", b->hashes.data + i * (size_t)32, 32);
+        put(o, "chunk_id", json_string(id));
+        must(json_array_append_new(list, o) == 0);
+    }
+    return list;
+}
+
+/* Packs one stored batch under fixed randomness and writes down every step. text_len: of its one text. */
+static json_t *batch(struct bench *s, uint64_t number, uint8_t prev[32], size_t text_len, uint8_t padding)
+{
+    struct cs_batch_header h = { .codec = CS_CODEC_STORED,
+                                 .padding = padding,
+                                 .workspace = workspace,
+                                 .device = device_a,
+                                 .incarnation = 0x1122334455667788,
+                                 .epoch = 3,
+                                 .number = number,
+                                 .member_seq = 2,
+                                 .seen_log = 0x99aabbccddeeff00,
+                                 .seen_number = 40 + number,
+                                 .audit_seq = 5 };
+    struct cs_batch b = { 0 };
+    struct cs_buf plain = { 0 };
+    struct cs_delta d;
+    json_t *o = json_object();
+    uint8_t random[32], both[64];
+
+    memcpy(h.prev, prev, 32);
+    fill(h.seen, 32, 0x20);
+    fill(h.audit_head, 32, 0x40);
+    cs_arena_reset(&s->a);
+    sample_delta(&d, &s->a, 1, text_len);
+    d.devices[0] = device_a;
+    cs_random_replay(4711, number);
+    s->f.random_state = number;
+    cs_random(&s->f.rng, random, sizeof random);
+    cs_random_replay(4711, number);
+    s->f.random_state = number;
+    must(cs_pack(s->p, &d, &h, &s->keys, &s->device.sign, 1024, &b, NULL) == CS_OK);
+    must(cs_delta_encode(&plain, &d, NULL) == CS_OK);
+    cs_mac(s->keys.batch, cs_slice(b.header, sizeof b.header), both, sizeof both);
+    put_bytes(o, "header", b.header, sizeof b.header);
+    put_hex(o, "packed", cs_buf_slice(&plain));
+    put_bytes(o, "key", both, 32);
+    put_bytes(o, "commitment", both + 32, 32);
+    put_bytes(o, "random", random, 32);
+    put_bytes(o, "nonce", b.sealed.data + 32, 24);
+    put_hex(o, "sealed", cs_buf_slice(&b.sealed));
+    put(o, "chunks", chunks(&b));
+    put_bytes(o, "batch_hash", b.hash, 32);
+    put_bytes(o, "signature", b.signature, 64);
+    memcpy(prev, b.hash, 32);
+    cs_buf_free(&plain);
+    cs_batch_free(&b);
+    return o;
+}
+
+static json_t *chain(void)
+{
+    uint8_t prev[32] = { 0 };
+    json_t *o = json_object(), *list = json_array();
+    struct bench s;
+
+    bench_init(&s);
+    put_bytes(o, "sign_pk", s.device.sign.pk, 32);
+    for (uint64_t number = 1; number <= 3; number++)
+        must(json_array_append_new(list, batch(&s, number, prev, 20 * number, CS_PADDING_PADME)) == 0);
+    put(o, "batches", list);
+    bench_fini(&s);
+    return o;
+}
+
+/* Sealed lengths of one chunk less a byte, exactly one, and one byte more, in chunks of 1024. */
+static json_t *boundaries(void)
+{
+    json_t *list = json_array();
+    struct bench s;
+
+    bench_init(&s);
+    for (size_t want = 1023; want <= 1025; want++) {
+        for (size_t text_len = 700; text_len < 1000; text_len++) {
+            uint8_t prev[32] = { 0 };
+            json_t *o = batch(&s, 1, prev, text_len, CS_PADDING_NONE);
+
+            if (json_string_length(json_object_get(o, "sealed")) == 2 * want)
+                must(json_array_append_new(list, o) == 0);
+            else
+                json_decref(o);
+        }
+    }
+    must(json_array_size(list) == 3);
+    bench_fini(&s);
+    return list;
+}
+
+/* Membership */
+
+static json_t *state_of(const struct cs_membership *m, const struct cs_epoch_keys *keys)
+{
+    json_t *o = json_object(), *list = json_array();
+
+    put_int(o, "seq", m->seq);
+    put_bytes(o, "head", m->head, 32);
+    put_bytes(o, "genesis", m->genesis, 32);
+    put_int(o, "epoch", m->epoch);
+    put_int(o, "epoch_seq", m->epoch_seq);
+    put_bytes(o, "commitment", m->commitment, 32);
+    for (size_t i = 0; i < m->nmembers; i++) {
+        const struct cs_member *d = &m->members[i];
+        json_t *e = json_object();
+        char name[64];
+
+        must(cs_member_name(d, keys, name));
+        put_bytes(e, "id", d->id.b, 16);
+        put_int(e, "kind", d->kind);
+        put(e, "active", json_boolean(d->active));
+        put_bytes(e, "sign_pk", d->sign_pk, 32);
+        put_bytes(e, "box_pk", d->box_pk, 32);
+        put_int(e, "added_seq", d->added_seq);
+        put_bytes(e, "added_by", d->added_by.b, 16);
+        put_int(e, "expires_ms", d->expires_ms);
+        put(e, "name", json_string(name));
+        must(json_array_append_new(list, e) == 0);
+    }
+    put(o, "members", list);
+    return o;
+}
+
+static void take(json_t *list, struct cs_membership *m, struct cs_buf *entry, const struct cs_epoch_keys *keys)
+{
+    json_t *o = json_object();
+
+    must(cs_membership_apply(m, cs_buf_slice(entry), 0, NULL) == CS_OK);
+    put_hex(o, "entry", cs_buf_slice(entry));
+    put_bytes(o, "hash", m->head, 32);
+    put(o, "state", state_of(m, keys));
+    must(json_array_append_new(list, o) == 0);
+    cs_buf_reset(entry);
+}
+
+static json_t *membership(void)
+{
+    struct cs_floor floor = { .log_id = 0x99aabbccddeeff00, .number = 41 };
+    struct cs_device_keys a, b, invite;
+    struct cs_membership m = { 0 };
+    struct cs_buf entry = { 0 };
+    struct cs_epoch_keys keys;
+    json_t *o = json_object(), *list = json_array();
+    struct fixed_world f;
+    uint8_t hub_key[32];
+
+    fixed_world_init(&f);
+    device(&a, CS_PRINCIPAL_DEVICE, 1);
+    device(&b, CS_PRINCIPAL_DEVICE, 2);
+    device(&invite, CS_PRINCIPAL_INVITE, 3);
+    epoch_keys(&keys, 1);
+    fill(floor.log_hash, 32, 0x60);
+    fill(hub_key, 32, 0x70);
+    put_bytes(o, "workspace", workspace.b, 16);
+    put_bytes(o, "epoch_key", keys.key, 32);
+    put_bytes(o, "hub_key", hub_key, 32);
+    put(o, "device_a", principal(CS_PRINCIPAL_DEVICE, 1, 32));
+    put(o, "device_b", principal(CS_PRINCIPAL_DEVICE, 2, 32));
+    put(o, "invite", principal(CS_PRINCIPAL_INVITE, 3, 16));
+    must(cs_entry_genesis(&entry, &f.rng, &workspace, &device_a, &a, "laptop", &keys, 1700000000000, NULL) == CS_OK);
+    take(list, &m, &entry, &keys);
+    must(cs_entry_invite(&entry, &f.rng, &m, &device_a, &a, &invite, "for b", &keys, &floor, 1700086400000, hub_key,
+                         1700000001000, NULL) == CS_OK);
+    take(list, &m, &entry, &keys);
+    must(cs_entry_add(&entry, &f.rng, &m, &invite.id, &invite, &device_b, &b, "phone", &keys, 1700000002000, NULL) ==
+         CS_OK);
+    take(list, &m, &entry, &keys);
+    put(o, "entries", list);
+    cs_buf_free(&entry);
+    cs_membership_free(&m);
+    fixed_world_fini(&f);
+    return o;
+}
+
+static json_t *code(void)
+{
+    struct cs_invite_code c = { .tls = true, .has_pin = true, .workspace = workspace, .hub = "hub.example:7443" };
+    struct cs_buf bytes = { 0 }, text = { 0 };
+    json_t *o = json_object();
+
+    fill(c.secret, 16, 3);
+    fill(c.pin, 32, 0x33);
+    must(cs_invite_code_encode(&bytes, &c, NULL) == CS_OK && cs_invite_code_text(&text, &c, NULL) == CS_OK);
+    put_hex(o, "bytes", cs_buf_slice(&bytes));
+    put(o, "text", json_stringn((char *)text.data, text.len));
+    cs_buf_free(&bytes);
+    cs_buf_free(&text);
+    return o;
+}
+
+/* Heads, files, padding */
+
+static json_t *heads(void)
+{
+    struct cs_hub_head h = { .log_id = 0x99aabbccddeeff00, .number = 3, .member_seq = 2, .time_ms = 1700000003000 };
+    uint8_t l[32], batch_hash[32], seed[32], bytes[CS_HUB_HEAD_LEN], sig[64];
+    json_t *o = json_object(), *list = json_array();
+    struct cs_sign_key hub;
+
+    cs_hash_label("hub sign", cs_slice_str("the seed string of this hub, 32+"), seed);
+    cs_sign_key_from_seed(&hub, seed);
+    put_bytes(o, "hub_seed", "the seed string of this hub, 32+", 32);
+    put_bytes(o, "hub_pk", hub.pk, 32);
+    put_bytes(o, "workspace", workspace.b, 16);
+    put_int(o, "refilled", 0);
+    for (uint64_t n = 0; n <= 3; n++) {
+        json_t *e = json_object();
+
+        fill(batch_hash, 32, (uint8_t)n);
+        if (n == 0)
+            cs_log_start(&workspace, h.log_id, 0, l);
+        else
+            cs_log_next(l, n, batch_hash, l);
+        if (n > 0)
+            put_bytes(e, "batch_hash", batch_hash, 32);
+        put_bytes(e, "log_hash", l, 32);
+        must(json_array_append_new(list, e) == 0);
+    }
+    put(o, "log", list);
+    memcpy(h.log_hash, l, 32);
+    fill(h.entry_hash, 32, 0x50);
+    cs_seen_digest(&workspace, h.log_id, h.number, h.log_hash, h.member_seq, h.entry_hash, l);
+    put_bytes(o, "seen", l, 32);
+    cs_hub_head_encode(&h, bytes);
+    cs_hub_head_sign(&hub, &workspace, bytes, sig);
+    put_bytes(o, "head", bytes, sizeof bytes);
+    put_bytes(o, "signature", sig, 64);
+    return o;
+}
+
+static json_t *file(const char magic[4], const char *passphrase, struct cs_slice body)
+{
+    struct cs_kdf_cost least = { 1, 8 * 1024 };
+    struct cs_buf out = { 0 };
+    json_t *o = json_object();
+    struct fixed_world f;
+
+    fixed_world_init(&f);
+    must(cs_envelope_seal(&out, magic, passphrase, least, body, &f.rng, NULL) == CS_OK);
+    put(o, "passphrase", passphrase == NULL ? json_null() : json_string(passphrase));
+    put_hex(o, "body", body);
+    put_hex(o, "file", cs_buf_slice(&out));
+    cs_buf_free(&out);
+    return o;
+}
+
+static json_t *keystores(void)
+{
+    struct cs_keystore *k = cs_keystore_new();
+    struct cs_key_export x = { .workspace = workspace, .member_seq = 3, .nepochs = 2 };
+    struct cs_buf body = { 0 };
+    json_t *o = json_object();
+    uint8_t key[32];
+
+    must(k != NULL && (k->incarnations = calloc(2, 8)) != NULL);
+    k->workspace = workspace;
+    k->device = device_a;
+    fill(k->device_secret, 32, 1);
+    k->nincarnations = 2;
+    k->incarnations[0] = 0x1122334455667788;
+    k->incarnations[1] = 2;
+    fill(k->place, 32, 0x11);
+    fill(k->hub_key, 32, 0x70);
+    fill(k->genesis, 32, 0x22);
+    k->member_seq = 3;
+    fill(k->entry_hash, 32, 0x50);
+    k->log_id = 0x99aabbccddeeff00;
+    k->log_number = 41;
+    fill(k->log_hash, 32, 0x60);
+    k->own_number = 7;
+    fill(k->own_hash, 32, 0x44);
+    k->audit_seq = 5;
+    fill(k->audit_head, 32, 0x40);
+    for (uint32_t e = 1; e <= 2; e++) {
+        fill(key, 32, (uint8_t)(0x80 + e));
+        must(cs_keystore_add_epoch(k, e, key, NULL) == CS_OK);
+    }
+    must(cs_keystore_body(&body, k, NULL) == CS_OK);
+    put(o, "keystore", file("CSK1", "correct horse", cs_buf_slice(&body)));
+    put(o, "keystore_without_passphrase", file("CSK1", NULL, cs_buf_slice(&body)));
+    cs_buf_reset(&body);
+    fill(x.genesis, 32, 0x22);
+    fill(x.hub_key, 32, 0x70);
+    fill(x.entry_hash, 32, 0x50);
+    x.epochs = k->epochs; /* borrowed */
+    cs_buf_put_str(&x.invite, "the bytes of an invite code");
+    must(cs_key_export_body(&body, &x, NULL) == CS_OK);
+    put(o, "export", file("CSX1", "correct horse", cs_buf_slice(&body)));
+    x.epochs = NULL;
+    cs_key_export_free(&x);
+    cs_keystore_free(k);
+    cs_buf_free(&body);
+    return o;
+}
+
+static void pad(json_t *list, size_t n)
+{
+    must(json_array_append_new(list, json_pack("[I,I]", (json_int_t)n, (json_int_t)cs_padme(n))) == 0);
+}
+
+static json_t *padme(void)
+{
+    json_t *list = json_array();
+
+    for (size_t n = 0; n <= 300; n++)
+        pad(list, n);
+    for (unsigned k = 9; k <= 25; k++)
+        for (int off = -1; off <= 1; off++)
+            pad(list, ((size_t)1 << k) + (size_t)(ptrdiff_t)off);
+    return list;
+}
+
+json_t *cs_vectors_crypto(void)
+{
+    json_t *o = json_object();
+
+    put(o, "labels", labels());
+    put(o, "device", principal(CS_PRINCIPAL_DEVICE, 1, 32));
+    put(o, "recovery", principal(CS_PRINCIPAL_PAPER, 2, 32));
+    put(o, "invite", principal(CS_PRINCIPAL_INVITE, 3, 16));
+    put(o, "epoch", epoch());
+    put(o, "random", random_bytes());
+    put(o, "sealed_box", sealed_box());
+    put(o, "chain", chain());
+    put(o, "chunk_boundaries", boundaries());
+    put(o, "membership", membership());
+    put(o, "code", code());
+    put(o, "heads", heads());
+    put(o, "files", keystores());
+    put(o, "padme", padme());
+    return o;
+}
+
+/* Delta sets */
+
+static json_t *value(const struct cs_value *v)
+{
+    json_t *o = json_object();
+    uint64_t bits;
+    uint8_t p[8];
+
+    switch (v->type) {
+    case CS_NULL:
+        put(o, "null", json_true());
+        break;
+    case CS_INTEGER:
+        put_int(o, "integer", v->u.i);
+        break;
+    case CS_REAL:
+        memcpy(&bits, &v->u.r, 8);
+        cs_store_u64(p, bits);
+        put_bytes(o, "real_bits", p, 8);
+        break;
+    case CS_TEXT:
+        put_hex(o, "text", v->u.bytes);
+        break;
+    case CS_BLOB:
+        put_hex(o, "blob", v->u.bytes);
+        break;
+    }
+    return o;
+}
+
+static json_t *op(const struct cs_op *p)
+{
+    json_t *o = json_object(), *cells = json_array(), *over = json_array();
+
+    put_int(o, "kind", p->kind);
+    put_int(o, "table", p->table);
+    put_int(o, "device", p->device);
+    put_int(o, "stamp", p->stamp);
+    put_hex(o, "key", p->key);
+    for (size_t i = 0; i < p->ncells; i++) {
+        json_t *c = value(&p->cells[i].value);
+
+        put_int(c, "column", p->cells[i].col);
+        must(json_array_append_new(cells, c) == 0);
+    }
+    put(o, "cells", cells);
+    for (size_t i = 0; i < p->nover; i++)
+        must(json_array_append_new(over, json_pack("{s:I,s:I,s:I}", "column", (json_int_t)p->over[i].col, "device",
+                                                   (json_int_t)p->over[i].device, "stamp",
+                                                   (json_int_t)p->over[i].stamp)) == 0);
+    put(o, "over", over);
+    return o;
+}
+
+static json_t *set(const struct cs_delta *d)
+{
+    json_t *o = json_object(), *devices = json_array(), *tables = json_array(), *ops = json_array();
+    struct cs_buf bytes = { 0 };
+    char hex[33];
+
+    for (size_t i = 0; i < d->ndevices; i++) {
+        cs_hex(hex, d->devices[i].b, 16);
+        must(json_array_append_new(devices, json_string(hex)) == 0);
+    }
+    for (size_t i = 0; i < d->ntables; i++) {
+        json_t *t = json_object(), *columns = json_array();
+
+        put_hex(t, "name", d->tables[i].name);
+        for (size_t c = 0; c < d->tables[i].ncolumns; c++)
+            must(json_array_append_new(columns, json_stringn((const char *)d->tables[i].columns[c].data,
+                                                             d->tables[i].columns[c].len)) == 0);
+        put(t, "columns", columns);
+        must(json_array_append_new(tables, t) == 0);
+    }
+    for (size_t i = 0; i < d->nops; i++)
+        must(json_array_append_new(ops, op(&d->ops[i])) == 0);
+    must(cs_delta_encode(&bytes, d, NULL) == CS_OK);
+    put(o, "devices", devices);
+    put(o, "tables", tables);
+    put(o, "ops", ops);
+    put_hex(o, "encoded", cs_buf_slice(&bytes));
+    cs_buf_free(&bytes);
+    return o;
+}
+
+/* Values at the edges of their encodings, and stamps that go up and down. */
+static json_t *edges(struct cs_arena *a)
+{
+    static const double reals[] = { 0.0, -0.0, 1.5, -1e308, 5e-324, HUGE_VAL };
+    static const int64_t integers[] = { 0, -1, 63, 64, -65, INT64_MIN };
+    static const int64_t stamps[] = { INT64_MAX, 1, 1, 2, 130, INT64_MAX - 1 };
+    static const uint8_t not_utf8[] = { 0xff, 0x00, 0xc3 };
+    struct cs_delta d;
+
+    sample_delta(&d, a, 6, 0);
+    for (size_t i = 0; i < d.nops; i++) {
+        struct cs_op *p = &d.ops[i];
+
+        p->stamp = stamps[i];
+        if (p->ncells == 0)
+            continue;
+        p->cells[0].value.u.i = integers[i];
+        p->cells[1].value.u.bytes = cs_slice(not_utf8, i % 4);
+        p->cells[2].value.u.r = reals[i];
+        for (size_t k = 0; k < p->nover; k++)
+            p->over[k].stamp = k == 0 ? INT64_MAX : 1;
+    }
+    for (size_t k = 0; k < d.ops[2].nover; k++)
+        d.ops[2].over[k].stamp = 5;
+    for (size_t k = 0; k < d.ops[5].nover; k++)
+        d.ops[5].over[k].stamp = INT64_MAX;
+    return set(&d);
+}
+
+json_t *cs_vectors_delta(void)
+{
+    struct cs_arena a = { 0 };
+    struct cs_delta d;
+    json_t *o = json_object();
+
+    sample_delta(&d, &a, 0, 0);
+    put(o, "empty", set(&d));
+    sample_delta(&d, &a, 1, 5);
+    put(o, "one insert", set(&d));
+    sample_delta(&d, &a, 12, 150);
+    put(o, "all kinds", set(&d));
+    put(o, "edges", edges(&a));
+    cs_arena_free(&a);
+    return o;
+}
