@@ -124,7 +124,8 @@ struct cs_raised {
     const struct cs_state_row *holder; /* NULL: a CHECK */
     uint32_t check;
 };
-/* Every list by (table name, key bytes). Points into the arena and the state. */
+/* Every list by (table name, key bytes), but `hidden` has first what one row alone decides, then the others. Points
+ * into the arena and the state. */
 struct cs_projection {
     const struct cs_schema *schema;
     struct cs_shown_row *rows;
