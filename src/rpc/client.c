@@ -294,15 +294,23 @@ static void on_going(cs_rpc_conn *conn)
         ch->current = NULL;
 }
 
+/* The bare cause: the loop's sentences name the target too, and once is enough. */
+static const char *cause_of(const struct cs_error *err, const char *target)
+{
+    const char *at = strstr(err->msg, target);
+    const char *cause = at == NULL ? NULL : strstr(at + strlen(target), ": ");
+
+    return cause == NULL ? err->msg : cause + 2;
+}
+
 static void on_down(cs_rpc_conn *conn)
 {
     cs_rpc_channel *ch = conn->owner;
+    struct cs_error err = conn->err;
 
     on_going(conn);
-    if (conn->up)
-        cs_fail_context(&conn->err, "connection to %s lost", ch->url);
-    else
-        cs_fail_context(&conn->err, "cannot reach %s", ch->url);
+    cs_fail(&conn->err, err.code, conn->up ? "connection to %s lost: %s" : "cannot reach %s: %s", ch->url,
+            cause_of(&err, ch->authority));
 }
 
 static void unlink_conn(cs_rpc_channel *ch, cs_rpc_conn *conn)

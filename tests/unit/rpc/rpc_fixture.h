@@ -3,6 +3,7 @@
 #define CS_TESTS_RPC_FIXTURE_H
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -316,6 +317,7 @@ static inline void case_loop(struct world_case *w, struct cs_world *world)
     struct cs_error err;
 
     memset(w, 0, sizeof *w);
+    signal(SIGPIPE, SIG_IGN); /* as the programs do: a peer that went away is an error of a write */
     if (cs_loop_new(world, &w->loop, &err) != CS_OK)
         fail_msg("loop: %s", err.msg);
     assert_int_equal(cs_timer_new(w->loop, case_stuck, w, &w->guard), CS_OK);

@@ -1,0 +1,306 @@
+/* The parts that know no connection: status codes, timeouts, metadata, message framing, the send queue. */
+#include "unit/rpc/rpc_fixture.h"
+
+#include "rpc/frame.h"
+#include "rpc/metadata.h"
+#include "rpc/sendq.h"
+#include "rpc/status.h"
+#include "rpc/timeout.h"
+
+static void status_names(void **state)
+{
+    (void)state;
+    assert_string_equal(cs_rpc_status_name(0), "OK");
+    assert_string_equal(cs_rpc_status_name(16), "UNAUTHENTICATED");
+    assert_string_equal(cs_rpc_status_name(17), "UNKNOWN");
+    assert_string_equal(cs_rpc_status_name(-1), "UNKNOWN");
+}
+
+static void status_numbers(void **state)
+{
+    static const struct {
+        const char *text;
+        int want;
+    } cases[] = { { "0", 0 },  { "7", 7 },  { "14", 14 }, { "16", 16 }, { "17", 2 }, { "", 2 },
+                  { "-1", 2 }, { "1x", 2 }, { "00", 0 },  { "100", 2 }, { " 1", 2 }, { "99999999999", 2 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(cs_rpc_status_parse(cs_slice_str(cases[i].text)), cases[i].want);
+}
+
+static void status_of_failures(void **state)
+{
+    static const int http[][2] = { { 400, 13 }, { 401, 16 }, { 403, 7 },  { 404, 12 }, { 429, 14 },
+                                   { 502, 14 }, { 503, 14 }, { 504, 14 }, { 200, 2 },  { 418, 2 } };
+    static const int h2[][2] = { { 0, 13 }, { 1, 13 }, { 2, 13 },  { 3, 13 }, { 4, 13 }, { 6, 13 }, { 7, 14 },
+                                 { 8, 1 },  { 9, 13 }, { 10, 13 }, { 11, 8 }, { 12, 7 }, { 5, 2 },  { 99, 2 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof http / sizeof http[0]; i++)
+        assert_int_equal(cs_rpc_status_of_http(http[i][0]), http[i][1]);
+    for (size_t i = 0; i < sizeof h2 / sizeof h2[0]; i++)
+        assert_int_equal(cs_rpc_status_of_h2((uint32_t)h2[i][0]), h2[i][1]);
+}
+
+static void timeouts_are_read(void **state)
+{
+    static const struct {
+        const char *text;
+        bool ok;
+        uint32_t ms;
+    } cases[] = {
+        { "1n", true, 1 },
+        { "1000000n", true, 1 },
+        { "1000001n", true, 2 },
+        { "99999999n", true, 100 },
+        { "1u", true, 1 },
+        { "2500u", true, 3 },
+        { "0m", true, 0 },
+        { "100m", true, 100 },
+        { "99999999m", true, 99999999 },
+        { "2S", true, 2000 },
+        { "3M", true, 180000 },
+        { "1H", true, 3600000 },
+        { "99999999H", true, UINT32_MAX - 1 },
+        { "4294968S", true, UINT32_MAX - 1 },
+        { "", false, 0 },
+        { "m", false, 0 },
+        { "1", false, 0 },
+        { "1s", false, 0 },
+        { "-1m", false, 0 },
+        { " 1m", false, 0 },
+        { "1 m", false, 0 },
+        { "1.5S", false, 0 },
+        { "999999999m", false, 0 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        uint32_t ms = 0;
+
+        assert_int_equal(cs_rpc_timeout_parse(cs_slice_str(cases[i].text), &ms), cases[i].ok);
+        assert_int_equal(ms, cases[i].ms);
+    }
+}
+
+static void timeouts_are_printed(void **state)
+{
+    static const uint32_t cases[] = { 0, 1, 999, 99999999, 100000000, 100000001, UINT32_MAX - 1 };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[CS_RPC_TIMEOUT_TEXT];
+        uint32_t ms;
+
+        cs_rpc_timeout_print(text, cases[i]);
+        assert_true(cs_rpc_timeout_parse(cs_slice_str(text), &ms));
+        assert_true(ms >= cases[i] && ms - cases[i] < 1000);
+    }
+}
+
+static void percent_encoding(void **state)
+{
+    static const struct {
+        const char *plain, *encoded;
+    } cases[] = { { "", "" },
+                  { "plain text ~", "plain text ~" },
+                  { "100%", "100%25" },
+                  { "\n\x7f", "%0A%7F" },
+                  { "\xc3\xbc \xf0\x9f\x90\xbe", "%C3%BC %F0%9F%90%BE" } };
+    static const struct {
+        const char *encoded, *plain;
+    } odd[] = { { "%c3%bc", "\xc3\xbc" }, { "%", "%" }, { "%4", "%4" }, { "%zz", "%zz" }, { "%%41", "%A" } };
+    struct cs_buf b = { 0 };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cs_buf_reset(&b);
+        cs_rpc_percent_encode(&b, cs_slice_str(cases[i].plain));
+        assert_true(cs_slice_eq(cs_buf_slice(&b), cs_slice_str(cases[i].encoded)));
+        cs_buf_reset(&b);
+        cs_rpc_percent_decode(&b, cs_slice_str(cases[i].encoded));
+        assert_true(cs_slice_eq(cs_buf_slice(&b), cs_slice_str(cases[i].plain)));
+    }
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        cs_buf_reset(&b);
+        cs_rpc_percent_decode(&b, cs_slice_str(odd[i].encoded));
+        assert_true(cs_slice_eq(cs_buf_slice(&b), cs_slice_str(odd[i].plain)));
+    }
+    cs_buf_free(&b);
+}
+
+static void fields_become_metadata(void **state)
+{
+    static const struct {
+        const char *name, *value;
+        int rc;
+        size_t n; /* pairs it becomes */
+        const char *last;
+    } cases[] = {
+        { "x-name", "value", CS_OK, 1, "value" },
+        { ":path", "/x", CS_OK, 0, NULL },
+        { "grpc-encoding", "gzip", CS_OK, 0, NULL },
+        { "content-type", "x", CS_OK, 0, NULL },
+        { "te", "trailers", CS_OK, 0, NULL },
+        { "x-bin", "YWJj", CS_OK, 1, "abc" },
+        { "x-bin", "YWI", CS_OK, 1, "ab" },
+        { "x-bin", "YWI=", CS_OK, 1, "ab" },
+        { "x-bin", "", CS_OK, 1, "" },
+        { "x-bin", "YQ,YWI,YWJj", CS_OK, 3, "abc" },
+        { "x-bin", "Y", CS_ECORRUPT, 0, NULL },
+        { "x-bin", "?", CS_ECORRUPT, 0, NULL },
+        { "-bin", "?", CS_OK, 1, "?" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct cs_rpc_pairs p = { 0 };
+
+        assert_int_equal(cs_rpc_pairs_put_field(&p, cs_slice_str(cases[i].name), cs_slice_str(cases[i].value)),
+                         cases[i].rc);
+        assert_int_equal(p.view.n, cases[i].n);
+        if (cases[i].n > 0)
+            assert_true(cs_slice_eq(p.view.items[cases[i].n - 1].value, cs_slice_str(cases[i].last)));
+        if (cases[i].n == 1)
+            assert_non_null(cs_rpc_metadata_get(&p.view, cases[i].name).data);
+        assert_null(cs_rpc_metadata_get(&p.view, "absent").data);
+        cs_rpc_pairs_clear(&p);
+    }
+    assert_null(cs_rpc_metadata_get(NULL, "x").data);
+}
+
+static void metadata_becomes_fields(void **state)
+{
+    const struct cs_rpc_meta items[] = { { "a", cs_slice_str("b") },
+                                         { "x-bin", cs_slice("\0\1", 2) },
+                                         { "authorization", cs_slice_str("secret") },
+                                         { "empty-bin", CS_SLICE_NULL } };
+    struct cs_rpc_fields f = { 0 };
+
+    (void)state;
+    for (int round = 0; round < 2; round++) {
+        cs_rpc_fields_reset(&f);
+        cs_rpc_fields_put_metadata(&f, &(struct cs_rpc_metadata){ items, 4 });
+        cs_rpc_fields_put_status(&f, 5, "caf\xc3\xa9");
+        cs_rpc_fields_put_status(&f, 99, NULL);
+        assert_false(f.failed);
+        assert_int_equal(f.n, 7);
+        assert_memory_equal(f.v[1].value, "AAE", 3);
+        assert_int_equal(f.v[1].valuelen, 3);
+        assert_int_equal(f.v[2].flags, NGHTTP2_NV_FLAG_NO_INDEX);
+        assert_int_equal(f.v[3].valuelen, 0);
+        assert_memory_equal(f.v[5].value, "caf%C3%A9", 9);
+        assert_memory_equal(f.v[6].value, "2", 1);
+    }
+    cs_rpc_fields_fini(&f);
+}
+
+/* The same messages, whatever the pieces. */
+static void messages_in_pieces(void **state)
+{
+    static const size_t sizes[] = { 0, 1, 5, 100, 0, 70000, 300000, 3 };
+    struct cs_rpc_sendq q = { 0 };
+    uint8_t *data = malloc(300000), *wire;
+    size_t n, total;
+
+    (void)state;
+    for (size_t i = 0; i < 300000; i++)
+        data[i] = (uint8_t)(i * 7);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        assert_int_equal(cs_rpc_sendq_put(&q, cs_slice(data, sizes[i])), CS_OK);
+    total = q.bytes;
+    wire = malloc(total);
+    for (n = 0; n < total;)
+        n += cs_rpc_sendq_take(&q, wire + n, 977);
+    assert_int_equal(n, total);
+    assert_int_equal(q.bytes, 0);
+    assert_int_equal(cs_rpc_sendq_take(&q, wire, 1), 0);
+    for (size_t piece = 1; piece < total; piece = piece * 3 + 1) {
+        struct cs_rpc_decoder d = { .max = 300000 };
+        struct cs_error err;
+        size_t got = 0;
+
+        for (size_t at = 0; at < total; at += piece) {
+            struct cs_slice in = cs_slice(wire + at, total - at < piece ? total - at : piece), msg;
+            int status, r;
+
+            while (in.len > 0 && (r = cs_rpc_decode(&d, &in, &msg, &status, &err)) != 0) {
+                assert_int_equal(r, 1);
+                assert_int_equal(msg.len, sizes[got]);
+                assert_true(msg.len == 0 || memcmp(msg.data, data, msg.len) == 0);
+                got++;
+            }
+        }
+        assert_int_equal(got, sizeof sizes / sizeof sizes[0]);
+        assert_true(cs_rpc_decoder_idle(&d));
+        cs_rpc_decoder_fini(&d);
+    }
+    free(data);
+    free(wire);
+}
+
+static void broken_messages(void **state)
+{
+    static const struct {
+        uint8_t prefix[5];
+        bool encoded;
+        int status;
+    } cases[] = {
+        { { 1, 0, 0, 0, 1 }, false, CS_RPC_INTERNAL },
+        { { 1, 0, 0, 0, 1 }, true, CS_RPC_UNIMPLEMENTED },
+        { { 2, 0, 0, 0, 1 }, false, CS_RPC_INTERNAL },
+        { { 0, 0, 0, 0, 101 }, false, CS_RPC_RESOURCE_EXHAUSTED },
+        { { 0, 255, 255, 255, 255 }, false, CS_RPC_RESOURCE_EXHAUSTED },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct cs_rpc_decoder d = { .max = 100, .encoded = cases[i].encoded };
+        struct cs_slice in = cs_slice(cases[i].prefix, 5), msg;
+        struct cs_error err;
+        int status = -1;
+
+        assert_int_equal(cs_rpc_decode(&d, &in, &msg, &status, &err), -1);
+        assert_int_equal(status, cases[i].status);
+        assert_int_equal(d.body.cap, 0);
+        in = cs_slice(cases[i].prefix, 5);
+        assert_int_equal(cs_rpc_decode(&d, &in, &msg, &status, &err), -1); /* for good */
+        cs_rpc_decoder_fini(&d);
+    }
+}
+
+/* A declared length buys no memory. */
+static void a_large_promise_costs_nothing(void **state)
+{
+    static const uint8_t wire[] = { 0, 0x40, 0, 0, 0, 'x' };
+    struct cs_rpc_decoder d = { .max = 0x40000000 };
+    struct cs_slice in = cs_slice(wire, sizeof wire), msg;
+    struct cs_error err;
+    int status;
+
+    (void)state;
+    assert_int_equal(cs_rpc_decode(&d, &in, &msg, &status, &err), 0);
+    assert_true(d.body.cap <= 128 * 1024);
+    assert_false(cs_rpc_decoder_idle(&d));
+    cs_rpc_decoder_fini(&d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(status_names),
+        cmocka_unit_test(status_numbers),
+        cmocka_unit_test(status_of_failures),
+        cmocka_unit_test(timeouts_are_read),
+        cmocka_unit_test(timeouts_are_printed),
+        cmocka_unit_test(percent_encoding),
+        cmocka_unit_test(fields_become_metadata),
+        cmocka_unit_test(metadata_becomes_fields),
+        cmocka_unit_test(messages_in_pieces),
+        cmocka_unit_test(broken_messages),
+        cmocka_unit_test(a_large_promise_costs_nothing),
+    };
+
+    return cmocka_run_group_tests_name("rpc parts", tests, NULL, NULL);
+}
