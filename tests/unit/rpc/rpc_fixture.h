@@ -289,7 +289,7 @@ static inline void case_serve(struct world_case *w, const struct cs_rpc_server_o
     struct cs_rpc_server_options o = base != NULL ? *base : (struct cs_rpc_server_options){ 0 };
     struct cs_error err;
 
-    o.host = "127.0.0.1";
+    o.host = o.host != NULL ? o.host : "127.0.0.1";
     o.port = w->port;
     o.methods = svc_methods;
     o.nmethods = SVC_METHODS;

@@ -1,0 +1,210 @@
+/* TLS 1.3: who is believed, and that calls work as without. Keys and certificates are made afresh. */
+#include <unistd.h>
+
+#include "unit/rpc/rpc_fixture.h"
+
+static char dir[64];
+static char ca[128], other_ca[128], cert[128], key[128], pin[65];
+
+static void sh(const char *fmt, ...)
+{
+    char cmd[2048];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(cmd, sizeof cmd, fmt, ap);
+    va_end(ap);
+    if (system(cmd) != 0)
+        fail_msg("command: %s", cmd);
+}
+
+static int make_keys(void **state)
+{
+    char path[128];
+    FILE *f;
+
+    (void)state;
+    snprintf(dir, sizeof dir, "/tmp/cs-rpc-tls-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    snprintf(ca, sizeof ca, "%s/ca.pem", dir);
+    snprintf(other_ca, sizeof other_ca, "%s/other.pem", dir);
+    snprintf(cert, sizeof cert, "%s/cert.pem", dir);
+    snprintf(key, sizeof key, "%s/key.pem", dir);
+    for (int i = 0; i < 2; i++)
+        sh("cd %s && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout %s.key -out %s.pem "
+           "-days 2 -subj /CN=test-%d 2>/dev/null",
+           dir, i == 0 ? "ca" : "other", i == 0 ? "ca" : "other", i);
+    sh("cd %s && openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out req.pem "
+       "-subj /CN=hub 2>/dev/null && echo 'subjectAltName=DNS:localhost,IP:127.0.0.1' > ext && "
+       "openssl x509 -req -in req.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out cert.pem "
+       "2>/dev/null && openssl x509 -in cert.pem -noout -pubkey | openssl pkey -pubin -outform der | "
+       "openssl dgst -sha256 -r | cut -c 1-64 > pin",
+       dir);
+    snprintf(path, sizeof path, "%s/pin", dir);
+    f = fopen(path, "r");
+    assert_non_null(f);
+    assert_non_null(fgets(pin, sizeof pin, f));
+    fclose(f);
+    return 0;
+}
+
+static int drop_keys(void **state)
+{
+    (void)state;
+    sh("rm -r %s", dir);
+    return 0;
+}
+
+static void open_tls(struct world_case *w, const char *host, const char *ca_file, const char *pin_text)
+{
+    struct cs_rpc_tls tls = { ca_file, pin_text };
+
+    case_loop(w, cs_world_real());
+    case_serve(w, &(struct cs_rpc_server_options){ .cert_file = cert, .key_file = key });
+    case_dial(w, &(struct cs_rpc_channel_options){ .host = host, .tls = &tls, .connect_timeout_ms = 3000 });
+}
+
+static void calls_over_tls(void **state)
+{
+    static const char *const hosts[] = { "127.0.0.1", "localhost" };
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        struct world_case w;
+        struct seen s = { 0 }, stream = { .to_send = 200, .size = 100000, .half_close = true }, bulk = { 0 };
+
+        open_tls(&w, hosts[i], ca, i == 0 ? NULL : pin);
+        unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+        assert_string_equal(s.text, "");
+        assert_int_equal(s.status, CS_RPC_OK);
+        assert_memory_equal(s.first.data, "hello", 5);
+        start_call(&w, &stream, "/t.S/Echo", NULL, 0);
+        seen_fill(stream.call, &stream);
+        finish_call(&w, &stream);
+        assert_int_equal(stream.bytes, 20000000);
+        w.service.bulk = 320;
+        start_call(&w, &bulk, "/t.S/Bulk", NULL, 0);
+        cs_rpc_call_half_close(bulk.call);
+        finish_call(&w, &bulk);
+        assert_int_equal(bulk.bytes, 320 * BULK_MESSAGE);
+        assert_int_equal(w.up, 1);
+        seen_free(&s);
+        seen_free(&stream);
+        seen_free(&bulk);
+        case_close(&w);
+    }
+}
+
+static void who_is_not_believed(void **state)
+{
+    static const char wrong_pin[] = "0000000000000000000000000000000000000000000000000000000000000000";
+    const struct {
+        const char *host, *ca, *pin, *why;
+    } cases[] = {
+        { "127.0.0.1", other_ca, NULL, "certificate is refused" },
+        { "127.0.0.1", NULL, NULL, "certificate is refused" },
+        { "127.0.0.2", ca, NULL, "IP address mismatch" },
+        { "127.0.0.1", ca, wrong_pin, "not the pinned one" },
+        { "127.0.0.1", other_ca, pin, "certificate is refused" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct world_case w;
+        struct seen s = { 0 };
+        struct cs_rpc_tls tls = { cases[i].ca, cases[i].pin };
+
+        case_loop(&w, cs_world_real());
+        case_serve(&w, &(struct cs_rpc_server_options){ .host = "0.0.0.0", .cert_file = cert, .key_file = key });
+        case_dial(&w, &(struct cs_rpc_channel_options){ .host = cases[i].host, .tls = &tls });
+        unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+        assert_int_equal(s.status, CS_RPC_UNAVAILABLE);
+        if (strstr(s.text, cases[i].why) == NULL)
+            fail_msg("\"%s\" does not say \"%s\"", s.text, cases[i].why);
+        assert_int_equal(w.service.started, 0);
+        seen_free(&s);
+        run_ms(&w, 10);
+        case_close(&w);
+    }
+}
+
+/* The certificate is for localhost and 127.0.0.1 only. */
+static void a_wrong_name(void **state)
+{
+    struct world_case w;
+    struct seen s = { 0 };
+
+    (void)state;
+    sh("cd %s && echo 'subjectAltName=DNS:elsewhere.example' > ext && openssl x509 -req -in req.pem -CA ca.pem "
+       "-CAkey ca.key -CAcreateserial -days 2 -extfile ext -out cert.pem 2>/dev/null",
+       dir);
+    open_tls(&w, "localhost", ca, NULL);
+    unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+    assert_int_equal(s.status, CS_RPC_UNAVAILABLE);
+    assert_non_null(strstr(s.text, "hostname mismatch"));
+    seen_free(&s);
+    case_close(&w);
+}
+
+static void plain_meets_tls(void **state)
+{
+    struct cs_rpc_tls tls = { ca, NULL };
+    struct world_case w;
+    struct seen s = { 0 }, t = { 0 };
+
+    (void)state;
+    open_tls(&w, "127.0.0.1", ca, NULL);
+    cs_rpc_channel_close(w.channel);
+    case_dial(&w, NULL);
+    unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+    assert_int_equal(s.status, CS_RPC_UNAVAILABLE);
+    cs_rpc_channel_close(w.channel);
+    cs_rpc_server_close(w.server);
+    case_serve(&w, NULL);
+    case_dial(&w, &(struct cs_rpc_channel_options){ .tls = &tls, .connect_timeout_ms = 300 });
+    unary(&w, &t, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+    assert_int_equal(t.status, CS_RPC_UNAVAILABLE);
+    seen_free(&s);
+    seen_free(&t);
+    run_ms(&w, 10);
+    case_close(&w);
+}
+
+static void bad_files(void **state)
+{
+    static const struct cs_rpc_tls tls[] = { { "/nonexistent", NULL }, { NULL, "abc" } };
+    const struct cs_rpc_server_options servers[] = {
+        { .host = "127.0.0.1", .cert_file = "/nonexistent", .key_file = key },
+        { .host = "127.0.0.1", .cert_file = cert, .key_file = "/nonexistent" },
+        { .host = "127.0.0.1", .cert_file = ca, .key_file = key },
+        { .host = "127.0.0.1", .cert_file = cert },
+    };
+    struct world_case w;
+    struct cs_error err;
+    cs_rpc_channel *ch;
+    cs_rpc_server *s;
+
+    (void)state;
+    case_loop(&w, cs_world_real());
+    for (size_t i = 0; i < sizeof tls / sizeof tls[0]; i++) {
+        struct cs_rpc_channel_options o = { .host = "localhost", .port = 1, .tls = &tls[i] };
+
+        assert_int_equal(cs_rpc_channel_new(w.loop, &o, &ch, &err), CS_EINVAL);
+        assert_null(ch);
+    }
+    for (size_t i = 0; i < sizeof servers / sizeof servers[0]; i++) {
+        assert_int_equal(cs_rpc_server_new(w.loop, &servers[i], &s, &err), CS_EINVAL);
+        assert_null(s);
+    }
+    case_close(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(calls_over_tls), cmocka_unit_test(who_is_not_believed), cmocka_unit_test(plain_meets_tls),
+        cmocka_unit_test(bad_files),      cmocka_unit_test(a_wrong_name),
+    };
+
+    return cmocka_run_group_tests_name("rpc tls", tests, make_keys, drop_keys);
+}
