@@ -115,8 +115,8 @@ int cs_envelope_open(struct cs_buf *out, const char magic[4], const char *passph
         rc = cs_fail(err, CS_ENOMEM, "out of memory; the keys were not read");
     else if (!cs_box_open(key, file.data + AT_NONCE, boxed, at))
         rc = cs_fail(err, CS_EAUTH, "wrong passphrase, or the key file is damaged");
-    else
-        out->len -= CS_BOX_OVERHEAD;
+    if (at != NULL)
+        out->len -= rc == CS_OK ? CS_BOX_OVERHEAD : boxed.len;
     cs_wipe(key, sizeof key);
     return rc;
 }
