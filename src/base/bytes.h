@@ -98,7 +98,7 @@ struct cs_reader {
 
 static inline struct cs_reader cs_reader(struct cs_slice s)
 {
-    return (struct cs_reader){ s.data, s.data + s.len, false };
+    return (struct cs_reader){ s.data, s.len == 0 ? s.data : s.data + s.len, false }; /* NULL + 0 is undefined in C */
 }
 static inline size_t cs_reader_left(const struct cs_reader *r)
 {
