@@ -1,0 +1,80 @@
+/* The store contract on SQLite, and what is SQLite's own. */
+#include "unit/hub/store_suite.h"
+
+#include <sqlite3.h>
+#include <sys/stat.h>
+
+static void fresh(char place[256])
+{
+    char dir[] = "/tmp/cs_hub_store_XXXXXX";
+
+    assert_non_null(mkdtemp(dir));
+    snprintf(place, 256, "%s/hub.db", dir);
+}
+static int open_at(struct cs_store *out, const char *place, struct cs_error *err)
+{
+    return cs_store_sqlite_open(out, cs_world_real(), place, err);
+}
+static void destroy(const char *place)
+{
+    char command[300];
+
+    snprintf(command, sizeof command, "rm -r \"$(dirname %s)\"", place);
+    assert_int_equal(system(command), 0);
+}
+const struct store_kind store_under_test = { fresh, open_at, destroy };
+
+static void file_is_private(void **state)
+{
+    struct suite *s = *state;
+    struct stat st;
+
+    assert_int_equal(stat(s->place, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+}
+
+static void run_sql(const char *place, const char *sql)
+{
+    sqlite3 *db;
+
+    assert_int_equal(sqlite3_open(place, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+static void newer_schema_is_refused(void **state)
+{
+    struct suite *s = *state;
+    struct cs_store other;
+    struct cs_error err = { 0 };
+
+    run_sql(s->place, "PRAGMA user_version=99");
+    assert_int_equal(cs_store_sqlite_open(&other, cs_world_real(), s->place, &err), CS_EVERSION);
+    run_sql(s->place, "PRAGMA user_version=1");
+}
+
+static void not_a_database(void **state)
+{
+    struct suite *s = *state;
+    struct cs_world *w = cs_world_real();
+    struct cs_store other;
+    struct cs_error err = { 0 };
+    char path[300];
+
+    assert_int_not_equal(cs_store_sqlite_open(&other, w, "/dev/null/hub.db", &err), CS_OK);
+    assert_non_null(strstr(err.msg, "/dev/null/hub.db"));
+    snprintf(path, sizeof path, "%s.other", s->place);
+    assert_int_equal(
+        w->files.ops->write_new(w->files.self, path, cs_slice_str("no database at all, but a letter"), 0600, &err),
+        CS_OK);
+    assert_int_equal(cs_store_sqlite_open(&other, w, path, &err), CS_ECORRUPT);
+    assert_null(other.ops);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { SUITE(file_is_private), SUITE(newer_schema_is_refused), SUITE(not_a_database) };
+    int failed = store_suite_run("hub store contract: sqlite");
+
+    return failed + cmocka_run_group_tests_name("hub store sqlite", tests, NULL, NULL);
+}

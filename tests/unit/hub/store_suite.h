@@ -1,0 +1,610 @@
+/* The contract of hub/store.h and of the group commit on it, for any store: a test program says how to open one. */
+#ifndef CS_TESTS_STORE_SUITE_H
+#define CS_TESTS_STORE_SUITE_H
+
+#include "unit/hub/batch_maker.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hub/commit.h"
+
+/* A store under test. `fresh` makes an empty one at a new place, `open` opens the one at that place again. */
+struct store_kind {
+    void (*fresh)(char place[256]);
+    int (*open)(struct cs_store *out, const char *place, struct cs_error *err);
+    void (*destroy)(const char *place);
+};
+extern const struct store_kind store_under_test;
+
+struct suite {
+    char place[256];
+    struct cs_store store;
+    struct cs_sign_key key;
+    struct cs_commit_env env;
+    struct maker a, b;
+    struct cs_arena arena;
+};
+
+static inline void suite_open(struct suite *s)
+{
+    struct cs_error err = { 0 };
+
+    if (store_under_test.open(&s->store, s->place, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    assert_int_equal(cs_members_new(&s->env.members, &err), CS_OK);
+    s->env.world = cs_world_real();
+    s->env.rng.world = s->env.world;
+    s->env.key = &s->key;
+    s->env.store = &s->store;
+}
+
+static inline void suite_close(struct suite *s)
+{
+    cs_members_free(s->env.members);
+    s->env.members = NULL;
+    cs_store_close(&s->store);
+}
+
+static int suite_setup(void **state)
+{
+    static const uint8_t seed[32] = { 1 };
+    struct suite *s = calloc(1, sizeof *s);
+
+    assert_non_null(s);
+    maker_init(&s->a, 'w', 'a');
+    maker_init(&s->b, 'w', 'b');
+    cs_sign_key_from_seed(&s->key, seed);
+    store_under_test.fresh(s->place);
+    suite_open(s);
+    *state = s;
+    return 0;
+}
+
+static int suite_teardown(void **state)
+{
+    struct suite *s = *state;
+
+    suite_close(s);
+    store_under_test.destroy(s->place);
+    maker_fini(&s->a);
+    maker_fini(&s->b);
+    cs_arena_free(&s->arena);
+    free(s);
+    return 0;
+}
+
+/* ---- the table by itself ---- */
+
+static bool count_batch(void *arg, const struct cs_store_batch *b)
+{
+    (void)b;
+    ++*(int *)arg;
+    return true;
+}
+
+static void rows(void **state)
+{
+    struct suite *s = *state;
+    const struct cs_store_ops *ops = s->store.ops;
+    struct cs_store_head head = { .log_id = UINT64_MAX, .top_stamp = INT64_MAX, .member_seq = UINT32_MAX, .epoch = 3 };
+    struct cs_store_head got;
+    struct cs_store_device d = { .number = 9, .member_seq = 2, .seen_ms = 17 }, got_d;
+    struct cs_store_batch b = { .number = 1,
+                                .device = s->a.id,
+                                .device_number = 9,
+                                .header = cs_slice_str("header"),
+                                .signature = cs_slice_str("signature"),
+                                .payload_hashes = cs_slice_str("hashes") };
+    struct cs_slice chunk = cs_slice_str("payload");
+    struct cs_error err = { 0 };
+    cs_store_tx *tx, *reader;
+    uint8_t hash[32];
+    int n = 0;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &s->a.workspace, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->head(tx, &s->a.workspace, &got, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->device(tx, &s->a.workspace, &s->a.id, &got_d, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->put_head(tx, &s->a.workspace, &head, &err), CS_OK);
+    assert_int_equal(ops->put_device(tx, &s->a.workspace, &s->a.id, &d, &err), CS_OK);
+    assert_int_equal(ops->put_batch(tx, &s->a.workspace, &b, &chunk, 1, &err), CS_OK);
+    assert_int_equal(ops->head(tx, &s->a.workspace, &got, &err), CS_OK); /* its own puts */
+    assert_memory_equal(&got, &head, sizeof got);
+
+    /* An open transaction is not seen by readers, and what is undone never was. */
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, &s->a.workspace, 1, &reader, &err), CS_OK);
+    assert_int_equal(ops->head(reader, &s->a.workspace, &got, &err), CS_ENOTFOUND);
+    cs_store_rollback(reader);
+    assert_int_equal(ops->save(tx, &err), CS_OK);
+    b.number = 2;
+    b.device_number = 10;
+    assert_int_equal(ops->put_batch(tx, &s->a.workspace, &b, &chunk, 1, &err), CS_OK);
+    head.number = 2;
+    assert_int_equal(ops->put_head(tx, &s->a.workspace, &head, &err), CS_OK);
+    assert_int_equal(ops->undo(tx, &err), CS_OK);
+    head.number = 0;
+    assert_int_equal(ops->save(tx, &err), CS_OK); /* the same number of the device again: refused, alone */
+    b.device_number = 9;
+    assert_int_equal(ops->put_batch(tx, &s->a.workspace, &b, &chunk, 1, &err), CS_EEXIST);
+    assert_int_equal(ops->undo(tx, &err), CS_OK);
+    assert_int_equal(ops->save(tx, &err), CS_OK);
+    assert_int_equal(ops->put_entry(tx, &s->a.workspace, 1, hash, cs_slice_str("entry"), &err), CS_OK);
+    assert_int_equal(ops->keep(tx, &err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, &s->a.workspace, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->head(tx, &s->a.workspace, &got, &err), CS_OK);
+    assert_memory_equal(&got, &head, sizeof got);
+    assert_int_equal(ops->device(tx, &s->a.workspace, &s->a.id, &got_d, &err), CS_OK);
+    assert_memory_equal(&got_d, &d, sizeof d);
+    assert_int_equal(ops->batches(tx, &s->a.workspace, 1, 100, count_batch, &n, &err), CS_OK);
+    assert_int_equal(n, 1);
+    assert_int_equal(ops->batches(tx, &s->b.id, 1, 100, count_batch, &n, &err), CS_OK); /* another workspace */
+    assert_int_equal(n, 1);
+    assert_int_equal(ops->device_batch(tx, &s->a.workspace, &s->a.id, 10, count_batch, &n, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->log_hash(tx, &s->a.workspace, 2, hash, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->entry_hash(tx, &s->a.workspace, 1, hash, &err), CS_OK);
+    cs_store_rollback(tx);
+}
+
+static void rollback_leaves_nothing(void **state)
+{
+    struct suite *s = *state;
+    struct cs_store_head head = { .log_id = 1 };
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &s->a.workspace, 1, &tx, &err), CS_OK);
+    assert_int_equal(tx->ops->put_head(tx, &s->a.workspace, &head, &err), CS_OK);
+    cs_store_rollback(tx);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, &s->a.workspace, 1, &tx, &err), CS_OK);
+    assert_int_equal(tx->ops->head(tx, &s->a.workspace, &head, &err), CS_ENOTFOUND);
+    cs_store_rollback(tx);
+}
+
+/* A reader's transaction shows one state, whatever is committed meanwhile. */
+static void readers_see_one_state(void **state)
+{
+    struct suite *s = *state;
+    struct cs_store_head head = { .log_id = 1, .number = 1 };
+    struct cs_error err = { 0 };
+    cs_store_tx *tx, *reader;
+
+    for (uint64_t i = 1; i <= 2; i++) {
+        head.number = i;
+        if (i == 2) {
+            assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, &s->a.workspace, 1, &reader, &err), CS_OK);
+            assert_int_equal(reader->ops->head(reader, &s->a.workspace, &head, &err), CS_OK);
+            head.number = 2;
+        }
+        assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &s->a.workspace, 1, &tx, &err), CS_OK);
+        assert_int_equal(tx->ops->put_head(tx, &s->a.workspace, &head, &err), CS_OK);
+        assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    }
+    assert_int_equal(reader->ops->head(reader, &s->a.workspace, &head, &err), CS_OK);
+    assert_int_equal(head.number, 1);
+    cs_store_rollback(reader);
+}
+
+/* ---- the group commit on it ---- */
+
+static struct cs_write *batch_write_of(struct suite *s, struct made *b)
+{
+    struct cs_write *w = cs_arena_zalloc(&s->arena, 1, sizeof *w);
+    struct cs_batch *batch = cs_arena_zalloc(&s->arena, 1, sizeof *batch);
+
+    assert_true(w != NULL && batch != NULL);
+    assert_true(cs_rules_shape(batch, &b->req, &s->arena, &w->verdict));
+    w->kind = CS_WRITE_BATCH;
+    w->workspace = batch->h.workspace;
+    w->batch = batch;
+    return w;
+}
+
+static struct cs_write *entry_write_of(struct suite *s, const struct maker *m, const struct cs_buf *entry, bool create)
+{
+    struct cs_write *w = cs_arena_zalloc(&s->arena, 1, sizeof *w);
+
+    assert_non_null(w);
+    w->kind = CS_WRITE_ENTRY;
+    w->workspace = m->workspace;
+    w->entry = cs_arena_copy(&s->arena, cs_buf_slice(entry));
+    w->may_create = create;
+    return w;
+}
+
+static void commit(struct suite *s, struct cs_write **w, size_t n)
+{
+    struct cs_write *copy[64];
+
+    assert_true(n <= 64);
+    memcpy(copy, w, n * sizeof *w); /* the commit sorts them */
+    cs_commit_group(&s->env, copy, n);
+}
+
+static void saw_head(struct maker *m, const struct cs_write *w)
+{
+    m->log_id = w->head.head.log_id;
+    m->seen_number = w->head.head.number;
+    memcpy(m->seen_log_hash, w->head.head.log_hash, 32);
+}
+
+static void found(struct suite *s, struct maker *m)
+{
+    struct cs_buf genesis = { 0 };
+    struct cs_write *w;
+
+    maker_genesis(m, &genesis);
+    maker_learn(m, cs_buf_slice(&genesis));
+    w = entry_write_of(s, m, &genesis, true);
+    commit(s, &w, 1);
+    assert_int_equal(w->verdict.status, CS_RPC_OK);
+    assert_true(w->changed && w->has_head && w->head.head.log_id != 0);
+    saw_head(m, w);
+    cs_buf_free(&genesis);
+}
+
+struct log_check {
+    uint64_t next;
+    uint8_t log_hash[32];
+};
+static bool check_row(void *arg, const struct cs_store_batch *b)
+{
+    struct log_check *c = arg;
+
+    assert_int_equal(b->number, c->next);
+    cs_log_next(c->log_hash, b->number, b->hash, c->log_hash);
+    assert_memory_equal(c->log_hash, b->log_hash, 32);
+    c->next++;
+    return true;
+}
+
+static void count_chunk_check(const struct cs_store_ops *ops, cs_store_tx *tx, const struct cs_uuid *ws, uint64_t n);
+
+/* The log from end to end: no gap, right chain, head at its end, chunks there. Returns how many. */
+static uint64_t log_checked(struct suite *s, const struct cs_uuid *ws)
+{
+    struct log_check c = { .next = 1 };
+    struct cs_store_head head;
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, ws, 1, &tx, &err), CS_OK);
+    assert_int_equal(tx->ops->head(tx, ws, &head, &err), CS_OK);
+    cs_log_start(ws, head.log_id, head.refilled, c.log_hash);
+    assert_int_equal(tx->ops->batches(tx, ws, 1, UINT32_MAX, check_row, &c, &err), CS_OK);
+    assert_int_equal(head.number, c.next - 1);
+    assert_memory_equal(head.log_hash, c.log_hash, 32);
+    for (uint64_t n = 1; n < c.next; n++)
+        count_chunk_check(tx->ops, tx, ws, n);
+    cs_store_rollback(tx);
+    return head.number;
+}
+
+static bool count_chunk(void *arg, uint32_t seq, struct cs_slice payload)
+{
+    assert_int_equal(seq, *(uint32_t *)arg);
+    assert_true(payload.len > 0);
+    ++*(uint32_t *)arg;
+    return true;
+}
+static void count_chunk_check(const struct cs_store_ops *ops, cs_store_tx *tx, const struct cs_uuid *ws, uint64_t n)
+{
+    struct cs_error err = { 0 };
+    uint32_t chunks = 0;
+
+    assert_int_equal(ops->chunks(tx, ws, n, 0, count_chunk, &chunks, &err), CS_OK);
+    assert_true(chunks > 0);
+}
+
+/* One group with good, doubled, wrong and late writes of two workspaces: each has its own fate, numbers have no gap. */
+static void a_mixed_group(void **state)
+{
+    struct suite *s = *state;
+    struct made *a1, *a2, *a3, *fork, *x1;
+    struct cs_write *w[7];
+    struct maker x;
+
+    maker_init(&x, 'x', 'a');
+    found(s, &s->a);
+    found(s, &x);
+    a1 = maker_batch(&s->a, 10, 1);
+    fork = maker_batch(&s->a, 11, 1);
+    maker_commit(&s->a, a1);
+    a2 = maker_batch(&s->a, 20, 2);
+    maker_commit(&s->a, a2);
+    a3 = maker_batch(&s->a, 30, 3);
+    x1 = maker_batch(&x, 40, 1);
+    w[0] = batch_write_of(s, x1);
+    w[1] = batch_write_of(s, a1);
+    w[2] = batch_write_of(s, a3); /* too early */
+    w[3] = batch_write_of(s, a1); /* doubled within the group */
+    w[4] = batch_write_of(s, fork);
+    w[5] = batch_write_of(s, a2);
+    w[6] = batch_write_of(s, x1);
+    commit(s, w, 7);
+    assert_int_equal(w[0]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[0]->log_number, 1);
+    assert_int_equal(w[1]->log_number, 1);
+    assert_int_equal(w[2]->verdict.status, CS_RPC_ABORTED);
+    assert_int_equal(w[2]->log_number, 1); /* the device's last, then */
+    assert_memory_equal(w[2]->stored.data, a1->header, CS_BATCH_HEADER_LEN);
+    assert_int_equal(w[3]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[3]->log_number, 1);
+    assert_false(w[3]->changed);
+    assert_int_equal(w[4]->verdict.status, CS_RPC_ALREADY_EXISTS);
+    assert_memory_equal(w[4]->stored.data, a1->header, CS_BATCH_HEADER_LEN);
+    assert_int_equal(w[5]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[5]->log_number, 2);
+    assert_int_equal(w[6]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[1]->head.head.number, 2); /* one head for all of a workspace */
+    assert_int_equal(w[0]->head.head.number, 1);
+    assert_true(cs_hub_head_verify(s->key.pk, &x.workspace, cs_slice(w[6]->head.bytes, CS_HUB_HEAD_LEN),
+                                   cs_slice(w[6]->head.signature, 64)));
+    for (size_t i = 0; i < 7; i++)
+        cs_buf_free(&w[i]->stored);
+    assert_int_equal(log_checked(s, &s->a.workspace), 2);
+    assert_int_equal(log_checked(s, &x.workspace), 1);
+    maker_fini(&x);
+}
+
+/* The store with a fault: putting a batch of this device loses the whole transaction, as a full disk may. */
+static struct {
+    struct cs_store_ops ops;
+    const struct cs_store *store;
+    struct cs_uuid device;
+    bool lost;
+} faulty;
+static int faulty_begin(void *self, enum cs_store_mode mode, const struct cs_uuid *ws, size_t n, cs_store_tx **out,
+                        struct cs_error *err)
+{
+    int rc = cs_store_begin(faulty.store, mode, ws, n, out, err);
+
+    (void)self;
+    faulty.lost = false;
+    if (rc == CS_OK)
+        (*out)->ops = &faulty.ops;
+    return rc;
+}
+static int faulty_put_batch(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_batch *b,
+                            const struct cs_slice *chunks, size_t nchunks, struct cs_error *err)
+{
+    if (cs_uuid_cmp(&b->device, &faulty.device) == 0)
+        faulty.lost = true;
+    if (faulty.lost)
+        return cs_fail(err, CS_EIO, "disk full");
+    return faulty.store->ops->put_batch(tx, ws, b, chunks, nchunks, err);
+}
+static int faulty_commit(cs_store_tx *tx, struct cs_error *err)
+{
+    tx->ops = faulty.store->ops;
+    if (!faulty.lost)
+        return faulty.store->ops->commit(tx, err);
+    faulty.store->ops->rollback(tx);
+    return cs_fail(err, CS_EIO, "the transaction was lost");
+}
+
+static void a_lost_group(void **state)
+{
+    struct suite *s = *state;
+    struct cs_store broken = { &faulty.ops, NULL };
+    struct cs_buf add = { 0 };
+    struct made *a1, *a2;
+    struct cs_write *w[3], *entry;
+
+    found(s, &s->a);
+    maker_add(&s->b, &s->a, &add);
+    maker_learn(&s->a, cs_buf_slice(&add));
+    entry = entry_write_of(s, &s->a, &add, false);
+    commit(s, &entry, 1);
+    s->b.members = (struct cs_membership){ .seq = 2, .epoch = 1 };
+    memcpy(s->b.members.head, s->a.members.head, 32);
+    s->b.log_id = s->a.log_id;
+    memcpy(s->b.seen_log_hash, s->a.seen_log_hash, 32);
+    a1 = maker_batch(&s->a, 10, 1);
+    maker_commit(&s->a, a1);
+    a2 = maker_batch(&s->a, 10, 1);
+    w[0] = batch_write_of(s, a1);
+    w[1] = batch_write_of(s, maker_batch(&s->b, 10, 1));
+    w[2] = batch_write_of(s, a2);
+    faulty.ops = *s->store.ops;
+    faulty.ops.begin = faulty_begin;
+    faulty.ops.put_batch = faulty_put_batch;
+    faulty.ops.commit = faulty_commit;
+    faulty.store = &s->store;
+    faulty.device = s->b.id;
+    s->env.store = &broken;
+    commit(s, w, 3);
+    s->env.store = &s->store;
+    assert_int_equal(w[0]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[1]->verdict.status, CS_RPC_UNAVAILABLE);
+    assert_string_equal(w[1]->verdict.kind, "storage");
+    assert_int_equal(w[2]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[2]->log_number, 2);
+    assert_int_equal(log_checked(s, &s->a.workspace), 2);
+    w[1]->verdict = (struct cs_verdict){ 0 };
+    commit(s, &w[1], 1);
+    assert_int_equal(w[1]->verdict.status, CS_RPC_OK);
+    assert_int_equal(log_checked(s, &s->a.workspace), 3);
+    cs_buf_free(&add);
+}
+
+/* Appends that race for one place: one wins, whichever group they are in; a used place answers the very same entry. */
+static void entries_race(void **state)
+{
+    struct suite *s = *state;
+    struct cs_buf mine = { 0 }, theirs = { 0 };
+    struct cs_write *w[4];
+    struct made *batch;
+    struct maker c;
+
+    found(s, &s->a);
+    maker_init(&c, 'w', 'c');
+    maker_add(&s->b, &s->a, &mine);
+    maker_add(&c, &s->a, &theirs);
+    batch = maker_batch(&s->a, 5, 1); /* bound before: cites entry 1, which is fine as the epoch is the same */
+    w[0] = entry_write_of(s, &s->a, &mine, false);
+    w[1] = entry_write_of(s, &s->a, &theirs, false);
+    w[2] = entry_write_of(s, &s->a, &mine, false);
+    w[3] = batch_write_of(s, batch);
+    commit(s, w, 4);
+    assert_int_equal(w[0]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[1]->verdict.status, CS_RPC_ABORTED);
+    assert_int_equal(w[2]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[3]->verdict.status, CS_RPC_OK);
+    assert_int_equal(w[1]->head.head.member_seq, 2);
+    w[1]->verdict = (struct cs_verdict){ 0 };
+    commit(s, &w[1], 1);
+    assert_int_equal(w[1]->verdict.status, CS_RPC_ABORTED);
+    w[0] = entry_write_of(s, &s->a, &theirs, true);
+    w[0]->workspace.b[0] ^= 1; /* no such workspace, and no genesis */
+    commit(s, w, 1);
+    assert_int_equal(w[0]->verdict.status, CS_RPC_UNAUTHENTICATED);
+    cs_buf_free(&mine);
+    cs_buf_free(&theirs);
+    maker_fini(&c);
+}
+
+/* Groups from several threads: the store lets one at a time through, and everything ends up in line. */
+enum { RACERS = 4, RACES = 40 };
+struct racer {
+    struct suite *s;
+    struct maker m;
+    struct cs_arena arena;
+};
+static void *race(void *arg)
+{
+    struct racer *r = arg;
+
+    for (int i = 0; i < RACES; i++) {
+        struct made *b = maker_batch(&r->m, 100, 1);
+        struct cs_batch batch;
+        struct cs_write w = { .kind = CS_WRITE_BATCH, .workspace = r->m.workspace, .batch = &batch };
+        struct cs_write *group = &w;
+
+        if (!cs_rules_shape(&batch, &b->req, &r->arena, &w.verdict))
+            return NULL;
+        cs_commit_group(&r->s->env, &group, 1);
+        cs_buf_free(&w.stored);
+        if (w.verdict.status != CS_RPC_OK)
+            return NULL;
+        maker_commit(&r->m, b);
+    }
+    return r;
+}
+
+static void commits_from_threads(void **state)
+{
+    struct suite *s = *state;
+    struct racer r[RACERS];
+    pthread_t thread[RACERS];
+
+    found(s, &s->a);
+    for (size_t i = 0; i < RACERS; i++) {
+        struct cs_buf add = { 0 };
+        struct cs_write *w;
+
+        r[i] = (struct racer){ .s = s };
+        maker_init(&r[i].m, 'w', (uint8_t)('1' + i));
+        maker_add(&r[i].m, &s->a, &add);
+        maker_learn(&s->a, cs_buf_slice(&add));
+        w = entry_write_of(s, &s->a, &add, false);
+        commit(s, &w, 1);
+        assert_int_equal(w->verdict.status, CS_RPC_OK);
+        cs_buf_free(&add);
+    }
+    for (size_t i = 0; i < RACERS; i++) {
+        /* All a batch says of the membership is its head. */
+        r[i].m.members = (struct cs_membership){ .seq = s->a.members.seq, .epoch = s->a.members.epoch };
+        memcpy(r[i].m.members.head, s->a.members.head, 32);
+        r[i].m.log_id = s->a.log_id;
+        memcpy(r[i].m.seen_log_hash, s->a.seen_log_hash, 32);
+    }
+    for (size_t i = 0; i < RACERS; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, race, &r[i]), 0);
+    for (size_t i = 0; i < RACERS; i++) {
+        void *won;
+
+        pthread_join(thread[i], &won);
+        assert_non_null(won);
+        maker_fini(&r[i].m);
+        cs_arena_free(&r[i].arena);
+    }
+    assert_int_equal(log_checked(s, &s->a.workspace), RACERS * RACES);
+}
+
+/* A process that writes is killed somewhere; what it had confirmed is there afterwards, and the log is whole. */
+static void killed_while_writing(void **state)
+{
+    struct suite *s = *state;
+    uint64_t confirmed = 0, n;
+    int fd[2];
+
+    found(s, &s->a);
+    for (int round = 0; round < 5; round++) {
+        uint64_t got = 0;
+        pid_t child;
+        ssize_t len;
+
+        suite_close(s);
+        assert_int_equal(pipe(fd), 0);
+        if ((child = fork()) == 0) {
+            close(fd[0]);
+            suite_open(s);
+            for (;;) {
+                struct made *b = maker_batch(&s->a, 3000, 2);
+                struct cs_write *w = batch_write_of(s, b);
+
+                commit(s, &w, 1);
+                maker_commit(&s->a, b);
+                if (w->verdict.status != CS_RPC_OK || write(fd[1], &w->log_number, sizeof w->log_number) < 0)
+                    _exit(1);
+            }
+        }
+        close(fd[1]);
+        while (got < 3 + (uint64_t)round * 7 && (len = read(fd[0], &n, sizeof n)) == sizeof n) {
+            confirmed = n;
+            got++;
+        }
+        kill(child, SIGKILL);
+        while ((len = read(fd[0], &n, sizeof n)) == sizeof n)
+            confirmed = n;
+        close(fd[0]);
+        waitpid(child, NULL, 0);
+        suite_open(s);
+        n = log_checked(s, &s->a.workspace);
+        assert_true(n == confirmed || n == confirmed + 1);
+        /* The next child goes on from what is stored: this process's maker did not follow the last one's. */
+        {
+            struct cs_store_device d;
+            struct cs_error err = { 0 };
+            cs_store_tx *tx;
+
+            assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, &s->a.workspace, 1, &tx, &err), CS_OK);
+            assert_int_equal(tx->ops->device(tx, &s->a.workspace, &s->a.id, &d, &err), CS_OK);
+            cs_store_rollback(tx);
+            s->a.number = d.number;
+            memcpy(s->a.prev, d.hash, 32);
+        }
+    }
+    assert_true(confirmed >= 3 + 10 + 17 + 24 + 31);
+}
+
+static int store_suite_run(const char *name)
+{
+#define SUITE(f) cmocka_unit_test_setup_teardown(f, suite_setup, suite_teardown)
+    const struct CMUnitTest tests[] = { SUITE(rows),
+                                        SUITE(rollback_leaves_nothing),
+                                        SUITE(readers_see_one_state),
+                                        SUITE(a_mixed_group),
+                                        SUITE(a_lost_group),
+                                        SUITE(entries_race),
+                                        SUITE(commits_from_threads),
+                                        SUITE(killed_while_writing) };
+
+    return cmocka_run_group_tests_name(name, tests, NULL, NULL);
+}
+
+#endif
