@@ -4,6 +4,7 @@
 #include <stdint.h>
 /* cmocka wants the four above first */
 #include <cmocka.h>
+#include <unistd.h>
 
 #include "crypto/keystore_format.h"
 #include "unit/crypto/fixed_world.h"
@@ -75,6 +76,30 @@ static void saves_and_loads(void **state)
     cs_keystore_free(k);
     cs_keystore_free(NULL);
     fixed_world_fini(&f);
+}
+
+/* On a real disk: what others may read decides what a keystore without a passphrase is worth. */
+static void a_file_is_for_its_owner_only(void **state)
+{
+    struct cs_keystore *k = sample(), *back;
+    struct cs_world *w = cs_world_real();
+    struct cs_rng rng = { .world = w };
+    char dir[] = "/tmp/keystore_test_XXXXXX", path[64];
+    struct cs_file_info info;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/keys", dir);
+    assert_int_equal(cs_keystore_save(k, w, &rng, path, NULL, NULL), CS_OK);
+    assert_int_equal(cs_keystore_save(k, w, &rng, path, NULL, NULL), CS_OK); /* over the old one */
+    assert_int_equal(w->files.ops->stat(w->files.self, path, &info, NULL), CS_OK);
+    assert_int_equal(info.mode & 0777, 0600);
+    assert_int_equal(cs_keystore_load(&back, w, path, NULL, NULL), CS_OK);
+    assert_same(k, back);
+    cs_keystore_free(back);
+    cs_keystore_free(k);
+    assert_int_equal(w->files.ops->remove(w->files.self, path, NULL), CS_OK);
+    assert_int_equal(rmdir(dir), 0);
 }
 
 /* Every bit, every length: refused, and never by anything but its own code. */
@@ -244,9 +269,13 @@ static void exports(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(saves_and_loads),   cmocka_unit_test(damage_is_noticed),
-        cmocka_unit_test(costs_are_bounded), cmocka_unit_test(a_locked_file_is_bound_to_its_head),
-        cmocka_unit_test(bodies_are_strict), cmocka_unit_test(epochs_are_in_order),
+        cmocka_unit_test(a_file_is_for_its_owner_only),
+        cmocka_unit_test(saves_and_loads),
+        cmocka_unit_test(damage_is_noticed),
+        cmocka_unit_test(costs_are_bounded),
+        cmocka_unit_test(a_locked_file_is_bound_to_its_head),
+        cmocka_unit_test(bodies_are_strict),
+        cmocka_unit_test(epochs_are_in_order),
         cmocka_unit_test(exports),
     };
 
