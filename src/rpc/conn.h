@@ -38,7 +38,7 @@ struct cs_rpc_conn {
     struct cs_buf out;           /* scratch: frames on their way to the stream */
     cs_timer *turn;
     bool turn_set;
-    cs_timer *connecting; /* client: until `up` */
+    cs_timer *connecting; /* until `up` */
 
     cs_rpc_call *calls;
     cs_rpc_call *dirty, *dirty_tail;

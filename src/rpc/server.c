@@ -1,10 +1,11 @@
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "rpc/conn.h"
 #include "rpc/status.h"
 #include "rpc/timeout.h"
 
-enum { MAX_STREAMS = 100 };
+enum { MAX_STREAMS = 100, HANDSHAKE_MS = 10000 };
 
 struct cs_rpc_server {
     cs_loop *loop;
@@ -339,9 +340,24 @@ static cs_rpc_call *on_accept(cs_rpc_conn *conn)
     return &x->base;
 }
 
+static void on_up(cs_rpc_conn *conn)
+{
+    cs_timer_stop(conn->connecting);
+}
+
 static void on_down(cs_rpc_conn *conn)
 {
-    (void)conn;
+    cs_log(CS_LOG_DEBUG, "rpc peer=%s closed: %s", conn->peer != NULL ? conn->peer : "", conn->err.msg);
+}
+
+/* Someone connected and says nothing that is HTTP/2. */
+static void on_handshake_timeout(void *arg)
+{
+    cs_rpc_conn *conn = arg;
+
+    cs_rpc_conn_enter(conn);
+    cs_rpc_conn_fail(conn, CS_ETIMEDOUT, "no HTTP/2 within %d ms", HANDSHAKE_MS);
+    cs_rpc_conn_leave(conn);
 }
 
 static void unlink_conn(cs_rpc_server *s, cs_rpc_conn *conn)
@@ -366,6 +382,7 @@ static void on_gone(cs_rpc_conn *conn)
 static const struct cs_rpc_conn_ops conn_ops = {
     .server = true,
     .accept = on_accept,
+    .up = on_up,
     .down = on_down,
     .gone = on_gone,
 };
@@ -379,6 +396,12 @@ static void on_accepted(void *arg, cs_stream *stream)
         cs_stream_close(stream);
         return;
     }
+    if (cs_timer_new(s->loop, on_handshake_timeout, conn, &conn->connecting) != CS_OK) {
+        cs_rpc_conn_kill(conn, CS_RPC_UNAVAILABLE, "");
+        cs_stream_close(stream);
+        return;
+    }
+    cs_timer_start(conn->connecting, HANDSHAKE_MS);
     if ((conn->next = s->conns) != NULL)
         conn->next->prev = conn;
     s->conns = conn;

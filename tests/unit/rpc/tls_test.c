@@ -6,7 +6,7 @@
 static char dir[64];
 static char ca[128], other_ca[128], cert[128], key[128], pin[65];
 
-static void sh(const char *fmt, ...)
+__attribute__((format(printf, 1, 2))) static void sh(const char *fmt, ...)
 {
     char cmd[2048];
     va_list ap;
