@@ -129,8 +129,9 @@ static void empty(struct cs_batch *b)
 }
 
 /* From plain bytes to a signed batch. h: all but what follows from the bytes. */
-static int bind(struct cs_packer *p, struct cs_slice plain, struct cs_batch_header *h, const struct cs_epoch_keys *keys,
-                const struct cs_sign_key *signer, uint32_t max_chunk, struct cs_batch *out, struct cs_error *err)
+static int bind_plain(struct cs_packer *p, struct cs_slice plain, struct cs_batch_header *h,
+                      const struct cs_epoch_keys *keys, const struct cs_sign_key *signer, uint32_t max_chunk,
+                      struct cs_batch *out, struct cs_error *err)
 {
     struct cs_batch_header checked;
     struct cs_slice packed;
@@ -193,7 +194,7 @@ int cs_pack(cs_packer *p, const struct cs_delta *d, struct cs_batch_header *h, c
     h->kind = CS_BATCH_OPERATIONS;
     h->nops = d->nops;
     h->top_stamp = top_stamp(d);
-    if ((rc = bind(p, cs_buf_slice(&p->plain), h, keys, signer, max_chunk, out, err)) < 0)
+    if ((rc = bind_plain(p, cs_buf_slice(&p->plain), h, keys, signer, max_chunk, out, err)) < 0)
         empty(out);
     return rc;
 }
@@ -214,7 +215,7 @@ int cs_repack(cs_packer *p, const struct cs_batch *old, const struct cs_epoch_ke
     h->kind = was.kind;
     h->nops = was.nops;
     h->top_stamp = was.top_stamp;
-    if ((rc = bind(p, cs_buf_slice(&p->opened), h, keys, signer, max_chunk, out, err)) < 0)
+    if ((rc = bind_plain(p, cs_buf_slice(&p->opened), h, keys, signer, max_chunk, out, err)) < 0)
         empty(out);
     return rc;
 }
