@@ -431,6 +431,52 @@ static void misuse_is_refused(void **state)
 #undef PACK
 }
 
+/* Parts of one valid batch in another of the same device: every header field, signature, hashes, content. */
+static void parts_do_not_mix(void **state)
+{
+    static const struct {
+        size_t at, len;
+    } fields[] = { { 40, 8 },  { 56, 8 },  { 64, 32 }, { 96, 4 },   { 100, 4 }, { 104, 4 }, { 108, 4 },
+                   { 112, 8 }, { 120, 8 }, { 128, 8 }, { 136, 32 }, { 168, 8 }, { 176, 32 } };
+    struct scene *s = *state;
+    struct cs_batch one = { 0 };
+    enum cs_unpack_fault fault;
+    uint8_t bent[CS_BATCH_HEADER_LEN], kept[CS_BATCH_HEADER_LEN];
+
+    s->h.codec = CS_CODEC_STORED;
+    assert_int_equal(cs_pack(s->p, &s->d, &s->h, &s->keys, &s->signer, 4096, &one, NULL), CS_OK);
+    s->h.incarnation++;
+    s->h.number++;
+    s->h.member_seq++;
+    s->h.seen_log++;
+    s->h.seen_number++;
+    s->h.audit_seq++;
+    memset(s->h.seen, 1, 32);
+    memset(s->h.audit_head, 2, 32);
+    memcpy(s->h.prev, one.hash, 32);
+    sample_delta(&s->d, &s->a, 7, 41);
+    assert_int_equal(cs_pack(s->p, &s->d, &s->h, &s->keys, &s->signer, 4096, &s->b, NULL), CS_OK);
+    memcpy(kept, s->b.header, sizeof kept);
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        memcpy(bent, kept, sizeof bent);
+        memcpy(bent + fields[i].at, one.header + fields[i].at, fields[i].len);
+        assert_memory_not_equal(bent, kept, sizeof bent);
+        memcpy(s->b.header, bent, sizeof bent);
+        assert_false(signed_rightly(s, &s->b));
+        assert_int_equal(cs_unpack(s->p, &s->b, &s->keys, &s->back, &fault, NULL), CS_ECORRUPT);
+        memcpy(s->b.header, kept, sizeof kept);
+    }
+    assert_false(cs_batch_verify(s->signer.pk, cs_slice(s->b.header, sizeof s->b.header), cs_buf_slice(&s->b.hashes),
+                                 one.signature));
+    assert_false(cs_batch_verify(s->signer.pk, cs_slice(s->b.header, sizeof s->b.header), cs_buf_slice(&one.hashes),
+                                 s->b.signature));
+    memcpy(s->b.header, one.header, sizeof one.header);
+    assert_fault(s, CS_FAULT_BAD_CHUNK);
+    memcpy(s->b.header, kept, sizeof kept);
+    assert_true(signed_rightly(s, &s->b));
+    cs_batch_free(&one);
+}
+
 #define SCENE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -446,6 +492,7 @@ int main(void)
         SCENE(nonces_never_repeat),
         SCENE(binding_anew_keeps_the_operations),
         SCENE(stored_batches_round_trip),
+        SCENE(parts_do_not_mix),
         SCENE(misuse_is_refused),
     };
 
