@@ -1,0 +1,781 @@
+#include "replica/apply.h"
+#include "replica/statements.h"
+#include "replica/store.h"
+
+enum { SLICE = 2000 }; /* changelog rows sealed in one write transaction before a batch may follow */
+
+/* A table of the set, by its number here. */
+struct batch_table {
+    int64_t id;
+    struct cs_table *t; /* NULL: not tracked here */
+    uint32_t *cols;     /* the set's column -> persistent number */
+};
+
+/* The operation at hand. */
+struct cs_batch {
+    struct cs_replica *r;
+    const struct cs_delta *d;
+    struct cs_apply_result *result;
+    struct cs_error *err;
+    struct batch_table *tables;
+    const struct batch_table *bt;
+    const struct cs_op *op;
+    struct cs_merge_out merged;
+    struct cs_op_cell *cells; /* the operation's, under persistent numbers */
+    struct cs_row_cell *over;
+    uint32_t cells_cap, over_cap;
+    bool expect_new; /* the last row was new: try the insert into sync_rows first */
+    bool hidden;     /* the row lived, and the table does not show it */
+    bool pending;    /* hidden only until the end of this batch */
+    bool had_cells;  /* it had cells before */
+    bool have_row;   /* t->read stands on it */
+    int64_t unsent;
+    struct cs_value value; /* what `present_value` gave from sync_hidden last */
+};
+
+static int no_memory(struct cs_error *err)
+{
+    return cs_fail(err, CS_ENOMEM, "out of memory");
+}
+
+/* ---- statements on our tables ---- */
+
+static const char *const own_sql[CS_NOWN] = {
+    [CS_OWN_HIDDEN_REASON] = "SELECT reason FROM main.sync_hidden WHERE tbl = ?1 AND key = ?2 AND col = -1",
+    [CS_OWN_HIDDEN_CELL] = "SELECT value FROM main.sync_hidden WHERE tbl = ?1 AND key = ?2 AND col = ?3",
+    [CS_OWN_HIDDEN_CELLS] =
+        "SELECT col, value FROM main.sync_hidden WHERE tbl = ?1 AND key = ?2 AND col >= 0 ORDER BY col",
+    [CS_OWN_HIDDEN_ROWS] = "SELECT key FROM main.sync_hidden WHERE tbl = ?1 AND col = -1",
+    [CS_OWN_HIDDEN_COUNT] = "SELECT tbl, sum(col = -1), sum(col >= 0) FROM main.sync_hidden GROUP BY tbl",
+    [CS_OWN_HIDDEN_INSERT] =
+        "INSERT OR IGNORE INTO main.sync_hidden(tbl, key, col, reason, value) VALUES(?1, ?2, ?3, ?4, ?5)",
+    [CS_OWN_HIDDEN_UPDATE] =
+        "UPDATE main.sync_hidden SET reason = ?4, value = ?5 WHERE tbl = ?1 AND key = ?2 AND col = ?3",
+    [CS_OWN_HIDDEN_DELETE] = "DELETE FROM main.sync_hidden WHERE tbl = ?1 AND key = ?2 AND col = ?3",
+    [CS_OWN_HIDDEN_SHOWN] = "SELECT DISTINCT h.key FROM main.sync_hidden h WHERE h.tbl = ?1 AND h.col >= 0 AND NOT "
+                            "EXISTS (SELECT 1 FROM main.sync_hidden w WHERE w.tbl = h.tbl AND w.key = h.key AND "
+                            "w.col = -1)",
+    [CS_OWN_TABLE_NAME] = "SELECT name FROM main.sync_tables WHERE id = ?1",
+    [CS_OWN_CONFLICT] =
+        "INSERT OR IGNORE INTO main.sync_conflicts(id, why, tbl, key, col, stamp, device, value, state, "
+        "at_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+};
+
+sqlite3_stmt *cs_apply_stmt(struct cs_replica *r, enum cs_own_statement which, struct cs_error *err)
+{
+    struct cs_apply *a = cs_apply_of(r);
+    sqlite3_stmt **s = &a->own[which];
+
+    if (*s != NULL) {
+        sqlite3_reset(*s);
+        return *s;
+    }
+    if (sqlite3_prepare_v3(r->db, own_sql[which], -1, SQLITE_PREPARE_PERSISTENT, s, NULL) != SQLITE_OK)
+        cs_db_fail(r, err, "cannot prepare a statement on our tables");
+    return *s;
+}
+
+/* ---- opening and closing ---- */
+
+static void rolled_back(void *arg)
+{
+    struct cs_replica *r = arg;
+
+    cs_guard_rolled_back(r);
+    cs_pending_reset(r);
+    cs_apply_of(r)->counts_known = false;
+    for (size_t i = 0; i < r->ntables; i++)
+        if (cs_sql_of(&r->tables[i]) != NULL)
+            cs_sql_of(&r->tables[i])->npending = 0;
+}
+
+int cs_apply_open(struct cs_replica *r, struct cs_error *err)
+{
+    /* Checks are evaluated apart, and never refuse a row that others have. sync_aside is where SQLite is asked what it
+     * would do with a value or a row, without touching the application's tables. */
+    static const char sql[] = "PRAGMA ignore_check_constraints=ON;"
+                              "PRAGMA foreign_keys=OFF;"
+                              "PRAGMA recursive_triggers=OFF;"
+                              "ATTACH ':memory:' AS sync_aside;"
+                              "CREATE TABLE sync_aside.affinity(b BLOB, t TEXT, n NUMERIC, i INTEGER, r REAL);"
+                              "INSERT INTO sync_aside.affinity DEFAULT VALUES";
+    int rc;
+
+    if ((r->apply = calloc(1, sizeof(struct cs_apply))) == NULL)
+        return no_memory(err);
+    if ((rc = cs_db_exec(r, sql, err)) != CS_OK || (rc = cs_guard_open(r, err)) != CS_OK)
+        cs_apply_close(r);
+    else
+        sqlite3_rollback_hook(r->db, rolled_back, r);
+    return rc;
+}
+
+void cs_apply_close(struct cs_replica *r)
+{
+    struct cs_apply *a = cs_apply_of(r);
+
+    if (a == NULL)
+        return;
+    sqlite3_set_authorizer(r->db, NULL, NULL);
+    sqlite3_rollback_hook(r->db, NULL, NULL);
+    cs_show_close(r);
+    cs_pending_free(r);
+    for (int i = 0; i < CS_NOWN; i++)
+        sqlite3_finalize(a->own[i]);
+    for (int i = 0; i < 5; i++) {
+        sqlite3_finalize(a->affinity_set[i]);
+        sqlite3_finalize(a->affinity_get[i]);
+    }
+    cs_buf_free(&a->a);
+    cs_buf_free(&a->b);
+    if (a->batch != NULL) {
+        free(a->batch->cells);
+        free(a->batch->over);
+        free(a->batch);
+    }
+    free(a);
+    r->apply = NULL;
+}
+
+void cs_apply_schema_changed(struct cs_replica *r)
+{
+    if (r->apply == NULL)
+        return;
+    cs_show_close(r);
+    cs_apply_of(r)->counts_known = false;
+}
+
+/* Everything of ours that a write transaction with a projection in it needs. */
+int cs_apply_ready(struct cs_replica *r, struct cs_error *err)
+{
+    int rc = cs_show_derive(r, err);
+
+    if (rc == CS_OK && !cs_apply_of(r)->counts_known)
+        rc = cs_hidden_count(r, err);
+    return rc;
+}
+
+/* ---- merging one operation ---- */
+
+static bool may_have_aside(const struct cs_table *t)
+{
+    return t == NULL || t->nhidden > 0 || t->nhidden_cells > 0;
+}
+
+static uint32_t position(const struct cs_table *t, uint32_t col)
+{
+    return col < t->ncolumn_ids ? t->by_id[col] : CS_NO_COLUMN;
+}
+
+/* t->read on the row; CS_ENOTFOUND: the table does not have it. */
+static int read_row(struct cs_batch *b)
+{
+    int rc;
+
+    if (b->have_row)
+        return CS_OK;
+    rc = cs_table_read(b->r, b->bt->t, b->op->key, b->err);
+    b->have_row = rc == SQLITE_ROW;
+    return rc == SQLITE_ROW ? CS_OK : rc == SQLITE_DONE ? CS_ENOTFOUND : rc;
+}
+
+static void leave_row(struct cs_batch *b)
+{
+    if (b->have_row)
+        sqlite3_reset(b->bt->t->read);
+    b->have_row = false;
+}
+
+/* cs_merge_in.value: what the cell holds before the operation. */
+static const struct cs_value *present_value(void *arg, uint32_t col)
+{
+    struct cs_batch *b = arg;
+    struct cs_table *t = b->bt->t;
+    struct cs_value *v = cs_arena_alloc(&b->r->scratch, sizeof *v);
+    uint32_t pos = t == NULL ? CS_NO_COLUMN : position(t, col);
+    int rc = CS_ENOTFOUND;
+
+    if (v == NULL)
+        return NULL;
+    if (may_have_aside(t))
+        rc = cs_hidden_cell(b->r, &b->r->scratch, b->bt->id, b->op->key, col, v, b->err);
+    if (rc == CS_OK)
+        return v;
+    *v = (struct cs_value){ .type = CS_NULL };
+    if (rc != CS_ENOTFOUND)
+        return NULL;
+    if (pos == CS_NO_COLUMN || b->hidden)
+        return v; /* lost outside of our doing; a NULL of the same version loses to any value */
+    rc = read_row(b);
+    if (rc == CS_OK)
+        cs_value_from_column(v, t->read, (int)pos);
+    return rc == CS_OK || rc == CS_ENOTFOUND ? v : NULL;
+}
+
+static bool grow(void **p, uint32_t *cap, uint32_t n, size_t size)
+{
+    uint32_t more = n < 64 ? 64 : 2 * n;
+    void *q;
+
+    if (n <= *cap)
+        return true;
+    if ((q = realloc(*p, more * size)) == NULL)
+        return false;
+    *p = q;
+    *cap = more;
+    return true;
+}
+
+/* The operation under this database's numbers. */
+static int renumber(struct cs_batch *b, struct cs_merge_in *in)
+{
+    const struct cs_op *op = b->op;
+
+    if (!grow((void **)&b->cells, &b->cells_cap, op->ncells, sizeof *b->cells) ||
+        !grow((void **)&b->over, &b->over_cap, op->nover, sizeof *b->over))
+        return no_memory(b->err);
+    for (uint32_t i = 0; i < op->ncells; i++) {
+        b->cells[i] = op->cells[i];
+        b->cells[i].col = b->bt->cols[op->cells[i].col];
+    }
+    for (uint32_t i = 0; i < op->nover; i++)
+        b->over[i] = (struct cs_row_cell){ b->bt->cols[op->over[i].col],
+                                           { op->over[i].stamp, b->d->devices[op->over[i].device] } };
+    cs_op_cells_sort(b->cells, op->ncells);
+    cs_row_cells_sort(b->over, op->nover);
+    *in = (struct cs_merge_in){ .kind = op->kind,
+                                .v = { op->stamp, b->d->devices[op->device] },
+                                .cells = b->cells,
+                                .ncells = op->ncells,
+                                .over = b->over,
+                                .nover = op->nover,
+                                .value = present_value,
+                                .arg = b };
+    return CS_OK;
+}
+
+static int merge(struct cs_batch *b, const struct cs_merge_in *in)
+{
+    int rc = cs_row_merge(&b->r->row, in, &b->merged, &b->r->scratch);
+
+    if (rc == CS_ENOMEM)
+        return no_memory(b->err);
+    return rc == CS_EIO && b->err != NULL && b->err->code != CS_OK ? b->err->code : rc;
+}
+
+static int record_conflicts(struct cs_batch *b)
+{
+    int rc = CS_OK;
+
+    for (uint32_t i = 0; i < b->merged.nconflicts && rc == CS_OK; i++) {
+        const struct cs_merge_conflict *m = &b->merged.conflicts[i];
+        struct cs_conflict_in c = { .why = cs_why_name(m->why),
+                                    .table = b->bt->id,
+                                    .key = b->op->key,
+                                    .col = m->col,
+                                    .losing = m->losing,
+                                    .value = m->value };
+
+        rc = cs_conflict_record(b->r, &c, b->err);
+        if (rc == CS_OK && sqlite3_changes(b->r->db) > 0) { /* else it is on record already */
+            b->result->conflicts++;
+            b->result->manual_conflicts += m->why == CS_WHY_COPIED_DEVICE;
+        }
+    }
+    return rc;
+}
+
+/* ---- sync_hidden, for a row that the table does not show ---- */
+
+static int keep_cells(struct cs_batch *b)
+{
+    int rc = CS_OK;
+
+    for (uint32_t i = 0; i < b->merged.ngone && rc == CS_OK; i++)
+        rc = cs_hidden_drop_cell(b->r, b->bt->id, b->op->key, b->merged.gone[i], b->err);
+    for (uint32_t i = 0; i < b->op->ncells && rc == CS_OK; i++)
+        if (cs_verdict_takes(b->merged.verdicts[i]))
+            rc = cs_hidden_put_cell(b->r, b->bt->id, b->op->key, b->cells[i].col, &b->cells[i].value, b->err);
+    return rc;
+}
+
+/* The row waits for the end of the batch: its new values lie in sync_hidden until then. */
+static int defer(struct cs_batch *b, bool new_row)
+{
+    int rc = keep_cells(b);
+
+    if (rc == CS_OK && new_row) {
+        cs_sql_of(b->bt->t)->npending++;
+        rc = cs_hidden_put_row(b->r, b->bt->id, b->op->key, "pending", b->err);
+    }
+    return rc == CS_OK ? cs_pending_add(b->r, b->bt->t, b->op->key, b->err) : rc;
+}
+
+static int unknown_table(struct cs_batch *b)
+{
+    int rc = keep_cells(b);
+
+    if (rc != CS_OK || b->merged.lived == b->merged.lives)
+        return rc;
+    if (!b->merged.lives)
+        return cs_hidden_drop_row(b->r, b->bt->id, b->op->key, b->err);
+    b->result->hidden++;
+    return cs_hidden_put_row(b->r, b->bt->id, b->op->key, "table", b->err);
+}
+
+/* ---- projecting one row at once, where nothing else is concerned ---- */
+
+static int check_row(struct cs_batch *b, const struct cs_value *values)
+{
+    struct cs_conflict_in c = { .why = "check",
+                                .table = b->bt->id,
+                                .key = b->op->key,
+                                .col = CS_NO_COLUMN,
+                                .losing = { b->op->stamp, b->d->devices[b->op->device] } };
+    bool holds = true;
+    int rc;
+
+    if (!b->bt->t->has_check)
+        return CS_OK;
+    if ((rc = cs_show_check(b->r, b->bt->t, values, &holds, b->err)) != CS_OK || holds)
+        return rc;
+    rc = cs_conflict_record(b->r, &c, b->err);
+    b->result->conflicts += rc == CS_OK && sqlite3_changes(b->r->db) > 0;
+    return rc;
+}
+
+/* After the table's row was written: what it does not show of the operation's cells stays in sync_hidden. */
+static int keep_aside(struct cs_batch *b, const bool *aside)
+{
+    const struct cs_table *t = b->bt->t;
+    bool some = t->nhidden_cells > 0;
+    int rc = CS_OK;
+
+    for (uint32_t i = 0; some && i < b->merged.ngone && rc == CS_OK; i++)
+        rc = cs_hidden_drop_cell(b->r, b->bt->id, b->op->key, b->merged.gone[i], b->err);
+    for (uint32_t i = 0; i < b->op->ncells && rc == CS_OK; i++) {
+        uint32_t pos = position(t, b->cells[i].col);
+
+        if (!cs_verdict_takes(b->merged.verdicts[i]))
+            continue;
+        if (pos == CS_NO_COLUMN || aside[pos])
+            rc = cs_hidden_put_cell(b->r, b->bt->id, b->op->key, b->cells[i].col, &b->cells[i].value, b->err);
+        else if (some)
+            rc = cs_hidden_drop_cell(b->r, b->bt->id, b->op->key, b->cells[i].col, b->err);
+    }
+    return rc;
+}
+
+static int row_appears(struct cs_batch *b)
+{
+    struct cs_table *t = b->bt->t;
+    struct cs_table_sql *s = cs_sql_of(t);
+    enum cs_written out;
+    const char *why = NULL;
+    bool parents;
+    int rc = CS_OK;
+
+    if (b->had_cells || !cs_show_key(t, b->op->key, s->parts))
+        return defer(b, true);
+    memset(s->cells, 0, t->ncolumns * sizeof(s->cells[0]));
+    for (uint32_t i = 0; i < b->op->ncells; i++) {
+        uint32_t pos = position(t, b->cells[i].col);
+
+        if (pos != CS_NO_COLUMN && cs_verdict_takes(b->merged.verdicts[i]))
+            s->cells[pos] = &b->cells[i].value;
+    }
+    for (uint32_t i = 0; i < t->ncolumns && rc == CS_OK; i++)
+        rc =
+            cs_show_value(b->r, t, i, s->cells[i], t->columns[i].key_pos >= 0 ? &s->parts[t->columns[i].key_pos] : NULL,
+                          &s->values[i], &s->aside[i], &why, b->err);
+    if (rc != CS_OK)
+        return rc;
+    if (why != NULL)
+        return defer(b, true);
+    if ((rc = cs_show_parents(b->r, t, s->values, NULL, &parents, b->err)) != CS_OK)
+        return rc;
+    if (!parents)
+        return defer(b, true);
+    if ((rc = cs_show_insert(b->r, t, s->values, &out, &why, b->err)) != CS_OK)
+        return rc;
+    if (out != CS_WRITTEN)
+        return defer(b, true);
+    b->result->changed++;
+    if ((rc = keep_aside(b, s->aside)) == CS_OK && (rc = check_row(b, s->values)) == CS_OK &&
+        cs_family_waits(b->r, b->bt->t))
+        rc = cs_pending_add(b->r, t, b->op->key, b->err);
+    return rc;
+}
+
+/* Positions of the columns that the operation changed, with their new values in s->values. *why: NULL, or the row
+ * cannot stay shown. */
+static int changed_columns(struct cs_batch *b, uint32_t *ncols, bool *structural, const char **why)
+{
+    const struct cs_table *t = b->bt->t;
+    struct cs_table_sql *s = cs_sql_of(t);
+    int rc = CS_OK;
+
+    *ncols = 0;
+    *structural = false;
+    memset(s->cells, 0, t->ncolumns * sizeof(s->cells[0]));
+    memset(s->changed, 0, t->ncolumns * sizeof(s->changed[0]));
+    for (uint32_t i = 0; i < b->merged.ngone; i++) {
+        uint32_t pos = position(t, b->merged.gone[i]);
+
+        if (pos != CS_NO_COLUMN)
+            s->changed[pos] = true;
+    }
+    for (uint32_t i = 0; i < b->op->ncells; i++) {
+        uint32_t pos = position(t, b->cells[i].col);
+
+        if (pos == CS_NO_COLUMN || !cs_verdict_takes(b->merged.verdicts[i]))
+            continue;
+        s->changed[pos] = true;
+        s->cells[pos] = &b->cells[i].value;
+    }
+    for (uint32_t i = 0; i < t->ncolumns && rc == CS_OK; i++) {
+        if (!s->changed[i])
+            continue;
+        s->cols[(*ncols)++] = i;
+        *structural |= s->partial || (s->structural[i] && s->linked);
+        rc =
+            cs_show_value(b->r, t, i, s->cells[i], t->columns[i].key_pos >= 0 ? &s->parts[t->columns[i].key_pos] : NULL,
+                          &s->values[i], &s->aside[i], why, b->err);
+    }
+    return rc;
+}
+
+/* May the row be updated in place, as far as foreign keys go? old: the stored row; the other columns of s->values are
+ * filled in from it. */
+static int keeps_relations(struct cs_batch *b, const struct cs_value *old, bool *out)
+{
+    const struct cs_table *t = b->bt->t;
+    struct cs_table_sql *s = cs_sql_of(t);
+    bool children = false;
+    int rc;
+
+    for (uint32_t i = 0; i < t->ncolumns; i++) {
+        if (!s->changed[i])
+            s->values[i] = old[i];
+        else if (s->values[i].type == old[i].type && cs_value_cmp(&s->values[i], &old[i]) == 0)
+            s->changed[i] = false;
+    }
+    if ((rc = cs_show_parents(b->r, t, s->values, s->changed, out, b->err)) != CS_OK || !*out)
+        return rc;
+    rc = cs_show_has_children(b->r, t, old, s->changed, &children, b->err);
+    *out = !children;
+    return rc;
+}
+
+static int row_changes(struct cs_batch *b)
+{
+    struct cs_table *t = b->bt->t;
+    struct cs_table_sql *s = cs_sql_of(t);
+    struct cs_value *old = NULL;
+    bool structural, fits = true, waits = s->linked && cs_family_waits(b->r, b->bt->t);
+    const char *why = NULL;
+    enum cs_written out;
+    uint32_t ncols;
+    int rc;
+
+    if (!cs_show_key(t, b->op->key, s->parts))
+        return defer(b, false);
+    if ((rc = changed_columns(b, &ncols, &structural, &why)) != CS_OK)
+        return rc;
+    if (why == NULL && (structural || t->has_check)) {
+        rc = cs_show_stored(b->r, t, b->op->key, &old, b->err);
+        if (rc == CS_ENOTFOUND)
+            return defer(b, false);
+        if (rc != CS_OK || (rc = keeps_relations(b, old, &fits)) != CS_OK)
+            return rc;
+    }
+    leave_row(b);
+    if (why != NULL || !fits)
+        return defer(b, false);
+    if ((rc = cs_show_update(b->r, t, b->op->key, s->cols, ncols, s->values, &out, &why, b->err)) != CS_OK)
+        return rc;
+    if (out != CS_WRITTEN)
+        return defer(b, false);
+    b->result->changed += ncols > 0;
+    if ((rc = keep_aside(b, s->aside)) != CS_OK || (old != NULL && (rc = check_row(b, s->values)) != CS_OK))
+        return rc;
+    if (waits && structural && (rc = cs_pending_freed(b->r, t, old, b->err)) != CS_OK)
+        return rc;
+    return waits && (structural || b->merged.ins_changed) ? cs_pending_add(b->r, t, b->op->key, b->err) : CS_OK;
+}
+
+/* What is left of a row above its tombstone moves to sync_hidden. */
+static int keep_rest(struct cs_batch *b)
+{
+    const struct cs_row *row = &b->r->row;
+    struct cs_table *t = b->bt->t;
+    int rc = CS_OK;
+
+    for (uint32_t i = 0; i < row->ncells && rc == CS_OK; i++) {
+        uint32_t pos = position(t, row->cells[i].col);
+        struct cs_value v;
+
+        rc = CS_ENOTFOUND;
+        if (may_have_aside(t))
+            rc = cs_hidden_cell(b->r, &b->r->scratch, t->id, b->op->key, row->cells[i].col, &v, b->err);
+        if (rc != CS_ENOTFOUND)
+            continue;
+        if (pos == CS_NO_COLUMN || (rc = read_row(b)) == CS_ENOTFOUND) {
+            rc = CS_OK;
+            continue;
+        }
+        if (rc == CS_OK) {
+            cs_value_from_column(&v, t->read, (int)pos);
+            rc = cs_hidden_put_cell(b->r, t->id, b->op->key, row->cells[i].col, &v, b->err);
+        }
+    }
+    return rc;
+}
+
+static int row_goes(struct cs_batch *b)
+{
+    struct cs_table *t = b->bt->t;
+    const struct cs_table_sql *s = cs_sql_of(t);
+    bool waits = cs_family_waits(b->r, b->bt->t), children = false;
+    struct cs_value *old = NULL;
+    int rc = keep_rest(b);
+
+    if (rc != CS_OK)
+        return rc;
+    if (waits || s->nchildren > 0) {
+        rc = cs_show_stored(b->r, t, b->op->key, &old, b->err);
+        if (rc == CS_OK && !waits)
+            rc = cs_show_has_children(b->r, t, old, NULL, &children, b->err);
+        if (rc != CS_OK && rc != CS_ENOTFOUND)
+            return rc;
+    }
+    leave_row(b);
+    if ((rc = cs_show_delete(b->r, t, b->op->key, b->err)) != CS_OK)
+        return rc;
+    b->result->changed++;
+    for (uint32_t i = 0; t->nhidden_cells > 0 && i < b->merged.ngone && rc == CS_OK; i++)
+        rc = cs_hidden_drop_cell(b->r, t->id, b->op->key, b->merged.gone[i], b->err);
+    if (rc == CS_OK && old != NULL && (waits || children))
+        rc = cs_pending_freed(b->r, t, old, b->err);
+    return rc;
+}
+
+/* A hidden row changes or goes. Where foreign keys run in circles even what a hidden row claimed can have mattered. */
+static int hidden_row(struct cs_batch *b)
+{
+    int rc = CS_OK;
+
+    if (cs_sql_of(b->bt->t)->circular)
+        rc = cs_pending_freed_hidden(b->r, b->bt->t, b->op->key, b->err);
+    if (rc == CS_OK && b->merged.lives)
+        return defer(b, false);
+    cs_sql_of(b->bt->t)->npending -= b->pending;
+    if (rc == CS_OK && (rc = keep_cells(b)) == CS_OK)
+        rc = cs_hidden_drop_row(b->r, b->bt->id, b->op->key, b->err);
+    return rc;
+}
+
+static int project(struct cs_batch *b)
+{
+    const struct cs_merge_out *m = &b->merged;
+
+    if (b->bt->t == NULL)
+        return unknown_table(b);
+    if (!m->lived)
+        return m->lives ? row_appears(b) : keep_cells(b);
+    if (b->hidden)
+        return hidden_row(b);
+    return m->lives ? row_changes(b) : row_goes(b);
+}
+
+/* ---- the batch ---- */
+
+static int is_hidden(struct cs_batch *b, bool *out)
+{
+    struct cs_buf *reason = &cs_apply_of(b->r)->a;
+    int rc;
+
+    *out = false;
+    if (b->bt->t != NULL && b->bt->t->nhidden == 0)
+        return CS_OK;
+    cs_buf_reset(reason);
+    rc = cs_hidden_row_reason(b->r, b->bt->id, b->op->key, reason, b->err);
+    *out = rc == CS_OK;
+    b->pending = *out && cs_slice_eq(cs_buf_slice(reason), cs_slice_str("pending"));
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
+/* A row that nobody has heard of: one insert into sync_rows finds that out. */
+static int try_new(struct cs_batch *b, const struct cs_merge_in *in)
+{
+    struct cs_row *row = &b->r->row;
+    int rc;
+
+    row->ins = row->del = CS_NEVER;
+    row->ncells = 0;
+    if ((rc = merge(b, in)) != CS_OK)
+        return rc;
+    return cs_rows_insert(b->r, b->bt->id, b->op->key, row, 0, b->err);
+}
+
+static int apply_op(struct cs_batch *b)
+{
+    struct cs_row *row = &b->r->row;
+    struct cs_merge_in in;
+    bool is_new;
+    int rc = renumber(b, &in);
+
+    if (rc != CS_OK)
+        return rc;
+    b->hidden = b->pending = b->had_cells = b->have_row = false;
+    if (b->expect_new && in.kind == CS_OP_INSERT) {
+        rc = try_new(b, &in);
+        if (rc != CS_EEXIST)
+            return rc == CS_OK ? project(b) : rc;
+    }
+    rc = cs_rows_get(b->r, b->bt->id, b->op->key, row, &b->unsent, b->err);
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    is_new = b->expect_new = rc == CS_ENOTFOUND;
+    b->had_cells = row->ncells > 0;
+    if (cs_row_lives(row) && (rc = is_hidden(b, &b->hidden)) != CS_OK)
+        return rc;
+    if ((rc = merge(b, &in)) != CS_OK || (rc = record_conflicts(b)) != CS_OK || !b->merged.changed)
+        return rc;
+    rc = is_new ? cs_rows_insert(b->r, b->bt->id, b->op->key, row, 0, b->err)
+                : cs_rows_update(b->r, b->bt->id, b->op->key, row, b->unsent, b->err);
+    return rc == CS_OK ? project(b) : rc;
+}
+
+/* Names to numbers, once per batch. */
+static int number_tables(struct cs_batch *b)
+{
+    struct cs_arena *a = &b->r->scratch;
+    int rc = CS_OK;
+
+    if ((b->tables = cs_arena_zalloc(a, (size_t)b->d->ntables + 1, sizeof *b->tables)) == NULL)
+        return no_memory(b->err);
+    for (uint32_t i = 0; i < b->d->ntables && rc == CS_OK; i++) {
+        const struct cs_delta_table *dt = &b->d->tables[i];
+        struct batch_table *bt = &b->tables[i];
+
+        if ((bt->cols = cs_arena_zalloc(a, (size_t)dt->ncolumns + 1, sizeof *bt->cols)) == NULL)
+            return no_memory(b->err);
+        rc = cs_table_number(b->r, dt->name, &bt->id, b->err);
+        for (uint32_t k = 0; k < dt->ncolumns && rc == CS_OK; k++)
+            rc = cs_column_number(b->r, bt->id, dt->columns[k], &bt->cols[k], b->err);
+        if (rc != CS_OK)
+            return rc;
+        bt->t = cs_table_by_id(b->r, bt->id);
+        if (bt->t != NULL)
+            rc = cs_guard_table(b->r, bt->t, b->err);
+    }
+    return rc;
+}
+
+static int apply_ops(struct cs_batch *b)
+{
+    struct cs_pending_counts counts;
+    int rc;
+
+    if ((rc = number_tables(b)) != CS_OK)
+        return rc;
+    for (uint32_t i = 0; i < b->d->nops && rc == CS_OK; i++) {
+        b->op = &b->d->ops[i];
+        b->bt = &b->tables[b->op->table];
+        rc = apply_op(b);
+        leave_row(b);
+        b->r->hlc = cs_hlc_receive(b->r->hlc, b->op->stamp);
+        b->result->ops++;
+    }
+    if (rc == CS_OK && (rc = cs_pending_run(b->r, &counts, b->err)) == CS_OK) {
+        b->result->changed += counts.changed;
+        b->result->hidden += counts.hidden;
+        b->result->conflicts += counts.conflicts;
+    }
+    return rc;
+}
+
+static struct cs_batch *batch(struct cs_replica *r, struct cs_error *err)
+{
+    struct cs_apply *a = cs_apply_of(r);
+
+    if (a->batch == NULL && (a->batch = calloc(1, sizeof *a->batch)) == NULL)
+        no_memory(err);
+    return a->batch;
+}
+
+/* Begins the write transaction, with everything local sealed and the schema as we know it. */
+static int begin(struct cs_replica *r, struct cs_error *err)
+{
+    bool more = true, changed;
+    uint64_t sealed;
+    int rc;
+
+    while (more) {
+        sqlite3_stmt *s;
+        int64_t version;
+
+        if ((rc = cs_db_begin(r, err)) != CS_OK)
+            return rc;
+        if ((s = cs_db_stmt(r, CS_STMT_SCHEMA_VERSION, err)) == NULL)
+            return err_code(err);
+        version = sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : -1;
+        sqlite3_reset(s);
+        if (version != r->schema_version) { /* under the lock it cannot change any more */
+            cs_db_rollback(r);
+            if ((rc = cs_replica_check_schema(r, &changed, err)) != CS_OK)
+                return rc;
+            continue;
+        }
+        if ((rc = cs_apply_ready(r, err)) != CS_OK || (rc = cs_seal_slice(r, SLICE, &more, &sealed, err)) != CS_OK)
+            return rc;
+        if (more && (rc = cs_db_commit(r, err)) != CS_OK)
+            return rc;
+    }
+    return CS_OK;
+}
+
+static int run(struct cs_replica *r, const struct cs_delta *d, const struct cs_pull_mark *mark,
+               struct cs_apply_result *out, struct cs_error *err)
+{
+    struct cs_batch *b = batch(r, err);
+    int rc;
+
+    if (b == NULL)
+        return CS_ENOMEM;
+    if ((rc = begin(r, err)) != CS_OK)
+        return rc;
+    /* What the last call left in the scratch arena is gone; these lists lie there. */
+    cs_scratch_reset(r);
+    b->merged = (struct cs_merge_out){ 0 };
+    b->r = r;
+    b->d = d;
+    b->result = out;
+    b->err = err;
+    if (d != NULL && d->nops > 0) {
+        if ((rc = cs_apply_ready(r, err)) != CS_OK || (rc = apply_ops(b)) != CS_OK ||
+            (rc = cs_hlc_save(r, err)) != CS_OK)
+            return rc;
+    }
+    if ((rc = cs_mark_save(r, mark, err)) != CS_OK)
+        return rc;
+    return cs_db_commit(r, err);
+}
+
+int cs_replica_apply(cs_replica *r, const struct cs_delta *d, const struct cs_pull_mark *mark,
+                     struct cs_apply_result *out, struct cs_error *err)
+{
+    struct cs_error local = { 0 };
+    int rc;
+
+    *out = (struct cs_apply_result){ 0 };
+    rc = run(r, d, mark, out, &local);
+    if (rc == CS_OK)
+        return CS_OK;
+    cs_db_rollback(r);
+    *out = (struct cs_apply_result){ 0 };
+    if (err != NULL)
+        *err = local;
+    return rc;
+}

@@ -1,0 +1,199 @@
+/* What the files that bring merged rows to the application's tables share: apply.c (merging a delta set), project.c
+ * (which rows are shown), show.c (what a row shows, and writing it) and guard.c (the application's triggers).
+ *
+ * One invariant holds between any two operations, also in the middle of a batch: the merged value of a cell is the one
+ * in sync_hidden if there is one, else the one in the application's table. A row whose projection has to wait for the
+ * rest of its batch keeps its values in sync_hidden until cs_pending_run decides it. */
+#ifndef CS_REPLICA_APPLY_H
+#define CS_REPLICA_APPLY_H
+
+#include <stdlib.h>
+
+#include "replica/internal.h"
+
+enum { CS_UPDATE_STMTS = 16 }; /* column sets whose UPDATE is kept prepared, per table */
+
+/* A child: a foreign key of `table` that references the owner of this struct. */
+struct cs_child {
+    struct cs_table *table;
+    uint32_t fk;
+    uint32_t *refs;     /* positions in the parent's columns; owned by the sql arena */
+    sqlite3_stmt *find; /* SELECT key FROM table WHERE the foreign key's columns = the parent's values */
+};
+struct cs_update_stmt {
+    sqlite3_stmt *stmt;
+    uint32_t *cols, ncols; /* positions, ascending */
+};
+/* t->apply: statements and derived facts of one table. All pointers into `arena`. */
+struct cs_table_sql {
+    struct cs_arena arena;
+    sqlite3_stmt *insert, *del;
+    struct cs_update_stmt updates[CS_UPDATE_STMTS];
+    uint32_t next_update;       /* the one to be replaced next */
+    struct cs_table **parents;  /* of each foreign key; NULL: not tracked, hides nothing */
+    uint32_t **parent_refs;     /* of each foreign key: positions in the parent's columns */
+    sqlite3_stmt **find_parent; /* of each foreign key: SELECT key FROM parent WHERE refs = … */
+    sqlite3_stmt **claimants;   /* [0] the primary key, then each unique: SELECT key WHERE columns = … */
+    sqlite3_stmt **where;       /* of each unique: a partial index's condition on the row in the clone, else NULL */
+    struct cs_child *children;
+    uint32_t nchildren;
+    bool *structural; /* by position: the column is part of a UNIQUE, foreign key, or referenced by one */
+    bool partial;     /* a partial unique index: any column may matter */
+    uint32_t family;  /* tables connected by foreign keys share it */
+    bool circular;    /* in a circle of foreign keys, or below one */
+    bool linked;      /* has a UNIQUE, a foreign key, or is a parent: rows depend on each other */
+    bool or_abort;    /* a constraint of the table has an ON CONFLICT clause */
+    bool probed;      /* own statements were prepared once, so that the guards needed are known */
+    bool guard[2];    /* a trigger updates [0] or deletes [1] rows of it */
+    bool guarded[2];  /* and our guard is there */
+    bool cloned;      /* making sync_aside's copy of the table's definition was tried */
+    sqlite3_stmt *clone_check, *clone_put, *clone_clear; /* insert with, without CHECK constraints; empty it */
+    int64_t npending;                                    /* rows of nhidden that wait for the end of this very batch */
+    struct cs_value *values;                             /* scratch: one row, ncolumns */
+    struct cs_value *parts;                              /* scratch: its key, nkey */
+    const struct cs_value **cells;                       /* scratch: the cells by position, ncolumns */
+    bool *aside, *changed;                               /* scratch, ncolumns */
+    uint32_t *cols;                                      /* scratch, ncolumns */
+};
+
+/* Statements on our tables that only this side uses; their text stands in apply.c. */
+enum cs_own_statement {
+    CS_OWN_HIDDEN_REASON,
+    CS_OWN_HIDDEN_CELL,
+    CS_OWN_HIDDEN_CELLS,
+    CS_OWN_HIDDEN_ROWS,
+    CS_OWN_HIDDEN_COUNT,
+    CS_OWN_HIDDEN_INSERT,
+    CS_OWN_HIDDEN_UPDATE,
+    CS_OWN_HIDDEN_DELETE,
+    CS_OWN_HIDDEN_SHOWN, /* rows that are shown and have cells in sync_hidden */
+    CS_OWN_TABLE_NAME,
+    CS_OWN_CONFLICT,
+    CS_NOWN
+};
+
+struct cs_apply {
+    sqlite3_stmt *own[CS_NOWN];
+    bool armed;         /* the next row that a guard sees is the engine's own */
+    bool guards_wanted; /* a table needs a guard that is not there */
+    bool derived;       /* family, circular and the rest of cs_table_sql are set for these tables */
+    sqlite3_stmt *affinity_set[5], *affinity_get[5];
+    struct cs_buf a, b; /* scratch for comparing keys */
+    struct cs_pending *pending;
+    struct cs_batch *batch; /* apply.c's scratch */
+    bool counts_known;      /* nhidden and nhidden_cells of the tables are right */
+};
+
+static inline struct cs_apply *cs_apply_of(struct cs_replica *r)
+{
+    return r->apply;
+}
+static inline struct cs_table_sql *cs_sql_of(const struct cs_table *t)
+{
+    return t->apply;
+}
+
+/* apply.c: reset, bindings of the last use still there; NULL: err says why. */
+sqlite3_stmt *cs_apply_stmt(struct cs_replica *r, enum cs_own_statement which, struct cs_error *err);
+/* Before a projection, inside the write transaction. */
+int cs_apply_ready(struct cs_replica *r, struct cs_error *err);
+
+/* guard.c */
+int cs_guard_open(struct cs_replica *r, struct cs_error *err);
+/* Prepares the table's own statements once and installs the guards that its triggers, and theirs, call for. Inside the
+ * write transaction. */
+int cs_guard_table(struct cs_replica *r, struct cs_table *t, struct cs_error *err);
+void cs_guard_rolled_back(struct cs_replica *r);
+/* Before the engine's own UPDATE (0) or DELETE (1) is stepped, and after. */
+static inline void cs_guard_arm(struct cs_replica *r, const struct cs_table *t, int which)
+{
+    cs_apply_of(r)->armed = cs_sql_of(t)->guarded[which];
+}
+static inline void cs_guard_disarm(struct cs_replica *r)
+{
+    cs_apply_of(r)->armed = false;
+}
+
+/* ---- show.c: what a row shows under this schema, and writing it ---- */
+
+/* Derives statements and facts of all tables, once per schema. */
+int cs_show_derive(struct cs_replica *r, struct cs_error *err);
+/* Prepares insert, delete and the UPDATE of all columns of one table (guard.c looks at what they set off). */
+int cs_show_prepare(struct cs_replica *r, struct cs_table *t, struct cs_error *err);
+void cs_show_close(struct cs_replica *r);
+
+/* The value that the column at `pos` shows. cell: the merged cell, or NULL; part: of the key, for key columns.
+ * *aside: the cell differs from what is shown and has to be kept in sync_hidden. *why becomes the reason ("notnull",
+ * "type") when the row cannot be shown at all, else it is left alone. Text made here lies in the scratch arena. */
+int cs_show_value(struct cs_replica *r, const struct cs_table *t, uint32_t pos, const struct cs_value *cell,
+                  const struct cs_value *part, struct cs_value *out, bool *aside, const char **why,
+                  struct cs_error *err);
+/* Reads the key's parts; false: not as many as this schema's key has. */
+bool cs_show_key(const struct cs_table *t, struct cs_slice key, struct cs_value *parts);
+/* A value as the column's affinity would store it. */
+int cs_show_affinity(struct cs_replica *r, enum cs_affinity affinity, const struct cs_value *in, struct cs_value *out,
+                     struct cs_error *err);
+
+enum cs_written {
+    CS_WRITTEN,
+    CS_COLLIDES, /* a UNIQUE or primary key is taken */
+    CS_REFUSED   /* by a trigger, a type: *why says */
+};
+int cs_show_insert(struct cs_replica *r, struct cs_table *t, const struct cs_value *values, enum cs_written *out,
+                   const char **why, struct cs_error *err);
+/* The columns at positions cols[0 … n) become values[position]. */
+int cs_show_update(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const uint32_t *cols, uint32_t n,
+                   const struct cs_value *values, enum cs_written *out, const char **why, struct cs_error *err);
+int cs_show_delete(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err);
+/* Are all parents of a row with these values shown? Of foreign keys with a column marked in `changed`, or all. */
+int cs_show_parents(struct cs_replica *r, const struct cs_table *t, const struct cs_value *values, const bool *changed,
+                    bool *out, struct cs_error *err);
+/* Does a shown row reference these values? Of references with a column marked in `changed`, or all. */
+int cs_show_has_children(struct cs_replica *r, const struct cs_table *t, const struct cs_value *values,
+                         const bool *changed, bool *out, struct cs_error *err);
+/* SELECT the keys of shown rows whose foreign key finds no row in the parent's table; the caller finalises it. */
+int cs_show_find_orphans(struct cs_replica *r, const struct cs_table *t, uint32_t fk, sqlite3_stmt **out,
+                         struct cs_error *err);
+/* The stored row, copied into the scratch arena; CS_ENOTFOUND. */
+int cs_show_stored(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_value **out,
+                   struct cs_error *err);
+/* Does the row keep the table's CHECK constraints? True when they cannot be evaluated apart from the table. */
+int cs_show_check(struct cs_replica *r, struct cs_table *t, const struct cs_value *values, bool *holds,
+                  struct cs_error *err);
+/* Does a partial unique index cover the row? */
+int cs_show_covered(struct cs_replica *r, struct cs_table *t, uint32_t unique, const struct cs_value *values,
+                    bool *covered, struct cs_error *err);
+
+/* ---- project.c: rows whose projection waits for the end of the batch ---- */
+
+struct cs_pending_counts {
+    uint32_t changed, hidden, conflicts;
+};
+/* Is a row of the table's family hidden since before this batch? Then a change may reach it; rows that wait since this
+ * batch are decided anyway. */
+bool cs_family_waits(const struct cs_replica *r, const struct cs_table *t);
+/* The row must be decided; it is a tracked table's. */
+int cs_pending_add(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err);
+/* A shown row changes or goes: what these values (by position; the structural ones are looked at) held is free. */
+int cs_pending_freed(struct cs_replica *r, struct cs_table *t, const struct cs_value *values, struct cs_error *err);
+/* The same for a hidden row, with the values that sync_hidden still has. */
+int cs_pending_freed_hidden(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err);
+/* Decides what was added, and all that depends on it, and brings tables and sync_hidden in line. */
+int cs_pending_run(struct cs_replica *r, struct cs_pending_counts *counts, struct cs_error *err);
+void cs_pending_reset(struct cs_replica *r);
+void cs_pending_free(struct cs_replica *r);
+
+/* ---- hidden.c: writing sync_hidden; keeps t->nhidden and t->nhidden_cells ---- */
+
+int cs_hidden_count(struct cs_replica *r, struct cs_error *err); /* counts anew (after a rollback) */
+int cs_hidden_put_row(struct cs_replica *r, int64_t table, struct cs_slice key, const char *reason,
+                      struct cs_error *err); /* replaces the reason */
+int cs_hidden_put_cell(struct cs_replica *r, int64_t table, struct cs_slice key, uint32_t col, const struct cs_value *v,
+                       struct cs_error *err);
+int cs_hidden_drop_row(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err);
+int cs_hidden_drop_cell(struct cs_replica *r, int64_t table, struct cs_slice key, uint32_t col, struct cs_error *err);
+/* Keys of a table's hidden rows (CS_OWN_HIDDEN_ROWS) or of its shown rows with cells kept aside (…_SHOWN). */
+int cs_hidden_keys(struct cs_replica *r, struct cs_arena *a, enum cs_own_statement which, int64_t table,
+                   struct cs_slice **out, size_t *n, struct cs_error *err);
+
+#endif
