@@ -130,6 +130,7 @@ static int fail_db(struct conn *c, const char *what, struct cs_error *err)
 
 static int stmt_get(struct conn *c, enum stmt which, sqlite3_stmt **out, struct cs_error *err)
 {
+    *out = NULL;
     if (c->lost && which != S_ROLLBACK)
         return cs_fail(err, CS_EIO, "the transaction on \"%s\" was lost; nothing of it is stored", c->store->path);
     if (c->stmt[which] == NULL &&
