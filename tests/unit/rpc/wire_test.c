@@ -1,0 +1,406 @@
+/* What the server answers to requests that our client would never send, and either side to bytes gone wrong: frames
+ * are made and read here with nothing but nghttp2's header compression. */
+#include <nghttp2/nghttp2.h>
+
+#include "unit/rpc/rpc_fixture.h"
+
+enum { DATA = 0, HEADERS = 1, END_STREAM = 1, END_HEADERS = 4, PADDED = 8 };
+
+static void put_frame(struct cs_buf *b, uint8_t type, uint8_t flags, uint32_t id, struct cs_slice payload)
+{
+    cs_buf_put_u8(b, (uint8_t)(payload.len >> 16));
+    cs_buf_put_u16(b, (uint16_t)payload.len);
+    cs_buf_put_u8(b, type);
+    cs_buf_put_u8(b, flags);
+    cs_buf_put_u32(b, id);
+    cs_buf_put_slice(b, payload);
+}
+
+/* "name value" lines, as one HEADERS frame. */
+static void put_headers(struct cs_buf *b, uint8_t flags, const char *const *lines)
+{
+    static uint8_t block[64 * 1024];
+    nghttp2_hd_deflater *d;
+    nghttp2_nv nv[16];
+    size_t n = 0;
+    ssize_t len;
+
+    for (; lines[n] != NULL; n++) {
+        const char *space = strchr(lines[n], ' ');
+
+        nv[n] = (nghttp2_nv){ (uint8_t *)(uintptr_t)lines[n], (uint8_t *)(uintptr_t)(space + 1),
+                              (size_t)(space - lines[n]), strlen(space + 1), NGHTTP2_NV_FLAG_NONE };
+    }
+    assert_int_equal(nghttp2_hd_deflate_new(&d, 4096), 0);
+    len = nghttp2_hd_deflate_hd(d, block, sizeof block, nv, n);
+    assert_true(len > 0);
+    nghttp2_hd_deflate_del(d);
+    put_frame(b, HEADERS, (uint8_t)(flags | END_HEADERS), 1, cs_slice(block, (size_t)len));
+}
+
+static void put_preface(struct cs_buf *b)
+{
+    cs_buf_put_str(b, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    put_frame(b, 4, 0, 0, CS_SLICE_NULL);
+}
+
+/* ---- a connection of bytes ---- */
+
+struct wire {
+    cs_loop *loop;
+    cs_stream *stream;
+    cs_listener *listener;
+    struct cs_buf say, heard;
+    bool ended, keep;
+};
+
+static void wire_connected(void *arg, const struct cs_error *err)
+{
+    struct wire *x = arg;
+
+    assert_null(err);
+    cs_stream_read(x->stream, true);
+    cs_stream_write(x->stream, cs_buf_slice(&x->say));
+}
+
+static void wire_data(void *arg, struct cs_slice bytes)
+{
+    cs_buf_put_slice(&((struct wire *)arg)->heard, bytes);
+}
+
+static void wire_ended(void *arg, const struct cs_error *err)
+{
+    (void)err;
+    ((struct wire *)arg)->ended = true;
+}
+
+static const struct cs_stream_cb wire_cb = { wire_connected, wire_data, wire_ended, NULL };
+
+static void wire_accepted(void *arg, cs_stream *s)
+{
+    struct wire *x = arg;
+
+    cs_stream_close(x->stream);
+    x->stream = s;
+    cs_stream_accept(s, &wire_cb, x);
+    wire_connected(x, NULL);
+}
+
+static void wire_dial(struct wire *x, struct world_case *w)
+{
+    struct cs_error err;
+
+    x->loop = w->loop;
+    assert_int_equal(cs_stream_connect(w->loop, "127.0.0.1", w->port, &wire_cb, x, &x->stream, &err), CS_OK);
+}
+
+static void wire_close(struct wire *x)
+{
+    cs_stream_close(x->stream);
+    cs_listener_close(x->listener);
+    cs_buf_free(&x->say);
+    cs_buf_free(&x->heard);
+}
+
+/* What the frames of stream 1 said. */
+struct answer {
+    int http, grpc; /* -1: not said */
+    bool ended;
+    int reset; /* RST_STREAM's code; -1: none came */
+    size_t data;
+};
+
+static int number(nghttp2_nv nv)
+{
+    int v = 0;
+
+    for (size_t i = 0; i < nv.valuelen; i++)
+        v = v * 10 + (nv.value[i] - '0');
+    return v;
+}
+
+static void read_block(nghttp2_hd_inflater *z, struct cs_slice block, struct answer *a)
+{
+    for (;;) {
+        nghttp2_nv nv;
+        int flags = 0;
+        ssize_t n = nghttp2_hd_inflate_hd2(z, &nv, &flags, block.data, block.len, 1);
+
+        assert_true(n >= 0);
+        block = cs_slice(block.data + n, block.len - (size_t)n);
+        if ((flags & NGHTTP2_HD_INFLATE_EMIT) != 0) {
+            if (nv.namelen == 7 && memcmp(nv.name, ":status", 7) == 0)
+                a->http = number(nv);
+            if (nv.namelen == 11 && memcmp(nv.name, "grpc-status", 11) == 0)
+                a->grpc = number(nv);
+        }
+        if ((flags & NGHTTP2_HD_INFLATE_FINAL) != 0)
+            break;
+    }
+    nghttp2_hd_inflate_end_headers(z);
+}
+
+static struct answer read_answer(const struct cs_buf *heard)
+{
+    struct answer a = { -1, -1, false, -1, 0 };
+    struct cs_reader r = cs_reader(cs_buf_slice(heard));
+    nghttp2_hd_inflater *z;
+
+    assert_int_equal(nghttp2_hd_inflate_new(&z), 0);
+    while (cs_reader_left(&r) >= 9) {
+        size_t len = (size_t)cs_read_u8(&r) << 16;
+        uint8_t type, flags;
+        uint32_t id;
+        struct cs_slice payload;
+
+        len |= cs_read_u16(&r);
+        type = cs_read_u8(&r);
+        flags = cs_read_u8(&r);
+        id = cs_read_u32(&r);
+        payload = cs_read_bytes(&r, len);
+        if (r.bad)
+            break;
+        if (type == HEADERS)
+            read_block(z, payload, &a);
+        if (type == DATA)
+            a.data += payload.len;
+        if (type == 3 && id == 1 && payload.len == 4)
+            a.reset = (int)cs_load_u32(payload.data);
+        if ((type == HEADERS || type == DATA) && id == 1 && (flags & END_STREAM) != 0)
+            a.ended = true;
+    }
+    nghttp2_hd_inflate_del(z);
+    return a;
+}
+
+/* ---- strange requests ---- */
+
+#define HEAD(path) ":method POST", ":scheme http", ":path " path, ":authority x"
+#define GRPC       "content-type application/grpc"
+#define BODY(s)                                                                                                        \
+    {                                                                                                                  \
+        (const uint8_t *)(s), sizeof(s) - 1                                                                            \
+    }
+
+struct request {
+    const char *name;
+    const char *lines[12];
+    struct cs_slice body; /* no body: END_STREAM is on the headers */
+    bool open;            /* the client does not end its side */
+    int http, grpc;
+    size_t data;
+};
+
+static const struct request requests[] = {
+    { "an ordinary one", { HEAD("/t.S/Echo"), GRPC, "te trailers" }, BODY("\0\0\0\0\1x"), false, 200, 0, 6 },
+    { "a subtype", { HEAD("/t.S/Echo"), "content-type application/grpc+proto" }, BODY("\0\0\0\0\0"), false, 200, 0, 5 },
+    { "no message at all", { HEAD("/t.S/Echo"), GRPC }, { NULL, 0 }, false, 200, 0, 0 },
+    { "not gRPC", { HEAD("/t.S/Echo"), "content-type text/html" }, BODY("x"), false, 415, -1, 0 },
+    { "no content-type", { HEAD("/t.S/Echo") }, BODY("x"), false, 415, -1, 0 },
+    { "GET",
+      { ":method GET", ":scheme http", ":path /t.S/Echo", ":authority x", GRPC },
+      { NULL, 0 },
+      false,
+      405,
+      -1,
+      0 },
+    { "no such method", { HEAD("/t.S/Nothing"), GRPC }, BODY("\0\0\0\0\0"), false, 200, 12, 0 },
+    { "a path that is nearly one", { HEAD("/t.S/Ech"), GRPC }, { NULL, 0 }, false, 200, 12, 0 },
+    { "the server's deadline", { HEAD("/t.S/Wait"), GRPC, "grpc-timeout 20m" }, BODY("\0\0\0\0\0"), true, 200, 4, 0 },
+    { "no time at all", { HEAD("/t.S/Wait"), GRPC, "grpc-timeout 0n" }, { NULL, 0 }, false, 200, 4, 0 },
+    { "a bad timeout", { HEAD("/t.S/Echo"), GRPC, "grpc-timeout soon" }, { NULL, 0 }, false, 200, 13, 0 },
+    { "compressed, it says", { HEAD("/t.S/Echo"), GRPC }, BODY("\1\0\0\0\1x"), false, 200, 13, 0 },
+    { "an unknown encoding",
+      { HEAD("/t.S/Echo"), GRPC, "grpc-encoding gzip" },
+      BODY("\1\0\0\0\1x"),
+      false,
+      200,
+      12,
+      0 },
+    { "an encoding not used",
+      { HEAD("/t.S/Echo"), GRPC, "grpc-encoding gzip" },
+      BODY("\0\0\0\0\1x"),
+      false,
+      200,
+      0,
+      6 },
+    { "a bad flag", { HEAD("/t.S/Echo"), GRPC }, BODY("\7\0\0\0\1x"), false, 200, 13, 0 },
+    { "cut inside the prefix", { HEAD("/t.S/Count"), GRPC }, BODY("\0\0\0"), false, 200, 13, 0 },
+    { "cut inside a message", { HEAD("/t.S/Count"), GRPC }, BODY("\0\0\0\0\5abc"), false, 200, 13, 0 },
+    { "a huge length", { HEAD("/t.S/Echo"), GRPC }, BODY("\0\xff\xff\xff\xffx"), true, 200, 8, 0 },
+    { "binary metadata that is none", { HEAD("/t.S/Echo"), GRPC, "x-bin ???" }, { NULL, 0 }, false, 200, 13, 0 },
+    { "refused, and the client goes on", { HEAD("/t.S/Early"), GRPC }, BODY("\0\0\0\0\0"), true, 200, 7, 0 },
+};
+
+static void strange_requests(void **state)
+{
+    struct world_case w;
+
+    (void)state;
+    case_open(&w);
+    for (size_t i = 0; i < sizeof requests / sizeof requests[0]; i++) {
+        const struct request *q = &requests[i];
+        uint8_t end = q->open ? 0 : END_STREAM;
+        struct answer a = { 0 };
+        struct wire x = { 0 };
+
+        put_preface(&x.say);
+        put_headers(&x.say, q->body.data == NULL ? END_STREAM : 0, q->lines);
+        if (q->body.data != NULL)
+            put_frame(&x.say, DATA, end, 1, q->body);
+        wire_dial(&x, &w);
+        for (int k = 0; k < 500 && !a.ended && !x.ended; k++) {
+            run_ms(&w, 2);
+            a = read_answer(&x.heard);
+        }
+        if (!a.ended || a.http != q->http || a.grpc != q->grpc || a.data != q->data)
+            fail_msg("%s: ended %d, HTTP %d, gRPC %d, %zu bytes", q->name, a.ended, a.http, a.grpc, a.data);
+        /* a server that is done tells a client that is not to stop, without blame */
+        if (q->open)
+            assert_int_equal(a.reset, NGHTTP2_NO_ERROR);
+        else
+            assert_int_equal(a.reset, -1);
+        wire_close(&x);
+    }
+    run_ms(&w, 20);
+    case_close(&w);
+}
+
+/* One byte at a time, in padded frames. */
+static void padded_and_in_single_bytes(void **state)
+{
+    static const char *const lines[] = { HEAD("/t.S/Echo"), GRPC, NULL };
+    static const uint8_t body[] = "\0\0\0\0\5hello\0\0\0\0\0\0\0\0\0\1!";
+    struct world_case w;
+    struct wire x = { 0 };
+    struct answer a = { 0 };
+
+    (void)state;
+    case_open(&w);
+    put_preface(&x.say);
+    put_headers(&x.say, 0, lines);
+    for (size_t i = 0; i + 1 < sizeof body; i++) {
+        uint8_t padded[8] = { 6, body[i] };
+
+        put_frame(&x.say, DATA, (uint8_t)(PADDED | (i + 2 == sizeof body ? END_STREAM : 0)), 1,
+                  cs_slice(padded, sizeof padded));
+    }
+    wire_dial(&x, &w);
+    for (int k = 0; k < 500 && !a.ended && !x.ended; k++) {
+        run_ms(&w, 2);
+        a = read_answer(&x.heard);
+    }
+    assert_true(a.ended);
+    assert_int_equal(a.grpc, 0);
+    assert_int_equal(a.data, sizeof body - 1);
+    wire_close(&x);
+    case_close(&w);
+}
+
+/* ---- right bytes, a few of them changed ---- */
+
+static uint64_t seed = 88172645463325252u;
+
+static size_t pick(size_t n)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (size_t)(seed % n);
+}
+
+static void change(struct cs_buf *b, struct cs_slice original, size_t from)
+{
+    size_t n = 1 + pick(3);
+
+    cs_buf_reset(b);
+    cs_buf_put_slice(b, original);
+    for (size_t i = 0; i < n; i++)
+        b->data[from + pick(b->len - from)] = (uint8_t)(pick(2) == 0 ? pick(256) : pick(10));
+    if (pick(4) == 0)
+        b->len = from + pick(b->len - from);
+}
+
+static void changed_requests(void **state)
+{
+    struct world_case w;
+    struct wire tap = { 0 };
+    struct seen s = { .to_send = 5, .size = 50, .half_close = true };
+    struct cs_error err;
+
+    (void)state;
+    case_loop(&w, cs_world_real());
+    /* what our client says to someone silent */
+    assert_int_equal(cs_listen(w.loop, "127.0.0.1", 0, wire_accepted, &tap, &tap.listener, &err), CS_OK);
+    w.port = cs_listener_port(tap.listener);
+    case_dial(&w, NULL);
+    start_call(&w, &s, "/t.S/Echo", NULL, 50000);
+    seen_fill(s.call, &s);
+    run_ms(&w, 50);
+    assert_true(tap.heard.len > 300);
+    cs_rpc_channel_close(w.channel);
+    w.channel = NULL;
+    w.port = 0;
+    case_serve(&w, NULL);
+    for (int i = 0; i < 500; i++) {
+        struct wire x = { 0 };
+
+        change(&x.say, cs_buf_slice(&tap.heard), 24);
+        wire_dial(&x, &w);
+        run_ms(&w, 1);
+        wire_close(&x);
+    }
+    run_ms(&w, 50);
+    wire_close(&tap);
+    seen_free(&s);
+    case_close(&w);
+}
+
+static void changed_answers(void **state)
+{
+    static const char *const lines[] = { HEAD("/t.S/Echo"), GRPC, NULL };
+    struct world_case w;
+    struct wire x = { 0 };
+    struct cs_error err;
+    int ok = 0;
+
+    (void)state;
+    case_open(&w);
+    put_preface(&x.say);
+    put_headers(&x.say, 0, lines);
+    put_frame(&x.say, DATA, END_STREAM, 1, cs_slice("\0\0\0\0\5hello\0\0\0\0\5world", 20));
+    wire_dial(&x, &w);
+    run_ms(&w, 50);
+    assert_true(x.heard.len > 100);
+    cs_rpc_channel_close(w.channel);
+    for (int i = 0; i < 500; i++) {
+        struct wire liar = { 0 };
+        struct seen s = { 0 };
+
+        change(&liar.say, cs_buf_slice(&x.heard), 0);
+        assert_int_equal(cs_listen(w.loop, "127.0.0.1", 0, wire_accepted, &liar, &liar.listener, &err), CS_OK);
+        w.port = cs_listener_port(liar.listener);
+        case_dial(&w, NULL);
+        unary(&w, &s, "/t.S/Echo", NULL, 30, cs_slice_str("x"));
+        ok += s.status == CS_RPC_OK;
+        cs_rpc_channel_close(w.channel);
+        wire_close(&liar);
+        seen_free(&s);
+    }
+    assert_true(ok > 0 && ok < 500); /* some changes do no harm */
+    w.channel = NULL;
+    wire_close(&x);
+    case_close(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(strange_requests),
+        cmocka_unit_test(padded_and_in_single_bytes),
+        cmocka_unit_test(changed_requests),
+        cmocka_unit_test(changed_answers),
+    };
+
+    return cmocka_run_group_tests_name("rpc on the wire", tests, NULL, NULL);
+}
