@@ -16,6 +16,7 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_ROW_UPDATE] =
         "UPDATE main.sync_rows SET ins = ?3, del = ?4, meta = ?5, unsent = ?6 WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_TABLE_ID] = "SELECT id FROM main.sync_tables WHERE name = ?1",
+    [CS_STMT_TABLE_NAME] = "SELECT name FROM main.sync_tables WHERE id = ?1",
     [CS_STMT_TABLE_NEW] = "INSERT INTO main.sync_tables(name) VALUES(?1)",
     [CS_STMT_COLUMN_ID] = "SELECT id FROM main.sync_columns WHERE tbl = ?1 AND name = ?2",
     [CS_STMT_COLUMN_NAME] = "SELECT name FROM main.sync_columns WHERE tbl = ?1 AND id = ?2",
@@ -49,6 +50,14 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_LOG_HASH] = "SELECT hash FROM main.sync_log WHERE number = ?1",
     [CS_STMT_LOG_PUT] = "INSERT OR REPLACE INTO main.sync_log(number, hash) VALUES(?1, ?2)",
     [CS_STMT_LOG_PRUNE] = "DELETE FROM main.sync_log WHERE number <= ?1",
+    [CS_STMT_ROW_WALK] = "SELECT key FROM main.sync_rows WHERE tbl = ?1 AND key > ?2 ORDER BY key LIMIT ?3",
+    [CS_STMT_GAP_NEXT] =
+        "SELECT id, gap, backfill FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL ORDER BY id",
+    [CS_STMT_GAP_SET] = "UPDATE main.sync_tables SET backfill = ?2, gap = ?3 WHERE id = ?1",
+    [CS_STMT_GAP_ANY] = "SELECT 1 FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL",
+    [CS_STMT_SHADOW_GET] = "SELECT hashes FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2",
+    [CS_STMT_SHADOW_PUT] = "INSERT OR REPLACE INTO main.sync_shadow(tbl, key, hashes) VALUES(?1, ?2, ?3)",
+    [CS_STMT_SHADOW_DROP] = "DELETE FROM main.sync_shadow WHERE tbl = ?1",
     [CS_STMT_PEER_GET] = "SELECT number, hash, member_seq FROM main.sync_devices WHERE uuid = ?1",
     [CS_STMT_PEER_SET] = "UPDATE main.sync_devices SET number = ?2, hash = ?3, member_seq = ?4 WHERE id = ?1",
     [CS_STMT_DATA_VERSION] = "PRAGMA main.data_version",

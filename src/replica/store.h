@@ -48,7 +48,6 @@ int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *
 int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err); /* when pausing */
 
 /* seal.c: one change of one row, inside an open transaction: versions, unsent record, touched list. */
-enum { CS_ALL_COLUMNS = UINT32_MAX };
 struct cs_seal_change {
     struct cs_table *table;
     struct cs_slice key;
@@ -62,6 +61,12 @@ int cs_seal_begin(struct cs_replica *r, struct cs_error *err); /* resets the tou
 int cs_seal_finish(struct cs_replica *r,
                    struct cs_error *err); /* projects what was touched, saves clock and counters */
 
+void cs_seal_free(struct cs_replica *r);
+void cs_scratch_reset(struct cs_replica *r);
+/* All numbered columns of the table, ascending, in seal.c's scratch; NULL: out of memory. */
+const struct cs_op_cell *cs_seal_all_columns(struct cs_replica *r, const struct cs_table *t, uint32_t *n,
+                                             struct cs_error *err);
+
 /* unsent.c: what a row has that no batch has carried. */
 struct cs_unsent {
     bool ins, del; /* the insert, the delete is unsent */
@@ -70,14 +75,22 @@ struct cs_unsent {
     struct cs_row_cell *seen; /* cells that unsent deletes saw */
     uint32_t nbase, nseen;
 };
-/* Encoded; a plain fresh insert (ins alone) is NULL. */
-void cs_unsent_encode(struct cs_replica *r, const struct cs_unsent *u, struct cs_buf *out);
 int cs_unsent_decode(struct cs_replica *r, struct cs_arena *a, struct cs_slice bytes, struct cs_unsent *out,
                      struct cs_error *err);
 /* CS_ENOTFOUND: the pointer is stale, nothing is unsent (and *out is empty). */
 int cs_unsent_get(struct cs_replica *r, struct cs_arena *a, int64_t seq, struct cs_unsent *out, struct cs_error *err);
 int cs_unsent_put(struct cs_replica *r, int64_t table, struct cs_slice key, const struct cs_unsent *u, int64_t *seq,
                   struct cs_error *err); /* a new record */
+const struct cs_row_cell *cs_unsent_find(const struct cs_row_cell *cells, uint32_t n,
+                                         uint32_t col); /* NULL: not there */
+/* Adds the cell, or replaces that of its column; the list moves within the arena. */
+int cs_unsent_add(struct cs_arena *a, struct cs_row_cell **cells, uint32_t *n, struct cs_row_cell cell,
+                  struct cs_error *err);
 int cs_unsent_set(struct cs_replica *r, int64_t seq, const struct cs_unsent *u, struct cs_error *err);
+
+/* extract.c */
+void cs_extract_free(struct cs_replica *r);
+int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err); /* what the last extract took is bound: sent */
+void cs_over_sort(struct cs_op_over *over, uint32_t n);
 
 #endif

@@ -1,0 +1,253 @@
+/* Batches bound to a number: stored before they are sent, so that what is re-sent is the same to the byte. */
+#include "replica/statements.h"
+#include "replica/store.h"
+
+/* Begins a transaction that is on disk when it commits: a stamp or number that went out must never be used again. */
+static int begin_durable(struct cs_replica *r, struct cs_error *err)
+{
+    int rc = cs_db_exec(r, "PRAGMA main.synchronous=FULL", err);
+
+    return rc == CS_OK ? cs_db_begin(r, err) : rc;
+}
+
+static int end_durable(struct cs_replica *r, int rc, struct cs_error *err)
+{
+    struct cs_error ignored;
+
+    if (rc == CS_OK)
+        rc = cs_db_commit(r, err);
+    else
+        cs_db_rollback(r);
+    cs_db_exec(r, "PRAGMA main.synchronous=NORMAL", &ignored);
+    return rc;
+}
+
+static int insert_bound(struct cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_slice stored,
+                        struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_BOUND_PUT, err);
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, (int64_t)number);
+    cs_db_bind_slice(s, 2, cs_slice(hash, 32));
+    cs_db_bind_slice(s, 3, stored);
+    return cs_db_step(r, s, "cannot store a batch for sending", err);
+}
+
+int cs_replica_bind(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_slice stored,
+                    struct cs_error *err)
+{
+    int rc = begin_durable(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if ((rc = insert_bound(r, number, hash, stored, err)) == CS_OK)
+        rc = cs_extract_drop_taken(r, err);
+    return end_durable(r, rc, err);
+}
+
+int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct cs_bound **out, size_t *n,
+                     struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_BOUND_ALL, err);
+    size_t cap = 0;
+    int rc = CS_OK, step = SQLITE_DONE;
+
+    *out = NULL;
+    *n = 0;
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int(s, 1, with_bytes);
+    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
+        struct cs_slice hash = cs_db_column_blob(s, 1);
+        struct cs_bound *b;
+
+        if (*n == cap) {
+            cap = cap == 0 ? 16 : cap * 2;
+            if ((b = cs_arena_zalloc(a, cap, sizeof *b)) == NULL) {
+                rc = cs_fail(err, CS_ENOMEM, "out of memory");
+                break;
+            }
+            if (*n > 0)
+                memcpy(b, *out, *n * sizeof *b);
+            *out = b;
+        }
+        b = &(*out)[*n];
+        b->number = (uint64_t)sqlite3_column_int64(s, 0);
+        b->state = (enum cs_bound_state)sqlite3_column_int(s, 2);
+        b->log_number = (uint64_t)sqlite3_column_int64(s, 3);
+        b->stored = cs_arena_copy(a, cs_db_column_blob(s, 4));
+        if (hash.len != 32)
+            rc = cs_fail(err, CS_ECORRUPT, "a bound batch in the database is damaged");
+        else
+            memcpy(b->hash, hash.data, 32);
+        if (rc == CS_OK && b->stored.data == NULL)
+            rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        (*n)++;
+    }
+    if (rc == CS_OK && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read the bound batches");
+    sqlite3_reset(s);
+    return rc;
+}
+
+int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_number, struct cs_error *err)
+{
+    sqlite3_stmt *s;
+    uint8_t hash[32] = { 0 };
+    int rc, step;
+
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    if ((s = cs_db_stmt(r, CS_STMT_BOUND_ACCEPT, err)) == NULL) {
+        rc = err_code(err);
+    } else {
+        sqlite3_bind_int64(s, 1, (int64_t)number);
+        sqlite3_bind_int64(s, 2, (int64_t)log_number);
+        step = sqlite3_step(s);
+        if (step == SQLITE_ROW && sqlite3_column_bytes(s, 0) == 32) {
+            memcpy(hash, sqlite3_column_blob(s, 0), 32);
+            step = sqlite3_step(s);
+        } else if (step == SQLITE_DONE) {
+            rc = cs_fail(err, CS_ENOTFOUND, "no batch %llu is bound", (unsigned long long)number);
+        }
+        if (rc == CS_OK && step != SQLITE_DONE)
+            rc = cs_db_fail(r, err, "cannot note an acknowledgement");
+        sqlite3_reset(s);
+    }
+    if (rc == CS_OK && number > r->chain_number)
+        rc = cs_chain_save(r, number, hash, err);
+    if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_REFUSED_PRUNE, err)) != NULL) {
+        sqlite3_bind_int64(s, 1, (int64_t)number);
+        rc = cs_db_step(r, s, "cannot note an acknowledgement", err);
+    }
+    if (rc == CS_OK && log_number != 0 && log_number <= r->mark.number &&
+        (s = cs_db_stmt(r, CS_STMT_BOUND_PRUNE, err)) != NULL) {
+        sqlite3_bind_int64(s, 1, (int64_t)r->mark.number);
+        rc = cs_db_step(r, s, "cannot note an acknowledgement", err);
+    }
+    if (rc == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}
+
+static int keep_refused(struct cs_replica *r, uint64_t number, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_REFUSED_PUT, err);
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, (int64_t)number);
+    return cs_db_step(r, s, "cannot keep the hash of a refused batch", err);
+}
+
+int cs_replica_rebind(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_slice stored,
+                      struct cs_error *err)
+{
+    sqlite3_stmt *s;
+    int rc = begin_durable(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    rc = keep_refused(r, number, err);
+    if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_BOUND_REBIND, err)) != NULL) {
+        sqlite3_bind_int64(s, 1, (int64_t)number);
+        cs_db_bind_slice(s, 2, cs_slice(hash, 32));
+        cs_db_bind_slice(s, 3, stored);
+        rc = cs_db_step(r, s, "cannot store a batch for sending", err);
+    } else if (rc == CS_OK) {
+        rc = err_code(err);
+    }
+    return end_durable(r, rc, err);
+}
+
+void cs_replica_chain(const cs_replica *r, uint64_t *number, uint8_t hash[32])
+{
+    *number = r->chain_number;
+    memcpy(hash, r->chain_hash, 32);
+}
+
+/* ---- taking batches back ---- */
+
+/* What the operation carried is unsent again, where it still stands; `over` is the base again. */
+static int restore_op(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, int64_t table,
+                      const uint32_t *cols, struct cs_error *err)
+{
+    struct cs_unsent u;
+    struct cs_version v = { .stamp = op->stamp, .device = r->id.device };
+    int64_t seq;
+    int rc = cs_rows_get(r, table, op->key, &r->row, &seq, err);
+
+    if (rc != CS_OK)
+        return rc == CS_ENOTFOUND ? CS_OK : rc;
+    rc = cs_unsent_get(r, &r->scratch, seq, &u, err);
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    if (rc == CS_ENOTFOUND)
+        seq = 0;
+    rc = CS_OK;
+    if (op->kind == CS_OP_INSERT && cs_version_cmp(&r->row.ins, &v) == 0)
+        u.ins = true;
+    if (op->kind == CS_OP_DELETE && cs_version_cmp(&r->row.del, &v) == 0)
+        u.del = true;
+    for (uint32_t i = 0; i < op->nover && rc == CS_OK; i++) {
+        struct cs_row_cell cell = { .col = cols[op->over[i].col],
+                                    .v = { .stamp = op->over[i].stamp, .device = d->devices[op->over[i].device] } };
+
+        rc = op->kind == CS_OP_DELETE ? cs_unsent_add(&r->scratch, &u.seen, &u.nseen, cell, err)
+                                      : cs_unsent_add(&r->scratch, &u.base, &u.nbase, cell, err);
+    }
+    for (uint32_t i = 0; op->kind == CS_OP_UPDATE && i < op->ncells && rc == CS_OK; i++) {
+        struct cs_row_cell cell = { .col = cols[op->cells[i].col] };
+
+        if (cs_unsent_find(u.base, u.nbase, cell.col) == NULL)
+            rc = cs_unsent_add(&r->scratch, &u.base, &u.nbase, cell, err);
+    }
+    if (rc != CS_OK)
+        return rc;
+    if (seq != 0)
+        return cs_unsent_set(r, seq, &u, err);
+    if ((rc = cs_unsent_put(r, table, op->key, &u, &seq, err)) == CS_OK)
+        rc = cs_rows_update(r, table, op->key, &r->row, seq, err);
+    return rc;
+}
+
+static int restore_set(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err)
+{
+    int64_t *tables = cs_arena_zalloc(&r->scratch, (size_t)d->ntables + 1, sizeof *tables);
+    uint32_t **cols = cs_arena_zalloc(&r->scratch, (size_t)d->ntables + 1, sizeof *cols);
+    int rc = tables == NULL || cols == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+
+    for (uint32_t i = 0; i < d->ntables && rc == CS_OK; i++) {
+        if ((cols[i] = cs_arena_zalloc(&r->scratch, (size_t)d->tables[i].ncolumns + 1, sizeof **cols)) == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+        rc = cs_table_number(r, d->tables[i].name, &tables[i], err);
+        for (uint32_t k = 0; k < d->tables[i].ncolumns && rc == CS_OK; k++)
+            rc = cs_column_number(r, tables[i], d->tables[i].columns[k], &cols[i][k], err);
+    }
+    for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
+        rc = restore_op(r, d, &d->ops[i], tables[d->ops[i].table], cols[d->ops[i].table], err);
+    return rc;
+}
+
+int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, struct cs_error *err)
+{
+    sqlite3_stmt *s;
+    int rc = cs_db_begin(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    cs_scratch_reset(r);
+    for (size_t i = n; i > 0 && rc == CS_OK; i--) /* the newest first: the oldest `over` is the base in the end */
+        rc = restore_set(r, &deltas[i - 1], err);
+    if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_BOUND_DROP_WAITING, err)) != NULL)
+        rc = cs_db_step(r, s, "cannot take batches back", err);
+    if (rc == CS_OK)
+        rc = cs_meta_put_int(r, "next_unsent", (int64_t)r->next_unsent, err);
+    if (rc == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}

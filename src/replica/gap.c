@@ -1,0 +1,345 @@
+/* Rows that no trigger told of. Backfill: what a table held when its tracking began, in slices by key. Comparison:
+ * after a pause or a change of schema, what changed meanwhile. Columns: gap 0, backfill only; 1, comparing rows of the
+ * table with their versions; 2, looking for versions whose row is gone. `backfill` is the last key that was looked at.
+ *
+ * What a comparison can know: a row without versions is an insert; living, shown versions without a row are a delete; a
+ * column without a cell whose value is not the default is an update. Changed values show only against the hashes that
+ * cs_shadow_store left when the table was paused; a table that was rebuilt without `pause` keeps such edits to
+ * itself until they are made again. */
+#include "replica/apply.h"
+#include "replica/statements.h"
+#include "replica/store.h"
+
+/* FNV-1a, 64 bits: against accidents, not adversaries; what it hashes never leaves the file. */
+static uint64_t hash_value(const struct cs_value *v)
+{
+    struct cs_buf b = { 0 };
+    uint64_t h = 0xcbf29ce484222325u;
+
+    cs_value_encode(&b, v);
+    for (size_t i = 0; i < b.len; i++)
+        h = (h ^ b.data[i]) * 0x100000001b3u;
+    cs_buf_free(&b);
+    return h;
+}
+
+/* SELECT all columns FROM t [WHERE key > (?…)] ORDER BY key LIMIT n */
+static int prepare_walk(struct cs_replica *r, const struct cs_table *t, bool from, sqlite3_stmt **s,
+                        struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+    int rc = CS_OK;
+
+    cs_buf_put_str(&sql, "SELECT ");
+    for (uint32_t i = 0; i < t->ncolumns; i++) {
+        cs_buf_put_str(&sql, i > 0 ? ", " : "");
+        cs_put_identifier(&sql, t->columns[i].name);
+    }
+    cs_buf_put_str(&sql, " FROM main.");
+    cs_put_identifier(&sql, t->name);
+    for (int part = from ? 0 : 2; part < 3; part++) {
+        cs_buf_put_str(&sql, part == 0 ? " WHERE (" : part == 1 ? ") > (" : from ? ") ORDER BY " : " ORDER BY ");
+        for (uint32_t i = 0; i < t->nkey; i++) {
+            cs_buf_put_str(&sql, i > 0 ? ", " : "");
+            if (part == 1)
+                cs_buf_printf(&sql, "?%u", i + 2);
+            else
+                cs_put_identifier(&sql, t->columns[t->key[i]].name);
+        }
+    }
+    cs_buf_put_str(&sql, " LIMIT ?1");
+    if (sql.failed)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    else if (sqlite3_prepare_v2(r->db, (const char *)sql.data, (int)sql.len, s, NULL) != SQLITE_OK)
+        rc = cs_db_fail(r, err, "cannot read an application's table");
+    cs_buf_free(&sql);
+    return rc;
+}
+
+static bool row_key(const struct cs_table *t, sqlite3_stmt *s, struct cs_buf *out)
+{
+    struct cs_value v;
+
+    cs_buf_reset(out);
+    for (uint32_t i = 0; i < t->nkey; i++) {
+        cs_value_from_column(&v, s, (int)t->key[i]);
+        if (v.type == CS_NULL)
+            return false;
+        cs_key_put(out, &v, t->columns[t->key[i]].collation);
+    }
+    return !out->failed;
+}
+
+static int shadow_of(struct cs_replica *r, const struct cs_table *t, struct cs_slice key, struct cs_slice *out,
+                     struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_SHADOW_GET, err);
+    int rc = CS_OK;
+
+    *out = CS_SLICE_NULL;
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, t->id);
+    cs_db_bind_slice(s, 2, key);
+    if (sqlite3_step(s) == SQLITE_ROW) {
+        *out = cs_arena_copy(&r->scratch, cs_db_column_blob(s, 0));
+        rc = out->data == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+    }
+    sqlite3_reset(s);
+    return rc;
+}
+
+/* Was the column's value another one when the table was paused? false also when nothing is known. */
+static bool shadow_differs(struct cs_slice shadow, uint32_t id, const struct cs_value *v)
+{
+    struct cs_reader rd = cs_reader(shadow);
+
+    while (cs_reader_left(&rd) >= 12) {
+        uint32_t col = cs_read_u32(&rd);
+        uint64_t hash = cs_read_u64(&rd);
+
+        if (col == id)
+            return hash != hash_value(v);
+    }
+    return false;
+}
+
+/* The columns of a row that lives whose present values must have been written unseen. */
+static int changed_columns(struct cs_replica *r, const struct cs_table *t, struct cs_slice key, sqlite3_stmt *s,
+                           struct cs_op_cell *cells, uint32_t *n, struct cs_error *err)
+{
+    struct cs_slice shadow;
+    int rc = shadow_of(r, t, key, &shadow, err);
+
+    *n = 0;
+    for (uint32_t id = 0; rc == CS_OK && id < t->ncolumn_ids; id++) {
+        uint32_t pos = t->by_id[id];
+        struct cs_value v, without = { .type = CS_NULL };
+        bool changed;
+
+        if (pos == CS_NO_COLUMN)
+            continue;
+        cs_value_from_column(&v, s, (int)pos);
+        if (t->columns[pos].has_default)
+            without = t->columns[pos].default_value;
+        if (cs_row_find(&r->row, id) != NULL)
+            changed = shadow_differs(shadow, id, &v);
+        else
+            changed = t->columns[pos].key_pos < 0 && cs_value_cmp(&v, &without) != 0;
+        if (changed)
+            cells[(*n)++] = (struct cs_op_cell){ .col = id };
+    }
+    return rc;
+}
+
+static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sqlite3_stmt *s, struct cs_slice key,
+                       uint64_t *sealed, struct cs_error *err)
+{
+    struct cs_seal_change c = { .table = t, .key = key, .kind = CS_OP_INSERT, .ms = cs_now_ms(r->world) };
+    struct cs_op_cell *cells;
+    int64_t unsent;
+    int rc = cs_rows_get(r, t->id, key, &r->row, &unsent, err);
+
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    if (rc == CS_ENOTFOUND || !cs_row_lives(&r->row)) {
+        if ((c.cells = cs_seal_all_columns(r, t, &c.ncells, err)) == NULL)
+            return err_code(err);
+        return cs_seal_change(r, &c, sealed, err);
+    }
+    if (gap == 0)
+        return CS_OK;
+    if ((cells = cs_arena_zalloc(&r->scratch, (size_t)t->ncolumn_ids + 1, sizeof *cells)) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((rc = changed_columns(r, t, key, s, cells, &c.ncells, err)) != CS_OK || c.ncells == 0)
+        return rc;
+    c.kind = CS_OP_UPDATE;
+    c.cells = cells;
+    return cs_seal_change(r, &c, sealed, err);
+}
+
+static int save_progress(struct cs_replica *r, struct cs_table *t, struct cs_slice last, bool done, int64_t gap,
+                         struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_GAP_SET, err);
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, t->id);
+    if (done)
+        sqlite3_bind_null(s, 2);
+    else
+        cs_db_bind_slice(s, 2, last);
+    sqlite3_bind_int64(s, 3, gap);
+    t->backfilling = !done;
+    return cs_db_step(r, s, "cannot note how far a table was read", err);
+}
+
+static int walk_table(struct cs_replica *r, struct cs_table *t, int64_t gap, struct cs_slice from, uint32_t max_rows,
+                      uint64_t *sealed, struct cs_error *err)
+{
+    struct cs_buf key = { 0 };
+    sqlite3_stmt *s = NULL;
+    uint32_t n = 0;
+    int rc = prepare_walk(r, t, from.len > 0, &s, err), step = SQLITE_DONE;
+
+    if (rc == CS_OK && from.len > 0 && (rc = cs_table_bind_key(t, s, 2, from)) != CS_OK)
+        rc = cs_fail(err, rc, "the place where reading a table stopped is damaged");
+    if (rc == CS_OK)
+        sqlite3_bind_int64(s, 1, max_rows);
+    cs_buf_put_slice(&key, from);
+    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
+        n++;
+        if (row_key(t, s, &key))
+            rc = look_at_row(r, t, gap, s, cs_buf_slice(&key), sealed, err);
+        else if (key.failed)
+            rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        else
+            r->held_back++;
+    }
+    if (rc == CS_OK && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read an application's table");
+    sqlite3_finalize(s);
+    if (rc == CS_OK && n == max_rows)
+        rc = save_progress(r, t, cs_buf_slice(&key), false, gap, err);
+    else if (rc == CS_OK)
+        rc = save_progress(r, t, CS_SLICE_NULL, gap == 0, gap == 0 ? 0 : 2, err);
+    cs_buf_free(&key);
+    return rc;
+}
+
+/* Versions that live and are shown, and whose row is not in the table: deleted unseen. */
+static int look_at_versions(struct cs_replica *r, struct cs_table *t, struct cs_slice key, uint64_t *sealed,
+                            struct cs_error *err)
+{
+    struct cs_seal_change c = { .table = t, .key = key, .kind = CS_OP_DELETE, .ms = cs_now_ms(r->world) };
+    struct cs_buf reason = { 0 };
+    int64_t unsent;
+    int rc = cs_rows_get(r, t->id, key, &r->row, &unsent, err), step;
+
+    if (rc != CS_OK || !cs_row_lives(&r->row))
+        return rc;
+    rc = cs_hidden_row_reason(r, t->id, key, &reason, err);
+    cs_buf_free(&reason);
+    if (rc != CS_ENOTFOUND)
+        return rc;
+    if ((step = cs_table_read(r, t, key, err)) == SQLITE_ROW)
+        sqlite3_reset(t->read);
+    if (step != SQLITE_DONE)
+        return step == SQLITE_ROW ? CS_OK : step;
+    return cs_seal_change(r, &c, sealed, err);
+}
+
+static int drop_shadow(struct cs_replica *r, const struct cs_table *t, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_SHADOW_DROP, err);
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, t->id);
+    return cs_db_step(r, s, "cannot drop what a pause had noted", err);
+}
+
+static int walk_versions(struct cs_replica *r, struct cs_table *t, struct cs_slice from, uint32_t max_rows,
+                         uint64_t *sealed, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_ROW_WALK, err);
+    struct cs_slice *keys, last = from;
+    uint32_t n = 0;
+    int rc = CS_OK, step = SQLITE_DONE;
+
+    if (s == NULL)
+        return err_code(err);
+    if ((keys = cs_arena_zalloc(&r->scratch, max_rows, sizeof *keys)) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    sqlite3_bind_int64(s, 1, t->id);
+    cs_db_bind_slice(s, 2, from);
+    sqlite3_bind_int64(s, 3, max_rows);
+    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
+        keys[n] = cs_arena_copy(&r->scratch, cs_db_column_blob(s, 0));
+        rc = keys[n++].data == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+    }
+    if (rc == CS_OK && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read the versions of a table");
+    sqlite3_reset(s);
+    for (uint32_t i = 0; i < n && rc == CS_OK; i++)
+        rc = look_at_versions(r, t, last = keys[i], sealed, err);
+    if (rc == CS_OK && n == max_rows)
+        return save_progress(r, t, last, false, 2, err);
+    if (rc == CS_OK && (rc = drop_shadow(r, t, err)) == CS_OK)
+        rc = save_progress(r, t, CS_SLICE_NULL, true, 0, err);
+    return rc;
+}
+
+int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_GAP_NEXT, err);
+    struct cs_table *t = NULL;
+    struct cs_slice from = CS_SLICE_NULL;
+    int64_t gap = 0;
+    int rc, step = SQLITE_DONE;
+
+    *more = false;
+    if (s == NULL)
+        return err_code(err);
+    if ((rc = cs_seal_begin(r, err)) != CS_OK)
+        return rc;
+    while (t == NULL && (step = sqlite3_step(s)) == SQLITE_ROW) {
+        t = cs_table_by_id(r, sqlite3_column_int64(s, 0));
+        gap = sqlite3_column_int64(s, 1);
+        from = cs_arena_copy(&r->scratch, cs_db_column_blob(s, 2));
+    }
+    if (t == NULL && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read our tables");
+    sqlite3_reset(s);
+    if (rc != CS_OK || t == NULL)
+        return rc;
+    *more = true;
+    rc = gap == 2 ? walk_versions(r, t, from, max_rows, sealed, err)
+                  : walk_table(r, t, gap, from, max_rows, sealed, err);
+    return rc == CS_OK ? cs_seal_finish(r, err) : rc;
+}
+
+static int shadow_row(struct cs_replica *r, struct cs_table *t, sqlite3_stmt *row, struct cs_buf *key,
+                      struct cs_buf *hashes, struct cs_error *err)
+{
+    sqlite3_stmt *s;
+
+    cs_buf_reset(hashes);
+    for (uint32_t id = 0; id < t->ncolumn_ids; id++) {
+        struct cs_value v;
+
+        if (t->by_id[id] == CS_NO_COLUMN)
+            continue;
+        cs_value_from_column(&v, row, (int)t->by_id[id]);
+        cs_buf_put_u32(hashes, id);
+        cs_buf_put_u64(hashes, hash_value(&v));
+    }
+    if (hashes->failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((s = cs_db_stmt(r, CS_STMT_SHADOW_PUT, err)) == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, t->id);
+    cs_db_bind_slice(s, 2, cs_buf_slice(key));
+    cs_db_bind_slice(s, 3, cs_buf_slice(hashes));
+    return cs_db_step(r, s, "cannot note what a paused table holds", err);
+}
+
+int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    struct cs_buf key = { 0 }, hashes = { 0 };
+    sqlite3_stmt *s = NULL;
+    int rc = drop_shadow(r, t, err), step = SQLITE_DONE;
+
+    if (rc == CS_OK && (rc = prepare_walk(r, t, false, &s, err)) == CS_OK)
+        sqlite3_bind_int64(s, 1, -1);
+    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW)
+        if (row_key(t, s, &key))
+            rc = shadow_row(r, t, s, &key, &hashes, err);
+    if (rc == CS_OK && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read an application's table");
+    sqlite3_finalize(s);
+    cs_buf_free(&key);
+    cs_buf_free(&hashes);
+    return rc;
+}

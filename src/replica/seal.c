@@ -1,0 +1,461 @@
+/* Sealing: logged changes become versions. What one change becomes is cs_row_seal's matter (spec: local_operation);
+ * here is the reading of the changelog, the record of what is unsent, and the step to projection at the end of each
+ * slice. */
+#include "replica/apply.h"
+#include "replica/statements.h"
+#include "replica/store.h"
+
+enum { LOG_SEQ = 0, LOG_TABLE, LOG_OP, LOG_MASK, LOG_MS, LOG_KEY };
+enum { OP_INSERT = 1, OP_UPDATE = 2, OP_DELETE = 3, OP_SUSPECT = 4, OP_GROUP = 16, GROUP_BITS = 62 };
+
+/* One sealing transaction. Kept from one to the next for its memory. */
+struct seal {
+    struct cs_touched *touched; /* owned */
+    size_t ntouched, cap;
+    struct cs_op_cell *cells; /* owned: the columns of the change in hand */
+    uint32_t ncells, cells_cap;
+    struct cs_seal_out out;
+    struct cs_buf key;
+    int64_t now_ms;
+    bool expect_new; /* the last insert was of a row that nobody had heard of */
+};
+
+static struct seal *seal_of(struct cs_replica *r)
+{
+    return r->seal;
+}
+
+void cs_seal_free(struct cs_replica *r)
+{
+    struct seal *l = seal_of(r);
+
+    if (l == NULL)
+        return;
+    free(l->touched);
+    free(l->cells);
+    cs_buf_free(&l->key);
+    free(l);
+    r->seal = NULL;
+}
+
+/* The scratch arena begins anew, and with it all that lies in it. */
+void cs_scratch_reset(struct cs_replica *r)
+{
+    struct seal *l = seal_of(r);
+
+    cs_arena_reset(&r->scratch);
+    r->row = (struct cs_row){ 0 };
+    if (l != NULL) {
+        l->out = (struct cs_seal_out){ 0 };
+        l->ntouched = 0;
+    }
+}
+
+int cs_seal_begin(struct cs_replica *r, struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+
+    if (l == NULL && (r->seal = l = calloc(1, sizeof *l)) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    cs_scratch_reset(r);
+    l->now_ms = cs_now_ms(r->world);
+    l->expect_new = true;
+    return CS_OK;
+}
+
+int cs_seal_finish(struct cs_replica *r, struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+    int rc = l->ntouched == 0 ? CS_OK : cs_project_touched(r, l->touched, l->ntouched, err);
+
+    l->ntouched = 0;
+    if (rc != CS_OK || (rc = cs_hlc_save(r, err)) != CS_OK ||
+        (rc = cs_meta_put_int(r, "next_unsent", (int64_t)r->next_unsent, err)) != CS_OK)
+        return rc;
+    return r->held_back == 0 ? CS_OK : cs_meta_put_int(r, "held_back", r->held_back, err);
+}
+
+static int touch(struct cs_replica *r, const struct cs_seal_change *c, bool was_hidden, bool structural,
+                 struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+    struct cs_table *t = c->table;
+    struct cs_touched *p;
+
+    if (t->nuniques == 0 && t->nfks == 0 && !t->is_parent && t->nhidden == 0 && !was_hidden)
+        return CS_OK;
+    if (c->kind == CS_OP_UPDATE && !structural && !was_hidden)
+        return CS_OK;
+    if (l->ntouched == l->cap) {
+        size_t cap = l->cap == 0 ? 256 : l->cap * 2;
+
+        if ((p = realloc(l->touched, cap * sizeof *p)) == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+        l->touched = p;
+        l->cap = cap;
+    }
+    p = &l->touched[l->ntouched++];
+    *p = (struct cs_touched){ .table = t,
+                              .key = cs_arena_copy(&r->scratch, c->key),
+                              .kind = c->kind,
+                              .was_hidden = was_hidden,
+                              .mask_any = structural };
+    return p->key.data == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+}
+
+static bool in_list(const uint32_t *cols, uint32_t n, uint32_t pos)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (cols[i] == pos)
+            return true;
+    return false;
+}
+
+/* Does a changed column take part in a UNIQUE or a foreign key, of this table or into it? */
+static bool is_structural(const struct cs_seal_change *c)
+{
+    const struct cs_table *t = c->table;
+
+    if (t->is_parent)
+        return true;
+    for (uint32_t i = 0; i < c->ncells; i++) {
+        uint32_t pos = c->cells[i].col < t->ncolumn_ids ? t->by_id[c->cells[i].col] : CS_NO_COLUMN;
+
+        for (uint32_t k = 0; k < t->nuniques; k++)
+            if (t->uniques[k].where != NULL || in_list(t->uniques[k].cols, t->uniques[k].ncols, pos))
+                return true;
+        for (uint32_t k = 0; k < t->nfks; k++)
+            if (in_list(t->fks[k].cols, t->fks[k].ncols, pos))
+                return true;
+    }
+    return false;
+}
+
+/* What the change covered or deleted without having seen it lost to it: this device's record. */
+static int record_covered(struct cs_replica *r, const struct cs_seal_change *c, const struct cs_seal_out *out,
+                          struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (uint32_t i = 0; i < out->ncovered && rc == CS_OK; i++) {
+        struct cs_value v;
+        struct cs_conflict_in in = { .why = c->kind == CS_OP_DELETE ? "deleted" : "overwritten",
+                                     .table = c->table->id,
+                                     .key = c->key,
+                                     .col = out->covered[i].col,
+                                     .losing = out->covered[i].v };
+
+        rc = cs_hidden_cell(r, &r->scratch, c->table->id, c->key, in.col, &v, err);
+        if (rc == CS_ENOTFOUND)
+            rc = CS_OK; /* shown: its old value is gone from the table already */
+        else if (rc == CS_OK)
+            in.value = &v;
+        if (rc == CS_OK && in.value != NULL)
+            rc = cs_conflict_record(r, &in, err);
+    }
+    return rc;
+}
+
+/* Notes in the record what this change makes unsent. `before`: the row before the change. */
+static int note_unsent(struct cs_replica *r, const struct cs_seal_change *c, const struct cs_version *ins_before,
+                       struct cs_unsent *u, struct cs_error *err)
+{
+    const struct cs_seal_out *out = &seal_of(r)->out;
+    int rc = CS_OK;
+
+    if (out->kind == CS_OP_INSERT) {
+        u->ins = true;
+        return CS_OK;
+    }
+    if (out->kind == CS_OP_DELETE) {
+        for (uint32_t i = 0; i < out->nover && rc == CS_OK; i++)
+            if (!(u->ins && cs_version_cmp(&out->over[i].v, ins_before) == 0)) /* nobody else knows that version */
+                rc = cs_unsent_add(&r->scratch, &u->seen, &u->nseen, out->over[i], err);
+        u->ins = false;
+        u->del = true;
+        return rc;
+    }
+    for (uint32_t i = 0; i < c->ncells && rc == CS_OK; i++) {
+        struct cs_row_cell base = { .col = c->cells[i].col };
+        const struct cs_row_cell *over = cs_unsent_find(out->over, out->nover, base.col);
+
+        if (cs_unsent_find(u->base, u->nbase, base.col) != NULL)
+            continue; /* `over` is what stood before the first unsent edit */
+        if (over != NULL && !(u->ins && cs_version_cmp(&over->v, ins_before) == 0))
+            base.v = over->v;
+        rc = cs_unsent_add(&r->scratch, &u->base, &u->nbase, base, err);
+    }
+    return rc;
+}
+
+static int fresh_insert(struct cs_replica *r, const struct cs_seal_change *c, const struct cs_version *v,
+                        struct cs_error *err)
+{
+    static const struct cs_unsent plain = { .ins = true };
+    struct cs_row *row = &r->row;
+    int64_t seq = (int64_t)r->next_unsent;
+    int rc;
+
+    row->ncells = 0;
+    row->del = CS_NEVER;
+    row->ins = *v;
+    if (!cs_row_reserve(row, c->ncells, &r->scratch))
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < c->ncells; i++)
+        row->cells[i] = (struct cs_row_cell){ c->cells[i].col, *v };
+    row->ncells = c->ncells;
+    if ((rc = cs_rows_insert(r, c->table->id, c->key, row, seq, err)) != CS_OK)
+        return rc;
+    return cs_unsent_put(r, c->table->id, c->key, &plain, &seq, err);
+}
+
+/* A change of a row that has versions already. */
+static int change_known(struct cs_replica *r, struct cs_seal_change *c, const struct cs_version *v,
+                        struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+    struct cs_row *row = &r->row;
+    struct cs_seal_in in = { .v = *v };
+    struct cs_version ins_before;
+    struct cs_unsent u;
+    int64_t seq;
+    bool hidden = false, known;
+    int rc = cs_rows_get(r, c->table->id, c->key, row, &seq, err);
+
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    known = rc == CS_OK;
+    if (c->kind == CS_OP_UPDATE && !cs_row_lives(row)) { /* the table shows it, so it lives: a gap; take all of it */
+        c->kind = CS_OP_INSERT;
+        c->cells = cs_seal_all_columns(r, c->table, &c->ncells, err);
+        if (c->cells == NULL)
+            return err_code(err);
+    }
+    if (cs_row_lives(row) && c->table->nhidden > 0) {
+        struct cs_buf reason = { 0 };
+
+        rc = cs_hidden_row_reason(r, c->table->id, c->key, &reason, err);
+        hidden = rc == CS_OK;
+        cs_buf_free(&reason);
+        if (rc != CS_OK && rc != CS_ENOTFOUND)
+            return rc;
+    }
+    ins_before = row->ins;
+    in.kind = c->kind;
+    in.cells = c->kind == CS_OP_DELETE ? NULL : c->cells;
+    in.ncells = c->kind == CS_OP_DELETE ? 0 : c->ncells;
+    in.visible = cs_row_lives(row) && !hidden;
+    if ((rc = cs_row_seal(row, &in, &l->out, &r->scratch)) != CS_OK)
+        return cs_fail(err, rc, "cannot seal a change");
+    if (l->out.ncovered > 0 && (rc = record_covered(r, c, &l->out, err)) != CS_OK)
+        return rc;
+    for (uint32_t i = 0; c->table->nhidden_cells > 0 && !hidden && i < in.ncells; i++)
+        if ((rc = cs_hidden_drop_cell(r, c->table->id, c->key, in.cells[i].col, err)) != CS_OK && rc != CS_ENOTFOUND)
+            return rc;
+    rc = cs_unsent_get(r, &r->scratch, seq, &u, err);
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    if (rc == CS_ENOTFOUND)
+        seq = 0;
+    if ((rc = note_unsent(r, c, &ins_before, &u, err)) != CS_OK)
+        return rc;
+    rc = seq != 0 ? cs_unsent_set(r, seq, &u, err) : cs_unsent_put(r, c->table->id, c->key, &u, &seq, err);
+    if (rc == CS_OK)
+        rc = known ? cs_rows_update(r, c->table->id, c->key, row, seq, err)
+                   : cs_rows_insert(r, c->table->id, c->key, row, seq, err);
+    return rc == CS_OK ? touch(r, c, hidden, is_structural(c), err) : rc;
+}
+
+int cs_seal_change(struct cs_replica *r, const struct cs_seal_change *change, uint64_t *sealed, struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+    struct cs_seal_change c = *change;
+    struct cs_version v = { .device = r->id.device };
+    int rc = CS_EEXIST;
+
+    v.stamp = r->hlc = cs_hlc_tick(r->hlc, c.ms, l->now_ms);
+    if (c.kind == CS_OP_INSERT && l->expect_new) {
+        rc = fresh_insert(r, &c, &v, err);
+        l->expect_new = rc == CS_OK;
+        if (rc == CS_OK)
+            rc = touch(r, &c, false, true, err);
+    }
+    if (rc == CS_EEXIST) {
+        rc = change_known(r, &c, &v, err);
+        if (c.kind == CS_OP_INSERT)
+            l->expect_new = seal_of(r)->out.kind == CS_OP_INSERT;
+    }
+    if (rc == CS_OK && sealed != NULL)
+        (*sealed)++;
+    return rc;
+}
+
+static struct cs_op_cell *room(struct cs_replica *r, uint32_t n, struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+
+    if (n > l->cells_cap || l->cells == NULL) {
+        struct cs_op_cell *p = realloc(l->cells, ((size_t)n + 1) * sizeof *p);
+
+        if (p == NULL) {
+            cs_fail(err, CS_ENOMEM, "out of memory");
+            return NULL;
+        }
+        l->cells = p;
+        l->cells_cap = n;
+    }
+    return l->cells;
+}
+
+const struct cs_op_cell *cs_seal_all_columns(struct cs_replica *r, const struct cs_table *t, uint32_t *n,
+                                             struct cs_error *err)
+{
+    struct cs_op_cell *cells = room(r, t->ncolumn_ids, err);
+
+    *n = 0;
+    for (uint32_t id = 0; cells != NULL && id < t->ncolumn_ids; id++)
+        if (t->by_id[id] != CS_NO_COLUMN)
+            cells[(*n)++] = (struct cs_op_cell){ .col = id };
+    return cells;
+}
+
+static const struct cs_op_cell *columns_of_mask(struct cs_replica *r, const struct cs_table *t, uint32_t group,
+                                                uint64_t mask, uint32_t *n, struct cs_error *err)
+{
+    struct cs_op_cell *cells = room(r, GROUP_BITS, err);
+
+    *n = 0;
+    for (uint32_t bit = 0; cells != NULL && bit < GROUP_BITS; bit++) {
+        uint32_t id = group * GROUP_BITS + bit;
+
+        if ((mask >> bit & 1) != 0 && id < t->ncolumn_ids && t->by_id[id] != CS_NO_COLUMN)
+            cells[(*n)++] = (struct cs_op_cell){ .col = id };
+    }
+    return cells;
+}
+
+/* A key that a REPLACE was about to displace: gone without a trigger, if the table does not have it any more. */
+static int seal_suspect(struct cs_replica *r, struct cs_seal_change *c, uint64_t *sealed, struct cs_error *err)
+{
+    int64_t unsent;
+    int step = cs_table_read(r, c->table, c->key, err), rc;
+
+    if (step == SQLITE_ROW)
+        sqlite3_reset(c->table->read);
+    if (step != SQLITE_DONE)
+        return step == SQLITE_ROW ? CS_OK : step;
+    rc = cs_rows_get(r, c->table->id, c->key, &r->row, &unsent, err);
+    if (rc == CS_ENOTFOUND || (rc == CS_OK && !cs_row_lives(&r->row)))
+        return CS_OK;
+    if (rc == CS_OK && c->table->nhidden > 0) {
+        struct cs_buf reason = { 0 };
+
+        rc = cs_hidden_row_reason(r, c->table->id, c->key, &reason, err);
+        cs_buf_free(&reason);
+        if (rc == CS_OK)
+            return CS_OK; /* hidden: it is not in the table for a reason of ours */
+        if (rc == CS_ENOTFOUND)
+            rc = CS_OK;
+    }
+    if (rc != CS_OK)
+        return rc;
+    c->kind = CS_OP_DELETE;
+    return cs_seal_change(r, c, sealed, err);
+}
+
+static int seal_logged(struct cs_replica *r, sqlite3_stmt *s, uint64_t *sealed, struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+    int64_t op = sqlite3_column_int64(s, LOG_OP);
+    struct cs_seal_change c = { .table = cs_table_by_id(r, sqlite3_column_int64(s, LOG_TABLE)),
+                                .ms = sqlite3_column_int64(s, LOG_MS) };
+
+    if (c.table == NULL)
+        return CS_OK; /* untracked or dropped meanwhile */
+    if (!cs_table_key(c.table, s, LOG_KEY, &l->key)) {
+        r->held_back++; /* a NULL in the key: no other device could tell which row it is */
+        return CS_OK;
+    }
+    if (l->key.failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    c.key = cs_buf_slice(&l->key);
+    switch (op % OP_GROUP) {
+    case OP_INSERT:
+        c.kind = CS_OP_INSERT;
+        c.cells = cs_seal_all_columns(r, c.table, &c.ncells, err);
+        break;
+    case OP_UPDATE:
+        c.kind = CS_OP_UPDATE;
+        c.cells = columns_of_mask(r, c.table, (uint32_t)(op / OP_GROUP), (uint64_t)sqlite3_column_int64(s, LOG_MASK),
+                                  &c.ncells, err);
+        if (c.cells != NULL && c.ncells == 0)
+            return CS_OK;
+        break;
+    case OP_DELETE:
+        c.kind = CS_OP_DELETE;
+        return cs_seal_change(r, &c, sealed, err);
+    case OP_SUSPECT:
+        return seal_suspect(r, &c, sealed, err);
+    default:
+        return CS_OK; /* nobody but our triggers writes here; a stray row is dropped */
+    }
+    return c.cells == NULL ? err_code(err) : cs_seal_change(r, &c, sealed, err);
+}
+
+int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
+{
+    sqlite3_stmt *s;
+    int64_t last = 0;
+    uint32_t n = 0;
+    int rc, step = SQLITE_DONE;
+
+    *more = false;
+    if ((rc = cs_seal_begin(r, err)) != CS_OK)
+        return rc;
+    if ((s = cs_db_stmt(r, CS_STMT_LOG_READ, err)) == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, max_rows);
+    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
+        last = sqlite3_column_int64(s, LOG_SEQ);
+        rc = seal_logged(r, s, sealed, err);
+        n++;
+    }
+    if (rc == CS_OK && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read the changelog");
+    sqlite3_reset(s);
+    if (rc != CS_OK)
+        return rc;
+    *more = n == max_rows;
+    if (n > 0) {
+        if ((s = cs_db_stmt(r, CS_STMT_LOG_DELETE, err)) == NULL)
+            return err_code(err);
+        sqlite3_bind_int64(s, 1, last);
+        if ((rc = cs_db_step(r, s, "cannot clear the changelog", err)) != CS_OK)
+            return rc;
+    }
+    return n > 0 ? cs_seal_finish(r, err) : CS_OK;
+}
+
+int cs_replica_seal(cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
+{
+    uint64_t count = 0, *counter = sealed != NULL ? sealed : &count;
+    bool unsealed, unsent, gap = false;
+    int rc;
+
+    *more = false;
+    if ((rc = cs_replica_pending(r, &unsealed, &unsent, err)) != CS_OK || !unsealed)
+        return rc;
+    if (cs_uuid_is_zero(&r->id.device))
+        return cs_fail(err, CS_EINVAL, "changes cannot be sealed before this device has an identity");
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    rc = cs_seal_slice(r, max_rows, more, counter, err);
+    if (rc == CS_OK && !*more) /* nothing of the application's waits: go on with existing rows */
+        rc = cs_gap_slice(r, max_rows, &gap, counter, err);
+    *more = *more || gap;
+    if (rc != CS_OK) {
+        cs_db_rollback(r);
+        return rc;
+    }
+    return cs_db_commit(r, err);
+}

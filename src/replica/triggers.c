@@ -1,0 +1,306 @@
+/* The capture triggers: plain SQL, for they run in the application's connections. One small changelog row per changed
+ * row; no functions of ours, nothing that can fail. Named sync_TABLE_… with the table's number. The text of all of a
+ * table's triggers is its shape: kept in sync_tables, so that a changed schema shows. */
+#include "replica/statements.h"
+#include "replica/store.h"
+
+enum { GROUP_BITS = 62 };
+
+#define NOW_MS "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)"
+
+static void put_column(struct cs_buf *sql, const char *row, const struct cs_column *c)
+{
+    cs_buf_put_str(sql, row);
+    cs_put_identifier(sql, c->name);
+}
+
+static void put_name(struct cs_buf *sql, const struct cs_table *t, const char *kind, uint32_t group)
+{
+    cs_buf_printf(sql, "CREATE TRIGGER sync_%lld_%s%u ", (long long)t->id, kind, group);
+}
+
+static void put_into(struct cs_buf *sql, const struct cs_table *t, bool mask)
+{
+    cs_buf_printf(sql, "INSERT INTO sync_changelog(tbl, op, %sms", mask ? "mask, " : "");
+    for (uint32_t i = 0; i < t->nkey; i++)
+        cs_buf_printf(sql, ", k%u", i + 1);
+    cs_buf_put_str(sql, ") ");
+}
+
+static void put_key(struct cs_buf *sql, const struct cs_table *t, const char *row)
+{
+    for (uint32_t i = 0; i < t->nkey; i++) {
+        cs_buf_put_str(sql, ", ");
+        put_column(sql, row, &t->columns[t->key[i]]);
+    }
+}
+
+static void put_log(struct cs_buf *sql, const struct cs_table *t, int op, const char *row)
+{
+    put_into(sql, t, false);
+    cs_buf_printf(sql, "VALUES(%lld, %d, " NOW_MS, (long long)t->id, op);
+    put_key(sql, t, row);
+    cs_buf_put_str(sql, ");");
+}
+
+static void put_on(struct cs_buf *sql, const struct cs_table *t)
+{
+    cs_buf_put_str(sql, " ON ");
+    cs_put_identifier(sql, t->name);
+    cs_buf_put_u8(sql, ' ');
+}
+
+/* Did the column change, to the bit? IS NOT alone misses 'bob' -> 'Bob' under NOCASE, and 1 -> 1.0 without affinity. */
+static void put_changed(struct cs_buf *sql, const struct cs_column *c)
+{
+    cs_buf_put_u8(sql, '(');
+    put_column(sql, "OLD.", c);
+    cs_buf_put_str(sql, " IS NOT ");
+    put_column(sql, "NEW.", c);
+    if (c->collation != CS_BINARY)
+        cs_buf_put_str(sql, " COLLATE BINARY");
+    if (c->affinity == CS_AFF_BLOB) {
+        cs_buf_put_str(sql, " OR typeof(");
+        put_column(sql, "OLD.", c);
+        cs_buf_put_str(sql, ") IS NOT typeof(");
+        put_column(sql, "NEW.", c);
+        cs_buf_put_u8(sql, ')');
+    }
+    cs_buf_put_u8(sql, ')');
+}
+
+/* One trigger for each group of 62 column numbers. A single group logs also an update that changed nothing, which
+ * sealing drops: asking twice would cost every other update more. */
+static void put_update(struct cs_buf *sql, const struct cs_table *t, uint32_t group, bool several)
+{
+    struct cs_buf mask = { 0 }, when = { 0 };
+
+    for (uint32_t bit = 0; bit < GROUP_BITS; bit++) {
+        uint32_t id = group * GROUP_BITS + bit;
+
+        if (id >= t->ncolumn_ids || t->by_id[id] == CS_NO_COLUMN)
+            continue;
+        cs_buf_put_str(&mask, mask.len > 0 ? " | " : "");
+        cs_buf_put_str(&when, when.len > 0 ? " OR " : "");
+        put_changed(&mask, &t->columns[t->by_id[id]]);
+        put_changed(&when, &t->columns[t->by_id[id]]);
+        if (bit > 0)
+            cs_buf_printf(&mask, " << %u", bit);
+    }
+    if (mask.len > 0) {
+        put_name(sql, t, "upd", group);
+        cs_buf_put_str(sql, "AFTER UPDATE");
+        put_on(sql, t);
+        if (several) {
+            cs_buf_put_str(sql, "WHEN ");
+            cs_buf_put_slice(sql, cs_buf_slice(&when));
+            cs_buf_put_u8(sql, ' ');
+        }
+        cs_buf_put_str(sql, "BEGIN ");
+        put_into(sql, t, true);
+        cs_buf_printf(sql, "VALUES(%lld, %u, ", (long long)t->id, 2 + 16 * group);
+        cs_buf_put_slice(sql, cs_buf_slice(&mask));
+        cs_buf_put_str(sql, ", " NOW_MS);
+        put_key(sql, t, "NEW.");
+        cs_buf_put_str(sql, "); END;\n");
+    }
+    sql->failed = sql->failed || mask.failed || when.failed;
+    cs_buf_free(&mask);
+    cs_buf_free(&when);
+}
+
+/* A change of key is a delete and an insert. The update trigger fires beside it, which changes nothing in the outcome.
+ */
+static void put_rekey(struct cs_buf *sql, const struct cs_table *t)
+{
+    put_name(sql, t, "key", 0);
+    cs_buf_put_str(sql, "AFTER UPDATE");
+    put_on(sql, t);
+    cs_buf_put_str(sql, "WHEN ");
+    for (uint32_t i = 0; i < t->nkey; i++) {
+        cs_buf_put_str(sql, i > 0 ? " OR " : "");
+        put_column(sql, "OLD.", &t->columns[t->key[i]]);
+        cs_buf_put_str(sql, " IS NOT ");
+        put_column(sql, "NEW.", &t->columns[t->key[i]]);
+    }
+    cs_buf_put_str(sql, " BEGIN ");
+    put_log(sql, t, 3, "OLD.");
+    cs_buf_put_u8(sql, ' ');
+    put_log(sql, t, 1, "NEW.");
+    cs_buf_put_str(sql, " END;\n");
+}
+
+/* REPLACE that displaces another row through a secondary UNIQUE fires no delete trigger: the keys about to collide. */
+static void put_suspects(struct cs_buf *sql, const struct cs_table *t, bool update)
+{
+    static const char *const names[] = { "BINARY", "NOCASE", "RTRIM" };
+
+    if (t->nuniques == 0)
+        return;
+    put_name(sql, t, update ? "sup" : "sin", 0);
+    cs_buf_put_str(sql, update ? "BEFORE UPDATE" : "BEFORE INSERT");
+    put_on(sql, t);
+    cs_buf_put_str(sql, "BEGIN ");
+    for (uint32_t i = 0; i < t->nuniques; i++) {
+        const struct cs_unique *u = &t->uniques[i];
+
+        put_into(sql, t, false);
+        cs_buf_printf(sql, "SELECT %lld, 4, " NOW_MS, (long long)t->id);
+        put_key(sql, t, "");
+        cs_buf_put_str(sql, " FROM ");
+        cs_put_identifier(sql, t->name);
+        for (uint32_t k = 0; k < u->ncols; k++) {
+            cs_buf_put_str(sql, k > 0 ? " AND " : " WHERE ");
+            put_column(sql, "", &t->columns[u->cols[k]]);
+            cs_buf_put_str(sql, " = ");
+            put_column(sql, "NEW.", &t->columns[u->cols[k]]);
+            cs_buf_printf(sql, " COLLATE %s", names[u->collations[k]]);
+        }
+        if (update) {
+            cs_buf_put_str(sql, " AND NOT (");
+            for (uint32_t k = 0; k < t->nkey; k++) {
+                cs_buf_put_str(sql, k > 0 ? " AND " : "");
+                put_column(sql, "", &t->columns[t->key[k]]);
+                cs_buf_put_str(sql, " IS ");
+                put_column(sql, "OLD.", &t->columns[t->key[k]]);
+            }
+            cs_buf_put_u8(sql, ')');
+        }
+        cs_buf_put_str(sql, "; ");
+    }
+    cs_buf_put_str(sql, "END;\n");
+}
+
+static void put_all(struct cs_buf *sql, const struct cs_table *t)
+{
+    uint32_t groups = (t->ncolumn_ids + GROUP_BITS - 1) / GROUP_BITS;
+
+    put_name(sql, t, "ins", 0);
+    cs_buf_put_str(sql, "AFTER INSERT");
+    put_on(sql, t);
+    cs_buf_put_str(sql, "BEGIN ");
+    put_log(sql, t, 1, "NEW.");
+    cs_buf_put_str(sql, " END;\n");
+    put_name(sql, t, "del", 0);
+    cs_buf_put_str(sql, "AFTER DELETE");
+    put_on(sql, t);
+    cs_buf_put_str(sql, "BEGIN ");
+    put_log(sql, t, 3, "OLD.");
+    cs_buf_put_str(sql, " END;\n");
+    for (uint32_t g = 0; g < groups; g++)
+        put_update(sql, t, g, groups > 1);
+    put_rekey(sql, t);
+    put_suspects(sql, t, false);
+    put_suspects(sql, t, true);
+    cs_buf_put_u8(sql, 0);
+}
+
+/* The changelog has a column for each part of the key. */
+static int widen_changelog(struct cs_replica *r, uint32_t nkey, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    uint32_t have = 0;
+    char sql[80];
+    int rc = CS_OK;
+
+    if (sqlite3_prepare_v2(r->db, "SELECT count(*) - 5 FROM pragma_table_info('sync_changelog')", -1, &s, NULL) !=
+            SQLITE_OK ||
+        sqlite3_step(s) != SQLITE_ROW)
+        rc = cs_db_fail(r, err, "cannot read our tables");
+    else
+        have = (uint32_t)sqlite3_column_int(s, 0);
+    sqlite3_finalize(s);
+    for (; have < nkey && rc == CS_OK; have++) {
+        sqlite3_snprintf(sizeof sql, sql, "ALTER TABLE main.sync_changelog ADD COLUMN k%u", have + 1);
+        rc = cs_db_exec(r, sql, err);
+    }
+    return rc;
+}
+
+static int save_shape(struct cs_replica *r, int64_t table, const char *shape, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    if (sqlite3_prepare_v2(r->db, "UPDATE main.sync_tables SET shape = ?2 WHERE id = ?1", -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot write our tables");
+    sqlite3_bind_int64(s, 1, table);
+    sqlite3_bind_text(s, 2, shape, -1, SQLITE_STATIC);
+    if (sqlite3_step(s) != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot write our tables");
+    sqlite3_finalize(s);
+    return rc;
+}
+
+int cs_triggers_install(struct cs_replica *r, const struct cs_table *t, struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+    int rc;
+
+    put_all(&sql, t);
+    if (sql.failed)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    else if ((rc = cs_triggers_drop(r, t->id, err)) == CS_OK && (rc = widen_changelog(r, t->nkey, err)) == CS_OK &&
+             (rc = cs_db_exec(r, (const char *)sql.data, err)) == CS_OK)
+        rc = save_shape(r, t->id, (const char *)sql.data, err);
+    cs_buf_free(&sql);
+    return rc;
+}
+
+int cs_triggers_drop(struct cs_replica *r, int64_t table, struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+    sqlite3_stmt *s = NULL;
+    char prefix[40];
+    int rc = CS_OK;
+
+    sqlite3_snprintf(sizeof prefix, prefix, "sync\\_%lld\\_%%", (long long)table);
+    if (sqlite3_prepare_v2(r->db,
+                           "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND name LIKE ?1 ESCAPE '\\'",
+                           -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot read the schema");
+    sqlite3_bind_text(s, 1, prefix, -1, SQLITE_STATIC);
+    while (sqlite3_step(s) == SQLITE_ROW) {
+        cs_buf_put_str(&sql, "DROP TRIGGER main.");
+        cs_put_identifier(&sql, (const char *)sqlite3_column_text(s, 0));
+        cs_buf_put_str(&sql, "; ");
+    }
+    sqlite3_finalize(s);
+    cs_buf_put_u8(&sql, 0);
+    rc = sql.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : cs_db_exec(r, (const char *)sql.data, err);
+    cs_buf_free(&sql);
+    return rc;
+}
+
+int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *present, struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+    sqlite3_stmt *s = NULL;
+    int64_t want = 0;
+    char prefix[40];
+    int rc = CS_OK;
+
+    put_all(&sql, t);
+    for (size_t i = 0; i < sql.len; i++)
+        want += sql.data[i] == '\n';
+    sqlite3_snprintf(sizeof prefix, prefix, "sync\\_%lld\\_%%", (long long)t->id);
+    if (sqlite3_prepare_v2(r->db,
+                           "SELECT shape IS ?2 AND (SELECT count(*) FROM main.sqlite_schema WHERE type = 'trigger' AND "
+                           "name LIKE ?3 ESCAPE '\\' AND tbl_name = ?4) = ?5 FROM main.sync_tables WHERE id = ?1",
+                           -1, &s, NULL) != SQLITE_OK) {
+        rc = cs_db_fail(r, err, "cannot read the schema");
+    } else {
+        sqlite3_bind_int64(s, 1, t->id);
+        sqlite3_bind_text(s, 2, sql.failed ? "" : (const char *)sql.data, -1, SQLITE_STATIC);
+        sqlite3_bind_text(s, 3, prefix, -1, SQLITE_STATIC);
+        sqlite3_bind_text(s, 4, t->name, -1, SQLITE_STATIC);
+        sqlite3_bind_int64(s, 5, want);
+        if (sqlite3_step(s) != SQLITE_ROW)
+            rc = cs_db_fail(r, err, "cannot read the schema");
+        else
+            *present = sqlite3_column_int(s, 0) != 0;
+    }
+    sqlite3_finalize(s);
+    cs_buf_free(&sql);
+    return rc;
+}
