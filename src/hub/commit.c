@@ -415,16 +415,15 @@ static void commit_once(const struct cs_commit_env *env, struct cs_write **w, si
     struct group g = { .env = env, .now_ms = cs_now_ms(env->world) };
     struct place *places = calloc(n, sizeof *places);
     struct cs_uuid *ids = calloc(n, sizeof *ids);
-    int rc;
 
-    if (places == NULL || ids == NULL)
-        rc = cs_fail(err, CS_ENOMEM, "out of memory");
-    else
-        rc = group_run(&g, places, ids, w, n, err);
-    if (rc == CS_OK)
-        heads_give(env, places, w, n);
-    else
+    if (places == NULL || ids == NULL) {
+        cs_fail(err, CS_ENOMEM, "out of memory");
         fail_all(w, n, err);
+    } else if (group_run(&g, places, ids, w, n, err) == CS_OK) {
+        heads_give(env, places, w, n);
+    } else {
+        fail_all(w, n, err);
+    }
     free(places);
     free(ids);
 }
@@ -433,9 +432,11 @@ void cs_commit_group(const struct cs_commit_env *env, struct cs_write **w, size_
 {
     struct cs_error err = { 0 };
 
+    if (n == 0)
+        return;
     for (size_t i = 0; i < n; i++)
         w[i]->order = i;
-    qsort(w, n, sizeof *w, by_workspace);
+    qsort(w, n, sizeof(struct cs_write *), by_workspace);
     commit_once(env, w, n, &err);
     /* The transaction was lost as a whole, by one of them perhaps: alone, it takes no other down. Should the commit
      * have reached the disk after all, each of them is found to be there already. */

@@ -19,7 +19,7 @@ static void unimplemented_start(cs_rpc_call *c, void *service)
 
 #define ONE_REQUEST(method, begin)                                                                                     \
     {                                                                                                                  \
-        .path = CS_HUB_SERVICE method, .start = begin, .message = cs_req_message, .half_close = cs_req_half_close,     \
+        .path = CS_HUB_SERVICE method, .start = (begin), .message = cs_req_message, .half_close = cs_req_half_close,   \
         .writable = cs_req_writable, .closed = cs_req_closed, .max_message = CS_HUB_MAX_REQUEST                        \
     }
 static const struct cs_rpc_method methods[] = {

@@ -11,11 +11,11 @@
 
 #define CS_HUB_SERVICE "/clawsync.v1.SyncService/"
 enum {
-    CS_HUB_MAX_REQUEST = 1024 * 1024,     /* bytes of any request but Push's */
-    CS_HUB_MAX_PUSH = 24 * 1024 * 1024,   /* the largest batch with its hashes */
-    CS_HUB_PAGE = 256 * 1024,             /* bytes of one streamed message, about */
-    CS_HUB_STREAM_QUEUED = 1024 * 1024,   /* a stream's writer stops above */
-    CS_HUB_PUSH_INFLIGHT = 64,            /* batches of one stream read and not yet answered */
+    CS_HUB_MAX_REQUEST = 1024 * 1024,    /* bytes of any request but Push's */
+    CS_HUB_MAX_PUSH = 24 * 1024 * 1024,  /* the largest batch with its hashes */
+    CS_HUB_PAGE = 256 * 1024,            /* bytes of one streamed message, about */
+    CS_HUB_STREAM_QUEUED = 1024 * 1024,  /* a stream's writer stops above */
+    CS_HUB_PUSH_INFLIGHT = 64,           /* batches of one stream read and not yet answered */
     CS_HUB_PUSH_BYTES = 8 * 1024 * 1024, /* of the same; one batch is always let in */
     CS_HUB_WATCH_BUCKETS = 1024
 };

@@ -1,5 +1,4 @@
 /* claw-sync-server: the hub as a program. */
-#include <errno.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -74,52 +73,70 @@ static void stop_asked(void *arg)
     cs_hub_stop(p->hub, DRAIN_MS, stopped, p);
 }
 
+/* "HOST:PORT", an IPv6 address in brackets. */
+static const char *address(const struct cs_hub_config *c, uint16_t port, char out[300])
+{
+    bool brackets = strchr(c->host, ':') != NULL;
+
+    snprintf(out, 300, "%s%s%s:%u", brackets ? "[" : "", c->host, brackets ? "]" : "", (unsigned)port);
+    return out;
+}
+
 static void print_config(const struct cs_hub_config *c)
 {
-    printf("listen: %s%s%s:%u\n", strchr(c->host, ':') != NULL ? "[" : "", c->host,
-           strchr(c->host, ':') != NULL ? "]" : "", (unsigned)c->port);
+    char text[300];
+
+    printf("listen: %s\n", address(c, c->port, text));
     printf("data directory: %s\n", c->data_dir);
     printf("database: sqlite:%s\n", c->database);
     printf("tls: %s\n", c->cert_file != NULL ? c->cert_file : "off");
     printf("hub key: %s\n", c->key_seed != NULL ? "from CLAW_SYNC_SERVER_KEY_SEED" : "hub.key in the data directory");
 }
 
-static int serve(const struct cs_hub_config *c)
+static int start(struct program *p, struct cs_world *world, const struct cs_hub_config *c, struct cs_error *err)
 {
-    struct cs_world *world = cs_world_real();
     struct cs_hub_options o = {
         .host = c->host, .port = c->port, .cert_file = c->cert_file, .key_file = c->key_file, .database = c->database
     };
-    struct program p = { 0 };
-    struct cs_error err = { 0 };
     int rc;
 
-    signal(SIGPIPE, SIG_IGN); /* a peer that went away is an error of a write */
-    if ((rc = cs_crypto_init(&err)) != CS_OK ||
-        (rc = world->files.ops->mkdir(world->files.self, c->data_dir, 0700, &err)) != CS_OK ||
-        (rc = cs_hub_config_key(c, world, o.key_seed, &err)) != CS_OK ||
-        (rc = cs_loop_new(world, &p.loop, &err)) != CS_OK)
-        return fail(EXIT_FAILURE, &err);
-    rc = cs_hub_start(world, p.loop, &o, &p.hub, &err);
+    if (world->files.ops->mkdir(world->files.self, c->data_dir, 0700, err) != CS_OK ||
+        cs_hub_config_key(c, world, o.key_seed, err) != CS_OK)
+        return err->code;
+    rc = cs_hub_start(world, p->loop, &o, &p->hub, err);
     cs_wipe(o.key_seed, sizeof o.key_seed);
-    if (rc == CS_OK && (cs_signal_new(p.loop, SIGTERM, stop_asked, &p, &p.term) != CS_OK ||
-                        cs_signal_new(p.loop, SIGINT, stop_asked, &p, &p.interrupt) != CS_OK)) {
-        rc = cs_fail(&err, CS_EIO, "cannot wait for signals");
-        cs_hub_stop(p.hub, 0, stopped, &p);
-        cs_loop_run(p.loop);
-    }
-    if (rc == CS_OK) {
-        if (c->cert_file == NULL && !c->loopback)
-            fprintf(stderr, "%s: warning: no TLS: what devices send is encrypted, but who talks when is not hidden\n",
-                    name);
-        fprintf(stderr, "%s: listening on %s%s%s:%u\n", name, strchr(c->host, ':') != NULL ? "[" : "", c->host,
-                strchr(c->host, ':') != NULL ? "]" : "", (unsigned)cs_hub_port(p.hub));
-        cs_loop_run(p.loop);
-    }
+    return rc;
+}
+
+static void serve(struct program *p, const struct cs_hub_config *c)
+{
+    char text[300];
+
+    if (c->cert_file == NULL && !c->loopback)
+        fprintf(stderr, "%s: warning: no TLS: what devices send is encrypted, but who talks when is not hidden\n",
+                name);
+    fprintf(stderr, "%s: listening on %s\n", name, address(c, cs_hub_port(p->hub), text));
+    cs_loop_run(p->loop);
+}
+
+static int run(const struct cs_hub_config *c)
+{
+    struct cs_world *world = cs_world_real();
+    struct program p = { 0 };
+    struct cs_error err = { 0 };
+
+    signal(SIGPIPE, SIG_IGN); /* a peer that went away is an error of a write */
+    if (cs_crypto_init(&err) != CS_OK || cs_loop_new(world, &p.loop, &err) != CS_OK)
+        return fail(EXIT_FAILURE, &err);
+    if (cs_signal_new(p.loop, SIGTERM, stop_asked, &p, &p.term) != CS_OK ||
+        cs_signal_new(p.loop, SIGINT, stop_asked, &p, &p.interrupt) != CS_OK)
+        cs_fail(&err, CS_EIO, "cannot wait for signals");
+    else if (start(&p, world, c, &err) == CS_OK)
+        serve(&p, c);
     cs_signal_close(p.term);
     cs_signal_close(p.interrupt);
     cs_loop_free(p.loop);
-    return rc == CS_OK ? EXIT_SUCCESS : fail(EXIT_FAILURE, &err);
+    return err.code == CS_OK ? EXIT_SUCCESS : fail(EXIT_FAILURE, &err);
 }
 
 int main(int argc, char **argv)
@@ -164,7 +181,7 @@ int main(int argc, char **argv)
     if (cs_hub_config_read(&config, environment, listen, data_dir, &err) != CS_OK)
         return fail(EXIT_USAGE, &err);
     if (!check)
-        return serve(&config);
+        return run(&config);
     print_config(&config);
     return EXIT_SUCCESS;
 }

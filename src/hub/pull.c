@@ -251,7 +251,7 @@ static bool page_read(struct cs_req *r, struct pull *p, cs_store_tx *tx)
     uint64_t first = p->number;
 
     plan.batch = cs_arena_alloc(&p->page, PAGE_CHUNKS * sizeof *plan.batch);
-    pg.chunk = cs_arena_alloc(&p->page, PAGE_CHUNKS * sizeof *pg.chunk);
+    pg.chunk = cs_arena_alloc(&p->page, PAGE_CHUNKS * sizeof(Clawsync__V1__DeltaChunk *));
     if (plan.batch == NULL || pg.chunk == NULL)
         return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     if (p->number <= p->end &&

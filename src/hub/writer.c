@@ -47,7 +47,7 @@ static bool group_room(struct cs_writer *wr)
 
     if (wr->ngroup < wr->cap)
         return true;
-    if ((more = realloc(wr->group, cap * sizeof *more)) == NULL)
+    if ((more = realloc(wr->group, cap * sizeof(struct cs_write *))) == NULL)
         return false;
     wr->group = more;
     wr->cap = cap;

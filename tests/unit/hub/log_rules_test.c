@@ -240,6 +240,37 @@ static void signatures(void **state)
     scene_fini(&x);
 }
 
+/* Nothing in a request is without a check: whatever single bit is flipped, it is not accepted. */
+static void every_bit_counts(void **state)
+{
+    struct scene x;
+    uint8_t *bytes;
+    size_t n;
+
+    (void)state;
+    scene_init(&x);
+    x.b = maker_batch(&x.m, 100, 2);
+    n = clawsync__v1__push_request__get_packed_size(&x.b->req);
+    assert_non_null(bytes = malloc(n));
+    clawsync__v1__push_request__pack(&x.b->req, bytes);
+    for (size_t i = 0; i < n * 8; i++) {
+        Clawsync__V1__PushRequest *req;
+
+        bytes[i / 8] ^= (uint8_t)(1 << i % 8);
+        x.v = (struct cs_verdict){ 0 };
+        if ((req = clawsync__v1__push_request__unpack(NULL, n, bytes)) != NULL) {
+            if (cs_rules_shape(&x.batch, req, &x.arena, &x.v) && cs_rules_signature(&x.batch, x.m.keys.sign.pk, &x.v))
+                fail_msg("bit %zu of byte %zu does not matter", i % 8, i / 8);
+            assert_int_equal(x.v.status, CS_RPC_INVALID_ARGUMENT);
+            clawsync__v1__push_request__free_unpacked(req, NULL);
+        }
+        bytes[i / 8] ^= (uint8_t)(1 << i % 8);
+        cs_arena_reset(&x.arena);
+    }
+    free(bytes);
+    scene_fini(&x);
+}
+
 /* ---- under the lock ---- */
 
 static void nothing(struct scene *x)
@@ -431,9 +462,10 @@ static void clock_rule(void **state)
 int main(void)
 {
     enum { NSHAPES = sizeof shapes / sizeof shapes[0], NJUDGE = sizeof judgements / sizeof judgements[0] };
-    struct CMUnitTest t[NSHAPES + NJUDGE + 3] = { cmocka_unit_test(chunk_above_a_mebibyte),
-                                                  cmocka_unit_test(signatures), cmocka_unit_test(clock_rule) };
-    size_t n = 3;
+    struct CMUnitTest t[NSHAPES + NJUDGE + 4] = { cmocka_unit_test(chunk_above_a_mebibyte),
+                                                  cmocka_unit_test(signatures), cmocka_unit_test(clock_rule),
+                                                  cmocka_unit_test(every_bit_counts) };
+    size_t n = 4;
 
     for (size_t i = 0; i < NSHAPES; i++)
         t[n++] = (struct CMUnitTest){ .name = shapes[i].name,

@@ -1,0 +1,164 @@
+/* The environment and options of claw-sync-server, and its key. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+/* cmocka wants the four above first */
+#include <cmocka.h>
+
+#include <sys/stat.h>
+
+#include "crypto/keys.h"
+#include "hub/config.h"
+
+#define DEFAULT_SEED "claw-sync-server-default-key-seed"
+#define GOOD_SEED    "0123456789abcdef0123456789abcdef"
+
+/* The environment of the case at hand: name, value, name, value … NULL. */
+static const char *const *variables;
+static const char *environment(const char *name)
+{
+    for (const char *const *v = variables; *v != NULL; v += 2)
+        if (strcmp(v[0], name) == 0)
+            return v[1];
+    return NULL;
+}
+
+static const struct config_case {
+    const char *name;
+    const char *variables[9];
+    const char *listen, *data_dir;
+    const char *error; /* a part of the sentence; NULL: fine */
+    const char *host;
+    int port;
+    const char *database;
+} cases[] = {
+    { .name = "defaults", .host = "0.0.0.0", .port = 50051, .database = ".claw-sync-server/hub.db" },
+    { .name = "options win",
+      .variables = { "CLAW_LISTEN_ADDR", "10.0.0.1:1", "CLAW_SYNC_SERVER_DATA_DIR", "/a" },
+      .listen = "[::1]:0",
+      .data_dir = "/b",
+      .host = "::1",
+      .port = 0,
+      .database = "/b/hub.db" },
+    { .name = "environment",
+      .variables = { "CLAW_LISTEN_ADDR", "hub.example:65535", "CLAW_SYNC_SERVER_DATA_DIR", "/a",
+                     "CLAW_SYNC_HUB_DATABASE_URL", "sqlite:/x/y.db" },
+      .host = "hub.example",
+      .port = 65535,
+      .database = "/x/y.db" },
+    { .name = "empty is unset",
+      .variables = { "CLAW_LISTEN_ADDR", "", "CLAW_SYNC_HUB_DATABASE_URL", "", "CLAW_SYNC_TLS_CERT", "" },
+      .host = "0.0.0.0",
+      .port = 50051,
+      .database = ".claw-sync-server/hub.db" },
+    { .name = "no port", .listen = "127.0.0.1", .error = "HOST:PORT" },
+    { .name = "no host", .listen = ":50051", .error = "HOST:PORT" },
+    { .name = "port too large", .listen = "127.0.0.1:65536", .error = "HOST:PORT" },
+    { .name = "port with a sign", .listen = "127.0.0.1:+1", .error = "HOST:PORT" },
+    { .name = "port with letters", .listen = "127.0.0.1:1x", .error = "HOST:PORT" },
+    { .name = "IPv6 without brackets", .listen = "::1:50051", .error = "HOST:PORT" },
+    { .name = "PostgreSQL",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgres://u:secret@h/d" },
+      .error = "no PostgreSQL store" },
+    { .name = "PostgreSQL, the long name",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgresql://h/d" },
+      .error = "no PostgreSQL store" },
+    { .name = "another database", .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "mysql://h" }, .error = "sqlite:PATH" },
+    { .name = "sqlite without a path",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "sqlite:" },
+      .error = "sqlite:PATH" },
+    { .name = "certificate without key", .variables = { "CLAW_SYNC_TLS_CERT", "c" }, .error = "go together" },
+    { .name = "key without certificate", .variables = { "CLAW_SYNC_TLS_KEY", "k" }, .error = "go together" },
+    { .name = "short seed", .variables = { "CLAW_SYNC_SERVER_KEY_SEED", "short" }, .error = "needs 32" },
+    { .name = "default seed in public",
+      .variables = { "CLAW_SYNC_SERVER_KEY_SEED", DEFAULT_SEED },
+      .error = "loopback" },
+    { .name = "default seed on a name that looks like loopback",
+      .variables = { "CLAW_SYNC_SERVER_KEY_SEED", DEFAULT_SEED },
+      .listen = "127.evil.example:1",
+      .error = "loopback" },
+    { .name = "default seed at home",
+      .variables = { "CLAW_SYNC_SERVER_KEY_SEED", DEFAULT_SEED },
+      .listen = "127.0.0.1:1",
+      .host = "127.0.0.1",
+      .port = 1,
+      .database = ".claw-sync-server/hub.db" },
+    { .name = "a seed of 32 bytes",
+      .variables = { "CLAW_SYNC_SERVER_KEY_SEED", GOOD_SEED },
+      .host = "0.0.0.0",
+      .port = 50051,
+      .database = ".claw-sync-server/hub.db" },
+};
+enum { NCASES = sizeof cases / sizeof cases[0] };
+
+static void reads(void **state)
+{
+    const struct config_case *c = *state;
+    struct cs_hub_config config;
+    struct cs_error err = { 0 };
+
+    variables = c->variables;
+    if (c->error != NULL) {
+        assert_int_equal(cs_hub_config_read(&config, environment, c->listen, c->data_dir, &err), CS_EINVAL);
+        assert_non_null(strstr(err.msg, c->error));
+        assert_null(strstr(err.msg, "secret@"));
+        return;
+    }
+    assert_int_equal(cs_hub_config_read(&config, environment, c->listen, c->data_dir, &err), CS_OK);
+    assert_string_equal(config.host, c->host);
+    assert_int_equal(config.port, c->port);
+    assert_string_equal(config.database, c->database);
+}
+
+static void key_from_seed(void **state)
+{
+    struct cs_hub_config config = { .key_seed = GOOD_SEED };
+    uint8_t seed[32], want[32];
+    struct cs_error err = { 0 };
+
+    (void)state;
+    assert_int_equal(cs_hub_config_key(&config, cs_world_real(), seed, &err), CS_OK);
+    cs_hash_label("hub sign", cs_slice_str(GOOD_SEED), want);
+    assert_memory_equal(seed, want, 32);
+}
+
+/* Made once, private, and the same from then on; a damaged one is not replaced. */
+static void key_in_a_file(void **state)
+{
+    struct cs_hub_config config = { 0 };
+    char dir[] = "/tmp/cs_hub_config_XXXXXX", path[100];
+    struct cs_world *w = cs_world_real();
+    uint8_t first[32], second[32];
+    struct cs_error err = { 0 };
+    struct stat st;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(config.data_dir, sizeof config.data_dir, "%s", dir);
+    snprintf(path, sizeof path, "%s/hub.key", dir);
+    assert_int_equal(cs_crypto_init(&err), CS_OK);
+    assert_int_equal(cs_hub_config_key(&config, w, first, &err), CS_OK);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(st.st_size, 32);
+    assert_int_equal(cs_hub_config_key(&config, w, second, &err), CS_OK);
+    assert_memory_equal(first, second, 32);
+    assert_int_equal(w->files.ops->write_atomic(w->files.self, path, cs_slice_str("short"), 0600, &err), CS_OK);
+    assert_int_equal(cs_hub_config_key(&config, w, second, &err), CS_ECORRUPT);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(remove(dir), 0);
+}
+
+int main(void)
+{
+    struct CMUnitTest t[NCASES + 2] = { cmocka_unit_test(key_from_seed), cmocka_unit_test(key_in_a_file) };
+
+    for (size_t i = 0; i < NCASES; i++)
+        t[i + 2] = (struct CMUnitTest){ .name = cases[i].name,
+                                        .test_func = reads,
+                                        .initial_state = (void *)(uintptr_t)&cases[i] };
+    return cmocka_run_group_tests_name("hub configuration", t, NULL, NULL);
+}
