@@ -91,19 +91,16 @@ static void rolled_back(void *arg)
 
 int cs_apply_open(struct cs_replica *r, struct cs_error *err)
 {
-    /* Checks are evaluated apart, and never refuse a row that others have. sync_aside is where SQLite is asked what it
-     * would do with a value or a row, without touching the application's tables. */
+    /* Checks are evaluated apart, and never refuse a row that others have. */
     static const char sql[] = "PRAGMA ignore_check_constraints=ON;"
                               "PRAGMA foreign_keys=OFF;"
-                              "PRAGMA recursive_triggers=OFF;"
-                              "ATTACH ':memory:' AS sync_aside;"
-                              "CREATE TABLE sync_aside.affinity(b BLOB, t TEXT, n NUMERIC, i INTEGER, r REAL);"
-                              "INSERT INTO sync_aside.affinity DEFAULT VALUES";
+                              "PRAGMA recursive_triggers=OFF";
     int rc;
 
     if ((r->apply = calloc(1, sizeof(struct cs_apply))) == NULL)
         return no_memory(err);
-    if ((rc = cs_db_exec(r, sql, err)) != CS_OK || (rc = cs_guard_open(r, err)) != CS_OK)
+    if ((rc = cs_db_exec(r, sql, err)) != CS_OK || (rc = cs_show_open(r, err)) != CS_OK ||
+        (rc = cs_guard_open(r, err)) != CS_OK)
         cs_apply_close(r);
     else
         sqlite3_rollback_hook(r->db, rolled_back, r);
@@ -126,6 +123,7 @@ void cs_apply_close(struct cs_replica *r)
         sqlite3_finalize(a->affinity_set[i]);
         sqlite3_finalize(a->affinity_get[i]);
     }
+    sqlite3_close(a->aside);
     cs_buf_free(&a->a);
     cs_buf_free(&a->b);
     if (a->batch != NULL) {

@@ -46,14 +46,14 @@ struct cs_table_sql {
     bool probed;      /* own statements were prepared once, so that the guards needed are known */
     bool guard[2];    /* a trigger updates [0] or deletes [1] rows of it */
     bool guarded[2];  /* and our guard is there */
-    bool cloned;      /* making sync_aside's copy of the table's definition was tried */
-    sqlite3_stmt *clone_check, *clone_put, *clone_clear; /* insert with, without CHECK constraints; empty it */
-    int64_t npending;                                    /* rows of nhidden that wait for the end of this very batch */
-    struct cs_value *values;                             /* scratch: one row, ncolumns */
-    struct cs_value *parts;                              /* scratch: its key, nkey */
-    const struct cs_value **cells;                       /* scratch: the cells by position, ncolumns */
-    bool *aside, *changed;                               /* scratch, ncolumns */
-    uint32_t *cols;                                      /* scratch, ncolumns */
+    bool cloned;      /* making the table again in `aside` was tried */
+    sqlite3_stmt *clone_put, *clone_clear;
+    int64_t npending;              /* rows of nhidden that wait for the end of this very batch */
+    struct cs_value *values;       /* scratch: one row, ncolumns */
+    struct cs_value *parts;        /* scratch: its key, nkey */
+    const struct cs_value **cells; /* scratch: the cells by position, ncolumns */
+    bool *aside, *changed;         /* scratch, ncolumns */
+    uint32_t *cols;                /* scratch, ncolumns */
 };
 
 /* Statements on our tables that only this side uses; their text stands in apply.c. */
@@ -77,6 +77,7 @@ struct cs_apply {
     bool armed;         /* the next row that a guard sees is the engine's own */
     bool guards_wanted; /* a table needs a guard that is not there */
     bool derived;       /* family, circular and the rest of cs_table_sql are set for these tables */
+    sqlite3 *aside;     /* a database in memory, where SQLite is asked what it would do with a value or a row */
     sqlite3_stmt *affinity_set[5], *affinity_get[5];
     struct cs_buf a, b; /* scratch for comparing keys */
     struct cs_pending *pending;
@@ -116,6 +117,7 @@ static inline void cs_guard_disarm(struct cs_replica *r)
 
 /* ---- show.c: what a row shows under this schema, and writing it ---- */
 
+int cs_show_open(struct cs_replica *r, struct cs_error *err); /* a->aside */
 /* Derives statements and facts of all tables, once per schema. */
 int cs_show_derive(struct cs_replica *r, struct cs_error *err);
 /* Prepares insert, delete and the UPDATE of all columns of one table (guard.c looks at what they set off). */

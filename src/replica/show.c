@@ -4,19 +4,30 @@
 
 /* ---- statements ---- */
 
-static int prepare(struct cs_replica *r, sqlite3_stmt **out, struct cs_buf *sql, struct cs_error *err)
+static int aside_fail(struct cs_replica *r, struct cs_error *err)
+{
+    return cs_fail(err, CS_EDB, "cannot examine a row: %s", sqlite3_errmsg(cs_apply_of(r)->aside));
+}
+
+static int prepare_on(struct cs_replica *r, sqlite3 *db, sqlite3_stmt **out, struct cs_buf *sql, struct cs_error *err)
 {
     int rc;
 
     if (sql->failed)
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
-    else if (sqlite3_prepare_v3(r->db, (const char *)sql->data, (int)sql->len, SQLITE_PREPARE_PERSISTENT, out, NULL) !=
+    else if (sqlite3_prepare_v3(db, (const char *)sql->data, (int)sql->len, SQLITE_PREPARE_PERSISTENT, out, NULL) !=
              SQLITE_OK)
-        rc = cs_db_fail(r, err, "cannot prepare a statement on an application's table");
+        rc = db == r->db ? cs_db_fail(r, err, "cannot prepare a statement on an application's table")
+                         : aside_fail(r, err);
     else
         rc = CS_OK;
     cs_buf_free(sql);
     return rc;
+}
+
+static int prepare(struct cs_replica *r, sqlite3_stmt **out, struct cs_buf *sql, struct cs_error *err)
+{
+    return prepare_on(r, r->db, out, sql, err);
 }
 
 static void put_column(struct cs_buf *sql, const struct cs_table *t, uint32_t pos)
@@ -67,21 +78,17 @@ static void put_find(struct cs_buf *sql, const struct cs_table *t, const uint32_
     }
 }
 
-static int prepare_insert(struct cs_replica *r, const struct cs_table *t, const char *into, sqlite3_stmt **out,
-                          struct cs_error *err)
+static void put_insert(struct cs_buf *sql, const struct cs_table *t, const char *into)
 {
-    struct cs_buf sql = { 0 };
-
-    cs_buf_printf(&sql, "INSERT %s.", into);
-    cs_put_identifier(&sql, t->name);
+    cs_buf_printf(sql, "INSERT %s.", into);
+    cs_put_identifier(sql, t->name);
     for (uint32_t i = 0; i < t->ncolumns; i++) {
-        cs_buf_put_str(&sql, i > 0 ? ", " : "(");
-        put_column(&sql, t, i);
+        cs_buf_put_str(sql, i > 0 ? ", " : "(");
+        put_column(sql, t, i);
     }
     for (uint32_t i = 0; i < t->ncolumns; i++)
-        cs_buf_printf(&sql, "%s?%u", i > 0 ? ", " : ") VALUES(", i + 1);
-    cs_buf_put_str(&sql, ")");
-    return prepare(r, out, &sql, err);
+        cs_buf_printf(sql, "%s?%u", i > 0 ? ", " : ") VALUES(", i + 1);
+    cs_buf_put_str(sql, ")");
 }
 
 static int prepare_update(struct cs_replica *r, const struct cs_table *t, const uint32_t *cols, uint32_t n,
@@ -125,7 +132,10 @@ int cs_show_prepare(struct cs_replica *r, struct cs_table *t, struct cs_error *e
     sqlite3_stmt *all = NULL;
     int rc = find_on_conflict(r, t, &s->or_abort, err);
 
-    if (rc != CS_OK || (rc = prepare_insert(r, t, s->or_abort ? "OR ABORT INTO main" : "INTO main", &s->insert, err)))
+    if (rc != CS_OK)
+        return rc;
+    put_insert(&sql, t, s->or_abort ? "OR ABORT INTO main" : "INTO main");
+    if ((rc = prepare(r, &s->insert, &sql, err)) != CS_OK)
         return rc;
     cs_buf_put_str(&sql, "DELETE FROM ");
     put_table(&sql, t);
@@ -332,7 +342,6 @@ static void close_table(struct cs_table *t)
         return;
     sqlite3_finalize(s->insert);
     sqlite3_finalize(s->del);
-    sqlite3_finalize(s->clone_check);
     sqlite3_finalize(s->clone_put);
     sqlite3_finalize(s->clone_clear);
     for (int i = 0; i < CS_UPDATE_STMTS; i++)
@@ -371,12 +380,12 @@ static int ask_affinity(struct cs_replica *r, enum cs_affinity affinity, const s
     int rc;
 
     if (a->affinity_get[affinity] == NULL) {
-        cs_buf_printf(&sql, "UPDATE sync_aside.affinity SET %s = ?1", affinity_columns[affinity]);
-        if (a->affinity_set[affinity] == NULL && (rc = prepare(r, &a->affinity_set[affinity], &sql, err)) != CS_OK)
+        cs_buf_printf(&sql, "UPDATE sync_affinity SET %s = ?1", affinity_columns[affinity]);
+        if (a->affinity_set[affinity] == NULL &&
+            (rc = prepare_on(r, a->aside, &a->affinity_set[affinity], &sql, err)) != CS_OK)
             return rc;
-        cs_buf_reset(&sql);
-        cs_buf_printf(&sql, "SELECT %s FROM sync_aside.affinity", affinity_columns[affinity]);
-        if ((rc = prepare(r, &a->affinity_get[affinity], &sql, err)) != CS_OK)
+        cs_buf_printf(&sql, "SELECT %s FROM sync_affinity", affinity_columns[affinity]);
+        if ((rc = prepare_on(r, a->aside, &a->affinity_get[affinity], &sql, err)) != CS_OK)
             return rc;
     }
     set = a->affinity_set[affinity];
@@ -388,7 +397,7 @@ static int ask_affinity(struct cs_replica *r, enum cs_affinity affinity, const s
     sqlite3_clear_bindings(set);
     if (rc != SQLITE_DONE || sqlite3_step(get) != SQLITE_ROW) {
         sqlite3_reset(get);
-        return cs_db_fail(r, err, "cannot convert a value");
+        return aside_fail(r, err);
     }
     cs_value_from_column(out, get, 0);
     if (out->type == CS_TEXT || out->type == CS_BLOB)
@@ -476,8 +485,9 @@ static int show_key_value(struct cs_replica *r, const struct cs_column *c, enum 
     }
     if ((rc = cs_show_affinity(r, affinity, part, out, err)) != CS_OK)
         return rc;
-    /* A key that this column would change would be another entity for our own triggers. */
-    if (!is_key_part(r, out, part, c->collation) || !strict_takes(c->strict, out))
+    /* A key whose value this column would change would be another row for our own triggers. One that is not folded as
+     * this column's collation folds stands as it is: two keys of the workspace are one here then. */
+    if (!is_key_part(r, out, part, CS_BINARY) || !strict_takes(c->strict, out))
         *why = "type";
     return CS_OK;
 }
@@ -767,131 +777,93 @@ int cs_show_delete(struct cs_replica *r, struct cs_table *t, struct cs_slice key
     return rc;
 }
 
-/* ---- the clone: an empty table of the same definition in sync_aside, where SQLite itself can be asked ---- */
+/* ---- asking SQLite about one row, in an empty table of the same definition ---- */
 
-/* Skips one name token of SQL as sqlite_schema holds it. */
-static const char *skip_name(const char *p)
+int cs_show_open(struct cs_replica *r, struct cs_error *err)
 {
-    char close = *p == '[' ? ']' : *p;
+    static const char sql[] = "CREATE TABLE sync_affinity(b BLOB, t TEXT, n NUMERIC, i INTEGER, r REAL);"
+                              "INSERT INTO sync_affinity DEFAULT VALUES";
+    struct cs_apply *a = cs_apply_of(r);
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MEMORY | SQLITE_OPEN_NOMUTEX;
 
-    if (*p != '"' && *p != '`' && *p != '\'' && *p != '[') {
-        while (*p != '\0' && *p != '(' && *p != ' ' && *p != '\t' && *p != '\n' && *p != '\r')
-            p++;
-        return p;
-    }
-    for (p++; *p != '\0'; p++) {
-        if (*p != close)
-            continue;
-        if (close == ']' || p[1] != close)
-            return p + 1;
-        p++;
-    }
-    return p;
+    if (sqlite3_open_v2(":memory:", &a->aside, flags, NULL) != SQLITE_OK ||
+        sqlite3_exec(a->aside, sql, NULL, NULL, NULL) != SQLITE_OK)
+        return aside_fail(r, err);
+    return CS_OK;
 }
 
-static int clone_sql(struct cs_replica *r, const struct cs_table *t, struct cs_buf *out, struct cs_error *err)
-{
-    static const char select[] = "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
-    static const char create[] = "CREATE TABLE ";
-    sqlite3_stmt *s = NULL;
-    const char *sql = NULL;
-    int rc = CS_OK;
-
-    if (sqlite3_prepare_v2(r->db, select, -1, &s, NULL) != SQLITE_OK ||
-        sqlite3_bind_text(s, 1, t->name, -1, SQLITE_STATIC) != SQLITE_OK)
-        rc = cs_db_fail(r, err, "cannot read the schema");
-    else if (sqlite3_step(s) == SQLITE_ROW)
-        sql = (const char *)sqlite3_column_text(s, 0);
-    if (sql != NULL && sqlite3_strnicmp(sql, create, (int)sizeof create - 1) == 0) {
-        cs_buf_put_str(out, "DROP TABLE IF EXISTS sync_aside.");
-        cs_put_identifier(out, t->name);
-        cs_buf_put_str(out, "; CREATE TABLE sync_aside.");
-        cs_put_identifier(out, t->name);
-        cs_buf_put_str(out, skip_name(sql + sizeof create - 1));
-        cs_buf_put_u8(out, 0);
-    }
-    sqlite3_finalize(s);
-    return rc == CS_OK && out->failed ? cs_fail(err, CS_ENOMEM, "out of memory") : rc;
-}
-
-/* Its INSERT has the CHECK constraints in it if they are on while it is prepared. */
-static int prepare_clone_check(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
-{
-    struct cs_table_sql *s = cs_sql_of(t);
-    int rc;
-
-    sqlite3_finalize(s->clone_check);
-    s->clone_check = NULL;
-    sqlite3_exec(r->db, "PRAGMA ignore_check_constraints=OFF", NULL, NULL, NULL);
-    rc = prepare_insert(r, t, "OR REPLACE INTO sync_aside", &s->clone_check, err);
-    sqlite3_exec(r->db, "PRAGMA ignore_check_constraints=ON", NULL, NULL, NULL);
-    return rc;
-}
-
+/* The application's own words make the table again, in a database in memory that nobody else sees: it has the CHECK
+ * constraints on, which are off where we write, and no triggers and no other rows. A definition that does not stand on
+ * its own (a function that is not here) leaves s->put NULL: its constraints go unexamined, nothing else changes. */
 static int make_clone(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
 {
+    static const char select[] = "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
     struct cs_table_sql *s = cs_sql_of(t);
+    sqlite3 *aside = cs_apply_of(r)->aside;
     struct cs_buf sql = { 0 };
-    int rc;
+    sqlite3_stmt *schema = NULL;
+    int rc = CS_OK;
 
     if (s->cloned)
         return CS_OK;
     s->cloned = true;
-    rc = clone_sql(r, t, &sql, err);
-    /* A definition that does not stand on its own leaves its constraints unexamined; nothing else depends on it. */
-    if (rc == CS_OK && sql.len > 0 && sqlite3_exec(r->db, (const char *)sql.data, NULL, NULL, NULL) == SQLITE_OK) {
-        struct cs_buf clear = { 0 };
-
-        cs_buf_put_str(&clear, "DELETE FROM sync_aside.");
-        cs_put_identifier(&clear, t->name);
-        rc = prepare(r, &s->clone_clear, &clear, err);
+    if (sqlite3_prepare_v2(r->db, select, -1, &schema, NULL) != SQLITE_OK ||
+        sqlite3_bind_text(schema, 1, t->name, -1, SQLITE_STATIC) != SQLITE_OK)
+        rc = cs_db_fail(r, err, "cannot read the schema");
+    cs_buf_put_str(&sql, "DROP TABLE IF EXISTS ");
+    cs_put_identifier(&sql, t->name);
+    if (rc == CS_OK && sqlite3_step(schema) == SQLITE_ROW)
+        cs_buf_printf(&sql, "; %s", (const char *)sqlite3_column_text(schema, 0));
+    sqlite3_finalize(schema);
+    cs_buf_put_u8(&sql, 0);
+    if (rc == CS_OK && !sql.failed && sqlite3_exec(aside, (const char *)sql.data, NULL, NULL, NULL) == SQLITE_OK) {
+        cs_buf_reset(&sql);
+        put_insert(&sql, t, "OR REPLACE INTO main");
+        rc = prepare_on(r, aside, &s->clone_put, &sql, err);
+        cs_buf_put_str(&sql, "DELETE FROM ");
+        cs_put_identifier(&sql, t->name);
         if (rc == CS_OK)
-            rc = prepare_insert(r, t, "OR REPLACE INTO sync_aside", &s->clone_put, err);
-        if (rc == CS_OK)
-            rc = prepare_clone_check(r, t, err);
+            rc = prepare_on(r, aside, &s->clone_clear, &sql, err);
     }
     cs_buf_free(&sql);
     return rc;
 }
 
-static int put_into_clone(struct cs_replica *r, const struct cs_table *t, sqlite3_stmt *put,
-                          const struct cs_value *values, int *step, struct cs_error *err)
+/* *holds: the row went in; otherwise it breaks a CHECK. */
+static int put_into_clone(struct cs_replica *r, const struct cs_table *t, const struct cs_value *values, bool *holds,
+                          struct cs_error *err)
 {
-    sqlite3_step(cs_sql_of(t)->clone_clear);
-    sqlite3_reset(cs_sql_of(t)->clone_clear);
+    struct cs_table_sql *s = cs_sql_of(t);
+    int step;
+
+    sqlite3_step(s->clone_clear);
+    sqlite3_reset(s->clone_clear);
     for (uint32_t i = 0; i < t->ncolumns; i++)
-        if (cs_value_bind(put, (int)i + 1, &values[i]) != SQLITE_OK)
-            return cs_db_fail(r, err, "cannot bind a value");
-    *step = sqlite3_step(put);
-    if (*step != SQLITE_DONE)
-        *step = sqlite3_extended_errcode(r->db);
-    sqlite3_reset(put);
+        if (cs_value_bind(s->clone_put, (int)i + 1, &values[i]) != CS_OK)
+            return aside_fail(r, err);
+    step = sqlite3_step(s->clone_put);
+    *holds = step == SQLITE_DONE || sqlite3_extended_errcode(cs_apply_of(r)->aside) != SQLITE_CONSTRAINT_CHECK;
+    sqlite3_reset(s->clone_put);
     return CS_OK;
 }
 
 int cs_show_check(struct cs_replica *r, struct cs_table *t, const struct cs_value *values, bool *holds,
                   struct cs_error *err)
 {
-    struct cs_table_sql *s = cs_sql_of(t);
-    int step, rc = make_clone(r, t, err);
+    int rc = make_clone(r, t, err);
 
     *holds = true;
-    if (rc != CS_OK || s->clone_check == NULL)
-        return rc;
-    if (sqlite3_stmt_status(s->clone_check, SQLITE_STMTSTATUS_REPREPARE, 0) > 0 &&
-        (rc = prepare_clone_check(r, t, err)) != CS_OK)
-        return rc;
-    if ((rc = put_into_clone(r, t, s->clone_check, values, &step, err)) == CS_OK)
-        *holds = step != SQLITE_CONSTRAINT_CHECK;
-    return rc;
+    return rc != CS_OK || cs_sql_of(t)->clone_put == NULL ? rc : put_into_clone(r, t, values, holds, err);
 }
 
 int cs_show_covered(struct cs_replica *r, struct cs_table *t, uint32_t unique, const struct cs_value *values,
                     bool *covered, struct cs_error *err)
 {
     struct cs_table_sql *s = cs_sql_of(t);
+    sqlite3 *aside = cs_apply_of(r)->aside;
     struct cs_buf sql = { 0 };
-    int step, rc;
+    bool holds;
+    int rc;
 
     *covered = true;
     if (t->uniques[unique].where == NULL)
@@ -899,13 +871,18 @@ int cs_show_covered(struct cs_replica *r, struct cs_table *t, uint32_t unique, c
     if ((rc = make_clone(r, t, err)) != CS_OK || s->clone_put == NULL)
         return rc;
     if (s->where[unique] == NULL) {
-        cs_buf_put_str(&sql, "SELECT 1 FROM sync_aside.");
+        cs_buf_put_str(&sql, "SELECT 1 FROM ");
         cs_put_identifier(&sql, t->name);
         cs_buf_printf(&sql, " WHERE %s", t->uniques[unique].where);
-        if ((rc = prepare(r, &s->where[unique], &sql, err)) != CS_OK)
+        if ((rc = prepare_on(r, aside, &s->where[unique], &sql, err)) != CS_OK)
             return rc;
     }
-    if ((rc = put_into_clone(r, t, s->clone_put, values, &step, err)) == CS_OK && step == SQLITE_DONE)
+    if ((rc = put_into_clone(r, t, values, &holds, err)) == CS_OK && !holds) { /* it is shown all the same */
+        sqlite3_exec(aside, "PRAGMA ignore_check_constraints=ON", NULL, NULL, NULL);
+        rc = put_into_clone(r, t, values, &holds, err);
+        sqlite3_exec(aside, "PRAGMA ignore_check_constraints=OFF", NULL, NULL, NULL);
+    }
+    if (rc == CS_OK)
         *covered = sqlite3_step(s->where[unique]) == SQLITE_ROW;
     sqlite3_reset(s->where[unique]);
     return rc;
