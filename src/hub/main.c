@@ -98,11 +98,12 @@ static int start(struct program *p, struct cs_world *world, const struct cs_hub_
     struct cs_hub_options o = {
         .host = c->host, .port = c->port, .cert_file = c->cert_file, .key_file = c->key_file, .database = c->database
     };
-    int rc;
+    int rc = world->files.ops->mkdir(world->files.self, c->data_dir, 0700, err);
 
-    if (world->files.ops->mkdir(world->files.self, c->data_dir, 0700, err) != CS_OK ||
-        cs_hub_config_key(c, world, o.key_seed, err) != CS_OK)
-        return err->code;
+    if (rc == CS_OK)
+        rc = cs_hub_config_key(c, world, o.key_seed, err);
+    if (rc != CS_OK)
+        return rc;
     rc = cs_hub_start(world, p->loop, &o, &p->hub, err);
     cs_wipe(o.key_seed, sizeof o.key_seed);
     return rc;
@@ -124,19 +125,20 @@ static int run(const struct cs_hub_config *c)
     struct cs_world *world = cs_world_real();
     struct program p = { 0 };
     struct cs_error err = { 0 };
+    int rc;
 
     signal(SIGPIPE, SIG_IGN); /* a peer that went away is an error of a write */
     if (cs_crypto_init(&err) != CS_OK || cs_loop_new(world, &p.loop, &err) != CS_OK)
         return fail(EXIT_FAILURE, &err);
     if (cs_signal_new(p.loop, SIGTERM, stop_asked, &p, &p.term) != CS_OK ||
         cs_signal_new(p.loop, SIGINT, stop_asked, &p, &p.interrupt) != CS_OK)
-        cs_fail(&err, CS_EIO, "cannot wait for signals");
-    else if (start(&p, world, c, &err) == CS_OK)
+        rc = cs_fail(&err, CS_EIO, "cannot wait for signals");
+    else if ((rc = start(&p, world, c, &err)) == CS_OK)
         serve(&p, c);
     cs_signal_close(p.term);
     cs_signal_close(p.interrupt);
     cs_loop_free(p.loop);
-    return err.code == CS_OK ? EXIT_SUCCESS : fail(EXIT_FAILURE, &err);
+    return rc == CS_OK ? EXIT_SUCCESS : fail(EXIT_FAILURE, &err);
 }
 
 int main(int argc, char **argv)

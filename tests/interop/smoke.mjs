@@ -14,13 +14,13 @@ const dir = mkdtempSync(join(tmpdir(), 'claw-interop-'))
 const definition = loader.loadSync('clawsync/v1/sync.proto', { includeDirs: [protoDir], keepCase: true, defaults: true, longs: String })
 const { SyncService } = grpc.loadPackageDefinition(definition).clawsync.v1
 
+let log = '' // what the server said
 /** Starts the server on a free port; resolves to the port once it says that it listens. */
 function start () {
   const child = spawn(server, ['--listen', '127.0.0.1:0', '--data-dir', dir], {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: Object.fromEntries(Object.entries(process.env).filter(([k]) => !k.startsWith('CLAW_')))
   })
-  let log = ''
   return new Promise((resolve, reject) => {
     child.on('exit', code => reject(new Error(`server ended with ${code}: ${log}`)))
     child.stderr.on('data', data => {
@@ -144,7 +144,7 @@ const exit = new Promise(resolve => child.on('exit', resolve))
 child.kill('SIGTERM')
 if (await exit !== 0) {
   failed++
-  console.log('FAIL the server did not end with 0')
+  console.log(`FAIL the server did not end with 0\n${log}`)
 }
 rmSync(dir, { recursive: true })
 console.log(`${Object.keys(tests).length - failed} passed, ${failed} failed`)
