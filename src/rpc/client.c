@@ -231,6 +231,14 @@ static const struct cs_rpc_call_ops call_ops = {
 
 /* ---- the request ---- */
 
+static void on_going(cs_rpc_conn *conn)
+{
+    cs_rpc_channel *ch = conn->owner;
+
+    if (ch->current == conn)
+        ch->current = NULL;
+}
+
 static void submit(struct client_call *x)
 {
     const cs_rpc_channel *ch = x->channel;
@@ -256,6 +264,11 @@ static void submit(struct client_call *x)
     cs_rpc_fields_put(f, "user-agent", cs_slice_str(ch->user_agent), false);
     cs_rpc_fields_put_metadata(f, &x->request.view);
     id = f->failed ? NGHTTP2_ERR_NOMEM : nghttp2_submit_request(conn->h2, NULL, f->v, f->n, &provider, x);
+    if (id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE) {
+        /* a billion calls have used up this connection's numbers: the next call opens another */
+        on_going(conn);
+        cs_rpc_conn_go_away(conn);
+    }
     if (id < 0) {
         end_with(x, CS_RPC_UNAVAILABLE, "cannot send the call: %s", nghttp2_strerror(id));
         return;
@@ -284,14 +297,6 @@ static void on_up(cs_rpc_conn *conn)
     cs_timer_stop(conn->connecting);
     if (ch->state != NULL)
         ch->state(ch->arg, NULL);
-}
-
-static void on_going(cs_rpc_conn *conn)
-{
-    cs_rpc_channel *ch = conn->owner;
-
-    if (ch->current == conn)
-        ch->current = NULL;
 }
 
 /* The bare cause: the loop's sentences name the target too, and once is enough. */

@@ -386,6 +386,70 @@ static void close_inside_a_callback(void **state)
     case_close(&w);
 }
 
+static void the_server_closes_inside_a_callback(void **state)
+{
+    struct world_case w;
+    struct seen s = { .to_send = 3, .size = 10 }, other = { 0 };
+
+    (void)state;
+    case_open(&w);
+    start_call(&w, &other, "/t.S/Wait", NULL, 0);
+    run_ms(&w, 20);
+    w.service.close_me = &w.server;
+    start_call(&w, &s, "/t.S/Echo", NULL, 0);
+    seen_fill(s.call, &s);
+    finish_call(&w, &s);
+    assert_int_equal(s.status, CS_RPC_UNAVAILABLE);
+    finish_call(&w, &other);
+    assert_int_equal(other.status, CS_RPC_UNAVAILABLE);
+    assert_null(w.server);
+    assert_int_equal(w.service.closed, 2);
+    seen_free(&s);
+    seen_free(&other);
+    case_close(&w);
+}
+
+/* Each holds a full window back: more together than the connection's. */
+static void paused_readers_do_not_block_others(void **state)
+{
+    enum { N = 10 };
+    struct world_case w;
+    struct seen paused[N] = { 0 }, other = { 0 };
+
+    (void)state;
+    case_open(&w);
+    w.service.bulk = 100000;
+    for (int i = 0; i < N; i++) {
+        paused[i].pause_after = 1;
+        start_call(&w, &paused[i], "/t.S/Bulk", NULL, 0);
+        cs_rpc_call_half_close(paused[i].call);
+    }
+    run_ms(&w, 200);
+    for (int i = 0; i < 100; i++) {
+        struct seen s = { 0 };
+
+        unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("x"));
+        assert_int_equal(s.status, CS_RPC_OK);
+        seen_free(&s);
+    }
+    other.to_send = 20;
+    other.size = 1 << 20;
+    other.half_close = true;
+    start_call(&w, &other, "/t.S/Echo", NULL, 20000);
+    seen_fill(other.call, &other);
+    finish_call(&w, &other);
+    assert_int_equal(other.status, CS_RPC_OK);
+    seen_free(&other);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(paused[i].messages, 1);
+        cs_rpc_call_cancel(paused[i].call);
+        finish_call(&w, &paused[i]);
+        seen_free(&paused[i]);
+    }
+    run_ms(&w, 50);
+    case_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -406,6 +470,8 @@ int main(void)
         cmocka_unit_test(bad_arguments),
         cmocka_unit_test(large_metadata_is_refused),
         cmocka_unit_test(close_inside_a_callback),
+        cmocka_unit_test(the_server_closes_inside_a_callback),
+        cmocka_unit_test(paused_readers_do_not_block_others),
     };
 
     return cmocka_run_group_tests_name("rpc calls", tests, NULL, NULL);

@@ -147,6 +147,45 @@ static void a_drained_connection_is_replaced(void **state)
     case_close(&w);
 }
 
+static void many_connections(void **state)
+{
+    enum { N = 20 };
+    struct world_case w;
+    cs_rpc_channel *channels[N];
+    struct seen waiting[N] = { 0 };
+
+    (void)state;
+    case_open(&w);
+    cs_rpc_channel_close(w.channel);
+    for (int i = 0; i < N; i++) {
+        struct seen s = { 0 };
+
+        case_dial(&w, NULL);
+        channels[i] = w.channel;
+        unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("x"));
+        assert_int_equal(s.status, CS_RPC_OK);
+        seen_free(&s);
+        start_call(&w, &waiting[i], "/t.S/Wait", NULL, 0);
+    }
+    run_ms(&w, 20);
+    /* from the middle, from both ends, then the server cuts the rest */
+    for (int i = 0; i < N; i += 3) {
+        cs_rpc_channel_close(channels[(i + 7) % N]);
+        channels[(i + 7) % N] = NULL;
+        run_ms(&w, 2);
+    }
+    cs_rpc_server_close(w.server);
+    w.server = NULL;
+    run_ms(&w, 20);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(waiting[i].done, 1);
+        assert_int_equal(waiting[i].status, channels[i] == NULL ? CS_RPC_CANCELLED : CS_RPC_UNAVAILABLE);
+        cs_rpc_channel_close(channels[i]);
+    }
+    w.channel = NULL;
+    case_close(&w);
+}
+
 static void the_server_cancels_and_enforces(void **state)
 {
     struct world_case w;
@@ -407,6 +446,7 @@ int main(void)
         cmocka_unit_test(drain),
         cmocka_unit_test(drain_cuts_what_is_left),
         cmocka_unit_test(a_drained_connection_is_replaced),
+        cmocka_unit_test(many_connections),
         cmocka_unit_test(the_server_cancels_and_enforces),
         cmocka_unit_test(garbage_to_the_server),
         cmocka_unit_test(half_a_connection),

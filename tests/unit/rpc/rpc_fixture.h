@@ -126,8 +126,9 @@ struct service {
     uint32_t time_left;  /* at the start of the newest call */
     size_t bulk;         /* messages that /t.S/Bulk sends */
     struct cs_buf got_bin;
-    cs_rpc_call *waiting; /* the newest /t.S/Wait */
-    size_t received;      /* bytes of messages */
+    cs_rpc_call *waiting;     /* the newest /t.S/Wait */
+    size_t received;          /* bytes of messages */
+    cs_rpc_server **close_me; /* by the next echoed message */
 };
 
 static inline void svc_start(cs_rpc_call *c, void *arg)
@@ -155,6 +156,12 @@ static inline void svc_echo(cs_rpc_call *c, void *arg, struct cs_slice msg)
     struct service *s = arg;
 
     s->received += msg.len;
+    if (s->close_me != NULL) {
+        cs_rpc_server_close(*s->close_me);
+        *s->close_me = NULL;
+        assert_null(s->waiting);
+        return;
+    }
     if (cs_rpc_call_send(c, msg) == CS_OK && cs_rpc_call_queued(c) > s->max_queued)
         s->max_queued = cs_rpc_call_queued(c);
     if (cs_rpc_call_queued(c) > BULK_BOUND)

@@ -51,7 +51,7 @@ struct wire {
     cs_stream *stream;
     cs_listener *listener;
     struct cs_buf say, heard;
-    bool ended, keep;
+    bool ended;
 };
 
 static void wire_connected(void *arg, const struct cs_error *err)
@@ -297,6 +297,147 @@ static void padded_and_in_single_bytes(void **state)
     case_close(&w);
 }
 
+/* The client takes no more, the deadline comes in the middle of a message: the stream is reset. */
+static void a_deadline_inside_a_message(void **state)
+{
+    static const char *const lines[] = { HEAD("/t.S/Bulk"), GRPC, "grpc-timeout 50m", NULL };
+    struct world_case w;
+    struct wire x = { 0 };
+    struct answer a = { .reset = -1 };
+
+    (void)state;
+    case_open(&w);
+    w.service.bulk = 100;
+    put_preface(&x.say);
+    put_headers(&x.say, END_STREAM, lines);
+    wire_dial(&x, &w);
+    for (int k = 0; k < 500 && a.reset < 0; k++) {
+        run_ms(&w, 2);
+        a = read_answer(&x.heard);
+    }
+    assert_int_equal(a.reset, NGHTTP2_CANCEL);
+    assert_int_equal(a.data, 65535); /* HTTP/2's first window */
+    assert_int_equal(w.service.closed, 1);
+    wire_close(&x);
+    case_close(&w);
+}
+
+/* ---- strange answers ---- */
+
+#define OK200 ":status 200", GRPC
+
+struct reply {
+    const char *name;
+    const char *interim[2], *head[6];
+    struct cs_slice body;
+    const char *tail[6]; /* the trailers; none: END_STREAM is on what is before them, unless `open` */
+    bool open;
+    int status;
+    const char *text; /* part of it */
+};
+
+static const struct reply replies[] = {
+    { "an ordinary one", { NULL }, { OK200 }, BODY("\0\0\0\0\1x"), { "grpc-status 0" }, false, 0, "" },
+    { "after an interim one", { ":status 103" }, { OK200 }, BODY("\0\0\0\0\1x"), { "grpc-status 0" }, false, 0, "" },
+    { "trailers only",
+      { NULL },
+      { OK200, "grpc-status 9", "grpc-message a%20b" },
+      { NULL, 0 },
+      { NULL },
+      false,
+      9,
+      "a b" },
+    { "a proxy's page",
+      { NULL },
+      { ":status 502", "content-type text/html" },
+      BODY("<html>"),
+      { NULL },
+      true,
+      14,
+      "502" },
+    { "a proxy's no", { NULL }, { ":status 403" }, { NULL, 0 }, { NULL }, false, 7, "403" },
+    { "a page", { NULL }, { ":status 200", "content-type text/html" }, BODY("<html>"), { NULL }, true, 2, "not gRPC" },
+    { "no status", { NULL }, { OK200 }, BODY("\0\0\0\0\1x"), { "x-other 1" }, false, 2, "without a status" },
+    { "no trailers", { NULL }, { OK200 }, BODY("\0\0\0\0\1x"), { NULL }, false, 2, "without a status" },
+    { "a strange status", { NULL }, { OK200 }, { NULL, 0 }, { "grpc-status 1000" }, false, 2, "" },
+    { "half a message", { NULL }, { OK200 }, BODY("\0\0\0\0\5x"), { "grpc-status 0" }, false, 13, "inside a message" },
+    { "half a message and a reason", { NULL }, { OK200 }, BODY("\0\0\0\0\5x"), { "grpc-status 8" }, false, 8, "" },
+    { "compressed", { NULL }, { OK200 }, BODY("\1\0\0\0\1x"), { "grpc-status 0" }, false, 13, "no encoding" },
+    { "an unknown encoding", { NULL }, { OK200, "grpc-encoding br" }, BODY("\1\0\0\0\1x"), { NULL }, true, 12, "" },
+    { "bad binary metadata",
+      { NULL },
+      { OK200, "x-bin ?" },
+      { NULL, 0 },
+      { NULL },
+      true,
+      13,
+      "\"x-bin\" is not base64" },
+    { "bad binary trailers", { NULL }, { OK200 }, { NULL, 0 }, { "x-bin ?", "grpc-status 0" }, false, 13, "base64" },
+    { "a huge message", { NULL }, { OK200 }, BODY("\0\x7f\0\0\0x"), { NULL }, true, 8, "allowed are" },
+};
+
+static void strange_answers(void **state)
+{
+    struct world_case w;
+
+    (void)state;
+    case_loop(&w, cs_world_real());
+    for (size_t i = 0; i < sizeof replies / sizeof replies[0]; i++) {
+        const struct reply *q = &replies[i];
+        bool tail = q->tail[0] != NULL, body = q->body.data != NULL;
+        uint8_t last = tail || q->open ? 0 : END_STREAM;
+        struct wire liar = { 0 };
+        struct seen s = { 0 };
+        struct cs_error err;
+
+        put_frame(&liar.say, 4, 0, 0, CS_SLICE_NULL);
+        if (q->interim[0] != NULL)
+            put_headers(&liar.say, 0, q->interim);
+        put_headers(&liar.say, body ? 0 : last, q->head);
+        if (body)
+            put_frame(&liar.say, DATA, last, 1, q->body);
+        if (tail)
+            put_headers(&liar.say, END_STREAM, q->tail);
+        assert_int_equal(cs_listen(w.loop, "127.0.0.1", 0, wire_accepted, &liar, &liar.listener, &err), CS_OK);
+        w.port = cs_listener_port(liar.listener);
+        case_dial(&w, NULL);
+        unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("x"));
+        if (s.status != q->status || strstr(s.text, q->text) == NULL)
+            fail_msg("%s: %s \"%s\"", q->name, cs_rpc_status_name(s.status), s.text);
+        run_ms(&w, 2);
+        assert_false(liar.ended); /* one call went wrong, not the connection */
+        cs_rpc_channel_close(w.channel);
+        wire_close(&liar);
+        seen_free(&s);
+    }
+    w.channel = NULL;
+    case_close(&w);
+}
+
+static void large_answer_metadata(void **state)
+{
+    static char field[20000] = "x-large ";
+    const char *head[] = { OK200, field, NULL };
+    struct world_case w;
+    struct wire liar = { 0 };
+    struct seen s = { 0 };
+    struct cs_error err;
+
+    (void)state;
+    memset(field + 8, 'v', 17000);
+    case_loop(&w, cs_world_real());
+    put_frame(&liar.say, 4, 0, 0, CS_SLICE_NULL);
+    put_headers(&liar.say, 0, head);
+    assert_int_equal(cs_listen(w.loop, "127.0.0.1", 0, wire_accepted, &liar, &liar.listener, &err), CS_OK);
+    w.port = cs_listener_port(liar.listener);
+    case_dial(&w, NULL);
+    unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("x"));
+    assert_int_equal(s.status, CS_RPC_RESOURCE_EXHAUSTED);
+    wire_close(&liar);
+    seen_free(&s);
+    case_close(&w);
+}
+
 /* ---- right bytes, a few of them changed ---- */
 
 static uint64_t seed = 88172645463325252u;
@@ -398,6 +539,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strange_requests),
         cmocka_unit_test(padded_and_in_single_bytes),
+        cmocka_unit_test(a_deadline_inside_a_message),
+        cmocka_unit_test(strange_answers),
+        cmocka_unit_test(large_answer_metadata),
         cmocka_unit_test(changed_requests),
         cmocka_unit_test(changed_answers),
     };
