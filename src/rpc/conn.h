@@ -45,7 +45,7 @@ struct cs_rpc_conn {
     cs_rpc_call *grave; /* ended inside a callback of theirs; freed with the connection (linked by `next`) */
     size_t ncalls;
     size_t held;       /* bytes that its calls hold back from their readers */
-    size_t uncredited; /* of them, not given back to the connection's window */
+    size_t uncredited; /* received, not given back to the connection's window yet */
     uint32_t max_streams, max_header_list;
 
     int depth;
