@@ -11,7 +11,9 @@ struct fold {
 };
 
 struct cs_members {
-    pthread_mutex_t lock; /* guards all below; store reads happen under it, so one load serves all who wait */
+    /* Guards all below. Taken inside a transaction, never around the beginning of one; store reads happen under it, so
+     * that one load serves all who wait. */
+    pthread_mutex_t lock;
     uint64_t turn;
     struct fold slot[NSLOTS][WAYS];
 };

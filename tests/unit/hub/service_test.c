@@ -736,6 +736,9 @@ static void heartbeats(void **state)
     heartbeat(&k, s, &s->b, &required);
     assert_false(required);
     call_fini(&k);
+    hub_down(s, 5000); /* what was heard of B is in the store now, and does not stand in its way */
+    hub_up(s);
+    push_ok(s, &s->b, 10, 1);
 }
 
 static void membership_calls(void **state)
@@ -797,6 +800,190 @@ static void membership_calls(void **state)
     maker_fini(&d);
     cs_buf_free(&mine);
     cs_buf_free(&theirs);
+}
+
+static int append(struct scene *s, const struct maker *by, const struct cs_buf *entry)
+{
+    Clawsync__V1__AppendMembershipRequest req = CLAWSYNC__V1__APPEND_MEMBERSHIP_REQUEST__INIT;
+    char ws[CS_UUID_TEXT], id[CS_UUID_TEXT];
+    struct call k;
+
+    cs_uuid_text(ws, &by->workspace);
+    cs_uuid_text(id, &by->id);
+    req.workspace_id = ws;
+    req.device_id = id;
+    req.entry = (ProtobufCBinaryData){ entry->len, entry->data };
+    ask(&k, s, "AppendMembership", &req.base);
+    call_fini(&k);
+    return k.status;
+}
+
+/* How many entries somebody gets to see, or the status as a negative number. */
+static int entries_seen(struct scene *s, const struct cs_uuid *workspace, const struct cs_uuid *who)
+{
+    Clawsync__V1__GetMembershipRequest req = CLAWSYNC__V1__GET_MEMBERSHIP_REQUEST__INIT;
+    Clawsync__V1__GetMembershipResponse *a;
+    char ws[CS_UUID_TEXT], id[CS_UUID_TEXT];
+    struct call k;
+    int n;
+
+    cs_uuid_text(ws, workspace);
+    cs_uuid_text(id, who);
+    req.workspace_id = ws;
+    req.device_id = id;
+    ask(&k, s, "GetMembership", &req.base);
+    if (k.status == CS_RPC_OK) {
+        a = clawsync__v1__get_membership_response__unpack(NULL, k.message[0].len, k.message[0].data);
+        assert_non_null(a);
+        n = (int)a->n_entries;
+        clawsync__v1__get_membership_response__free_unpacked(a, NULL);
+    } else {
+        n = -k.status;
+    }
+    call_fini(&k);
+    return n;
+}
+
+/* The way in by an invite: who holds it sees the membership, may add one device, and nothing else. */
+static void joining_by_invite(void **state)
+{
+    static const uint8_t secret[16] = { 9 };
+    struct scene *s = *state;
+    struct cs_buf genesis = { 0 }, invite = { 0 }, add = { 0 }, late = { 0 };
+    struct cs_floor floor = { 0 };
+    struct cs_device_keys keys;
+    struct cs_error err = { 0 };
+    struct maker c, by_code;
+    int64_t now = cs_now_ms(s->world);
+    struct pulled p;
+    struct call k;
+
+    maker_genesis(&s->a, &genesis);
+    maker_learn(&s->a, cs_buf_slice(&genesis));
+    register_ok(s, &s->a, cs_buf_slice(&genesis));
+    push_ok(s, &s->a, 10, 1);
+    cs_device_keys_derive(&keys, CS_PRINCIPAL_INVITE, cs_slice(secret, sizeof secret), &s->a.workspace);
+    assert_int_equal(cs_entry_invite(&invite, &s->a.rng, &s->a.members, &s->a.id, &s->a.keys, &keys, "for b",
+                                     &s->a.epoch, &floor, now + 60000, cs_hub_public_key(s->hub), now, &err),
+                     CS_OK);
+    assert_int_equal(entries_seen(s, &s->a.workspace, &keys.id), -CS_RPC_UNAUTHENTICATED);
+    assert_int_equal(append(s, &s->a, &invite), CS_RPC_OK);
+    assert_int_equal(entries_seen(s, &s->a.workspace, &keys.id), 2);
+
+    maker_init(&by_code, 'w', 'i');
+    by_code.id = keys.id;
+    pull_open(&k, s, &by_code, (struct pull_options){ 0 });
+    call_finish(&k);
+    assert_int_equal(k.status, CS_RPC_PERMISSION_DENIED);
+    call_fini(&k);
+
+    maker_learn(&s->b, cs_buf_slice(&genesis));
+    maker_learn(&s->b, cs_buf_slice(&invite));
+    assert_int_equal(cs_entry_add(&add, &s->b.rng, &s->b.members, &keys.id, &keys, &s->b.id, &s->b.keys, "b",
+                                  &s->b.epoch, now, &err),
+                     CS_OK);
+    register_ok(s, &s->b, cs_buf_slice(&add));
+    maker_learn(&s->b, cs_buf_slice(&add));
+    pull(s, &s->b, (struct pull_options){ 0 }, &p);
+    assert_int_equal(p.nbatches, 1);
+    push_ok(s, &s->b, 10, 1);
+
+    /* The code is used up; its holder still gets to know that, and a second user gets nowhere. */
+    assert_int_equal(entries_seen(s, &s->a.workspace, &keys.id), 3);
+    maker_init(&c, 'w', 'c');
+    maker_learn(&c, cs_buf_slice(&genesis));
+    maker_learn(&c, cs_buf_slice(&invite));
+    assert_int_equal(cs_entry_add(&late, &c.rng, &c.members, &keys.id, &keys, &c.id, &c.keys, "c", &c.epoch, now, &err),
+                     CS_OK);
+    register_call(&k, s, &c, cs_buf_slice(&late));
+    assert_int_equal(k.status, CS_RPC_ABORTED);
+    call_fini(&k);
+    maker_fini(&c);
+    maker_fini(&by_code);
+    cs_buf_free(&genesis);
+    cs_buf_free(&invite);
+    cs_buf_free(&add);
+    cs_buf_free(&late);
+}
+
+/* An invite is good until the hub's clock says otherwise, whatever the joiner's says. */
+static void expired_invite(void **state)
+{
+    static const uint8_t secret[16] = { 9 };
+    struct scene *s = *state;
+    struct cs_buf genesis = { 0 }, invite = { 0 }, add = { 0 };
+    struct cs_floor floor = { 0 };
+    struct cs_device_keys keys;
+    struct cs_error err = { 0 };
+    int64_t past = cs_now_ms(s->world) - 3600000;
+    struct call k;
+
+    maker_genesis(&s->a, &genesis);
+    maker_learn(&s->a, cs_buf_slice(&genesis));
+    register_ok(s, &s->a, cs_buf_slice(&genesis));
+    cs_device_keys_derive(&keys, CS_PRINCIPAL_INVITE, cs_slice(secret, sizeof secret), &s->a.workspace);
+    assert_int_equal(cs_entry_invite(&invite, &s->a.rng, &s->a.members, &s->a.id, &s->a.keys, &keys, "for b",
+                                     &s->a.epoch, &floor, past + 60000, cs_hub_public_key(s->hub), past, &err),
+                     CS_OK);
+    assert_int_equal(append(s, &s->a, &invite), CS_RPC_OK);
+    maker_learn(&s->b, cs_buf_slice(&genesis));
+    maker_learn(&s->b, cs_buf_slice(&invite));
+    assert_int_equal(cs_entry_add(&add, &s->b.rng, &s->b.members, &keys.id, &keys, &s->b.id, &s->b.keys, "b",
+                                  &s->b.epoch, past, &err),
+                     CS_OK);
+    register_call(&k, s, &s->b, cs_buf_slice(&add));
+    assert_int_not_equal(k.status, CS_RPC_OK);
+    call_fini(&k);
+    cs_buf_free(&genesis);
+    cs_buf_free(&invite);
+    cs_buf_free(&add);
+}
+
+/* A connection that breaks under calls of every kind: what was not acknowledged is sent again, and succeeds. */
+static void connection_breaks(void **state)
+{
+    enum { N = 40 };
+    struct scene *s = *state;
+    struct cs_rpc_channel_options o = { .host = "127.0.0.1", .port = cs_hub_port(s->hub) };
+    struct made *b[N];
+    struct call push, watch, pulling, again;
+    struct cs_error err = { 0 };
+    struct pulled p;
+
+    two_devices(s);
+    watch_open(&watch, s, &s->b);
+    call_open(&push, s, "Push");
+    for (int i = 0; i < N; i++) {
+        b[i] = maker_batch(&s->a, 100000, 2);
+        call_send(&push, &b[i]->req.base);
+        maker_commit(&s->a, b[i]);
+    }
+    push.want = 5;
+    while (push.n < 5)
+        spin(s);
+    pull_open(&pulling, s, &s->b, (struct pull_options){ 0 });
+    cs_rpc_channel_close(s->channel);
+    assert_true(push.done && watch.done && pulling.done);
+    assert_int_equal(cs_rpc_channel_new(s->loop, &o, &s->channel, &err), CS_OK);
+    call_open(&again, s, "Push");
+    for (int i = 0; i < N; i++)
+        call_send(&again, &b[i]->req.base);
+    cs_rpc_call_half_close(again.call);
+    call_finish(&again);
+    assert_int_equal(again.n, N);
+    for (size_t i = 0; i < N; i++) {
+        const Clawsync__V1__PushResponse *a = push_answer(&again, i);
+
+        assert_true(a->accepted);
+        assert_int_equal(a->log_number, i + 1);
+        FREE_ANSWER(a);
+    }
+    pull(s, &s->b, (struct pull_options){ 0 }, &p);
+    assert_int_equal(p.nbatches, N);
+    call_fini(&push);
+    call_fini(&watch);
+    call_fini(&pulling);
+    call_fini(&again);
 }
 
 /* Two workspaces share nothing, and the same device ids mean nothing across. */
@@ -949,6 +1136,9 @@ int main(void)
                                         T(watching),
                                         T(heartbeats),
                                         T(membership_calls),
+                                        T(joining_by_invite),
+                                        T(expired_invite),
+                                        T(connection_breaks),
                                         T(workspaces_are_apart),
                                         T(restart_keeps_everything),
                                         T(malformed),
