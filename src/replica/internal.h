@@ -70,6 +70,7 @@ struct cs_replica {
     struct cs_table *tables;      /* tracked and paused ones, by name */
     size_t ntables;
     int64_t schema_version;
+    uint64_t data_version;   /* as of the last cs_replica_poll */
     struct cs_uuid *devices; /* owned; small integer -> id; [0] unused */
     uint32_t ndevices, devices_cap;
     uint64_t next_unsent; /* next sync_unsent.seq; only grows */

@@ -88,6 +88,13 @@ int cs_unsent_add(struct cs_arena *a, struct cs_row_cell **cells, uint32_t *n, s
                   struct cs_error *err);
 int cs_unsent_set(struct cs_replica *r, int64_t seq, const struct cs_unsent *u, struct cs_error *err);
 
+/* lease.c */
+int cs_lease_take(struct cs_replica *r, struct cs_error *err);
+void cs_lease_give(struct cs_replica *r);
+
+/* replica.c */
+int cs_schema_version(struct cs_replica *r, int64_t *out, struct cs_error *err);
+
 /* extract.c */
 void cs_extract_free(struct cs_replica *r);
 int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err); /* what the last extract took is bound: sent */

@@ -1,0 +1,59 @@
+#include "base/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static size_t read_small(const char *path, char *out, size_t cap)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, out, cap - 1);
+
+    if (fd >= 0)
+        close(fd);
+    out[n > 0 ? n : 0] = '\0';
+    return n > 0 ? (size_t)n : 0;
+}
+
+/* Field 22 of /proc/PID/stat; the name in field 2 may hold spaces and parentheses. 0: no such process. */
+static uint64_t start_of(int64_t pid)
+{
+    char path[64], text[1024], *p;
+
+    snprintf(path, sizeof path, "/proc/%" PRId64 "/stat", pid);
+    if (read_small(path, text, sizeof text) == 0 || (p = strrchr(text, ')')) == NULL)
+        return 0;
+    for (int field = 2; field < 22 && p != NULL; field++)
+        p = strchr(p + 1, ' ');
+    return p == NULL ? 0 : strtoull(p + 1, NULL, 10);
+}
+
+void cs_process_self(struct cs_process *out)
+{
+    char boot[64];
+
+    memset(out, 0, sizeof *out);
+    if (read_small("/proc/sys/kernel/random/boot_id", boot, sizeof boot) >= CS_BOOT_ID_LEN)
+        memcpy(out->boot, boot, CS_BOOT_ID_LEN);
+    out->pid = getpid();
+    out->started = start_of(out->pid);
+}
+
+bool cs_process_lives(const struct cs_process *p)
+{
+    struct cs_process self;
+    uint64_t started;
+
+    cs_process_self(&self);
+    if (strcmp(self.boot, p->boot) != 0)
+        return false;
+    if (kill((pid_t)p->pid, 0) != 0 && errno == ESRCH)
+        return false;
+    started = start_of(p->pid);
+    return started == 0 || p->started == 0 || started == p->started;
+}

@@ -1,0 +1,299 @@
+#include "replica/replica.h"
+
+#include "replica/statements.h"
+#include "replica/store.h"
+
+static int open_file(struct cs_replica *r, const struct cs_replica_options *o, struct cs_error *err)
+{
+    struct cs_file_info f;
+    int rc;
+
+    if (o->path[0] == '\0' || strcmp(o->path, ":memory:") == 0 || strncmp(o->path, "file:", 5) == 0)
+        return cs_fail(err, CS_EINVAL,
+                       "database \"%s\" is no file: in-memory and temporary databases cannot be replicated", o->path);
+    rc = r->world->files.ops->stat(r->world->files.self, o->path, &f, err);
+    if (rc == CS_ENOTFOUND)
+        return cs_fail(err, CS_ENOTFOUND,
+                       "database \"%s\" does not exist; the application makes it, or name another with --db-path",
+                       o->path);
+    if (rc == CS_OK && f.is_dir)
+        return cs_fail(err, CS_EINVAL, "database \"%s\" is a folder", o->path);
+    if (rc != CS_OK)
+        return rc;
+    if (sqlite3_open_v2(o->path, &r->db,
+                        (o->read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE) | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK) {
+        rc = r->db == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : cs_db_fail(r, err, "cannot open the database");
+        return cs_fail_context(err, "\"%s\"", o->path), rc;
+    }
+    if (!o->read_only && sqlite3_db_readonly(r->db, "main") == 1)
+        return cs_fail(err, CS_EIO, "database \"%s\" is read-only", o->path);
+    return CS_OK;
+}
+
+static int load_extension(struct cs_replica *r, const char *path, struct cs_error *err)
+{
+    char *why = NULL;
+    int rc = CS_OK;
+
+    if (path == NULL || path[0] == '\0')
+        return CS_OK;
+    sqlite3_db_config(r->db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, NULL);
+    if (sqlite3_load_extension(r->db, path, NULL, &why) != SQLITE_OK)
+        rc = cs_fail(err, CS_EINVAL, "cannot load SQLite extension \"%s\": %s", path,
+                     why != NULL ? why : "unknown reason");
+    sqlite3_free(why);
+    sqlite3_db_config(r->db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0, NULL);
+    return rc;
+}
+
+static int settings(struct cs_replica *r, const struct cs_replica_options *o, struct cs_error *err)
+{
+    int rc;
+
+    sqlite3_extended_result_codes(r->db, 1);
+    sqlite3_busy_timeout(r->db, o->busy_timeout_ms == 0 ? 5000 : (int)o->busy_timeout_ms);
+    if ((rc = load_extension(r, o->load_extension, err)) != CS_OK)
+        return rc;
+    /* cache: enough for the inner pages of large tables, small enough for a client of tens of MiB */
+    return cs_db_exec(r,
+                      "PRAGMA foreign_keys=OFF; PRAGMA recursive_triggers=OFF; PRAGMA main.synchronous=NORMAL; "
+                      "PRAGMA main.cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=ON;",
+                      err);
+}
+
+/* Our tables: there and of our format, or made now. */
+static int prepare_layout(struct cs_replica *r, const struct cs_replica_options *o, struct cs_error *err)
+{
+    int rc = cs_layout_check(r, err);
+
+    if (rc != CS_ENOTFOUND || o->read_only)
+        return rc;
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    rc = cs_layout_check(r, err); /* another process may have been faster */
+    if (rc == CS_ENOTFOUND)
+        rc = cs_layout_create(r, err);
+    if (rc == CS_OK)
+        return cs_db_commit(r, err);
+    if (sqlite3_get_autocommit(r->db) == 0)
+        sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+    return rc;
+}
+
+int cs_schema_version(struct cs_replica *r, int64_t *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_SCHEMA_VERSION, err);
+    int rc = CS_OK;
+
+    if (s == NULL)
+        return err_code(err);
+    if (sqlite3_step(s) != SQLITE_ROW)
+        rc = cs_db_fail(r, err, "cannot read the schema");
+    else
+        *out = sqlite3_column_int64(s, 0);
+    sqlite3_reset(s);
+    return rc;
+}
+
+static int open_all(struct cs_replica *r, const struct cs_replica_options *o, struct cs_error *err)
+{
+    int rc;
+
+    if ((rc = open_file(r, o, err)) != CS_OK)
+        return rc;
+    if ((r->stmts = calloc(CS_NSTATEMENTS, sizeof(sqlite3_stmt *))) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    r->read_only = o->read_only;
+    if ((rc = settings(r, o, err)) != CS_OK || (rc = prepare_layout(r, o, err)) != CS_OK ||
+        (rc = cs_db_reload(r, err)) != CS_OK || (rc = cs_apply_open(r, err)) != CS_OK ||
+        (rc = cs_schema_version(r, &r->schema_version, err)) != CS_OK || (rc = cs_schema_load(r, err)) != CS_OK)
+        return rc;
+    return o->take_lease ? cs_lease_take(r, err) : CS_OK;
+}
+
+int cs_replica_open(cs_replica **out, struct cs_world *w, const struct cs_replica_options *o, struct cs_error *err)
+{
+    struct cs_replica *r = calloc(1, sizeof *r);
+    int rc;
+
+    *out = NULL;
+    if (r == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    r->world = w;
+    if ((rc = open_all(r, o, err)) != CS_OK) {
+        cs_replica_close(r);
+        return rc;
+    }
+    *out = r;
+    return CS_OK;
+}
+
+void cs_replica_close(cs_replica *r)
+{
+    if (r == NULL)
+        return;
+    if (r->db != NULL && r->stmts != NULL) {
+        cs_lease_give(r);
+        cs_schema_release(r);
+        cs_apply_close(r);
+    }
+    cs_extract_free(r);
+    cs_seal_free(r);
+    cs_db_finalize(r);
+    sqlite3_close_v2(r->db);
+    cs_arena_free(&r->scratch);
+    cs_arena_free(&r->schema_arena);
+    cs_buf_free(&r->meta);
+    free(r->devices);
+    free(r);
+}
+
+void cs_replica_identity(const cs_replica *r, struct cs_replica_identity *out)
+{
+    *out = r->id;
+}
+
+int cs_replica_set_identity(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err)
+{
+    char ours[CS_UUID_TEXT];
+    uint32_t self;
+    int rc;
+
+    cs_uuid_text(ours, &r->id.device);
+    if (!cs_uuid_is_zero(&r->id.workspace) && cs_uuid_cmp(&r->id.workspace, &id->workspace) != 0)
+        return cs_fail(err, CS_EEXIST,
+                       "this database belongs to another workspace; use the workspace id it was set up with, or "
+                       "untrack its tables first");
+    if (!cs_uuid_is_zero(&r->id.device) && cs_uuid_cmp(&r->id.device, &id->device) != 0)
+        return cs_fail(err, CS_EEXIST,
+                       "this database was set up by device %s; use the data directory that belongs to it", ours);
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    if ((rc = cs_device_number(r, &id->device, &self, err)) == CS_OK && self != 1)
+        rc = cs_fail(err, CS_ECORRUPT, "our table of devices in the database is damaged");
+    if (rc == CS_OK && (rc = cs_identity_save(r, id, err)) == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}
+
+void cs_replica_pull_mark(const cs_replica *r, struct cs_pull_mark *out)
+{
+    *out = r->mark;
+}
+
+int cs_replica_log_hash(cs_replica *r, uint64_t number, uint8_t out[32], struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_LOG_HASH, err);
+    int step, rc = CS_OK;
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, (int64_t)number);
+    step = sqlite3_step(s);
+    if (step == SQLITE_ROW && sqlite3_column_bytes(s, 0) == 32)
+        memcpy(out, sqlite3_column_blob(s, 0), 32);
+    else
+        rc = step == SQLITE_DONE ? CS_ENOTFOUND : cs_db_fail(r, err, "cannot read our record of the log");
+    sqlite3_reset(s);
+    return rc;
+}
+
+int cs_replica_peer(cs_replica *r, const struct cs_uuid *device, struct cs_peer *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_PEER_GET, err);
+    int step, rc = CS_ENOTFOUND;
+
+    memset(out, 0, sizeof *out);
+    if (s == NULL)
+        return err_code(err);
+    cs_db_bind_slice(s, 1, cs_slice(device->b, 16));
+    step = sqlite3_step(s);
+    if (step == SQLITE_ROW && sqlite3_column_int64(s, 0) > 0 && sqlite3_column_bytes(s, 1) == 32) {
+        out->number = (uint64_t)sqlite3_column_int64(s, 0);
+        memcpy(out->hash, sqlite3_column_blob(s, 1), 32);
+        out->member_seq = (uint32_t)sqlite3_column_int64(s, 2);
+        rc = CS_OK;
+    } else if (step != SQLITE_ROW && step != SQLITE_DONE) {
+        rc = cs_db_fail(r, err, "cannot read what is known of a device");
+    }
+    sqlite3_reset(s);
+    return rc;
+}
+
+static int any(struct cs_replica *r, int which, bool *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, which, err);
+    int step;
+
+    if (s == NULL)
+        return err_code(err);
+    step = sqlite3_step(s);
+    *out = step == SQLITE_ROW;
+    sqlite3_reset(s);
+    return step == SQLITE_ROW || step == SQLITE_DONE ? CS_OK : cs_db_fail(r, err, "cannot read our tables");
+}
+
+int cs_replica_pending(cs_replica *r, bool *unsealed, bool *unsent, struct cs_error *err)
+{
+    int rc = any(r, CS_STMT_LOG_ANY, unsealed, err);
+
+    if (rc == CS_OK && !*unsealed)
+        rc = any(r, CS_STMT_GAP_ANY, unsealed, err);
+    return rc == CS_OK ? any(r, CS_STMT_UNSENT_ANY, unsent, err) : rc;
+}
+
+static int data_version(struct cs_replica *r, uint64_t *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_DATA_VERSION, err);
+    int rc = CS_OK;
+
+    if (s == NULL)
+        return err_code(err);
+    if (sqlite3_step(s) != SQLITE_ROW)
+        rc = cs_db_fail(r, err, "cannot look at the database");
+    else
+        *out = (uint64_t)sqlite3_column_int64(s, 0);
+    sqlite3_reset(s);
+    return rc;
+}
+
+int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err)
+{
+    uint64_t now = 0;
+    int rc = data_version(r, &now, err);
+
+    *changed = rc == CS_OK && now != r->data_version;
+    if (rc == CS_OK)
+        r->data_version = now;
+    return rc;
+}
+
+int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_error *err)
+{
+    static const char sql[] =
+        "SELECT (SELECT count(*) FROM main.sync_changelog), (SELECT count(*) FROM main.sync_unsent), "
+        "(SELECT count(*) FROM main.sync_bound WHERE state = 0), "
+        "(SELECT count(*) FROM main.sync_hidden h WHERE col = -1 AND reason <> 'pending'), "
+        "(SELECT count(*) FROM main.sync_conflicts), "
+        "(SELECT count(*) FROM main.sync_tables WHERE state <> 0), "
+        "(SELECT value FROM main.sync_meta WHERE name = 'hlc')";
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    *out = (struct cs_replica_counts){ .held_back = r->held_back };
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW) {
+        rc = cs_db_fail(r, err, "cannot count");
+    } else {
+        out->unsealed = sqlite3_column_int64(s, 0);
+        out->unsent = sqlite3_column_int64(s, 1);
+        out->bound = sqlite3_column_int64(s, 2);
+        out->hidden = sqlite3_column_int64(s, 3);
+        out->conflicts = sqlite3_column_int64(s, 4);
+        out->tracked = sqlite3_column_int64(s, 5);
+        out->hlc = sqlite3_column_int64(s, 6);
+    }
+    sqlite3_finalize(s);
+    return rc == CS_OK ? data_version(r, &out->data_version, err) : rc;
+}

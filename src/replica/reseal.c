@@ -1,0 +1,182 @@
+/* Re-sealing: after the hub refused this device's clock, every unsent stamp gets a fresh one above what the hub
+ * accepted and what was received; same order, equal stays equal. One transaction. */
+#include "replica/apply.h"
+#include "replica/statements.h"
+#include "replica/store.h"
+
+/* Unsent rows, and the stamps of ours in them that no one else has seen. */
+struct renaming {
+    int64_t *old, *fresh; /* old: ascending, distinct */
+    size_t n, cap;
+    struct {
+        int64_t seq, table;
+        struct cs_slice key;
+    } * rows;
+    size_t nrows, rows_cap;
+    struct cs_arena arena;
+};
+
+static int by_stamp(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+static bool is_own(const struct cs_replica *r, const struct cs_version *v)
+{
+    return v->stamp != 0 && cs_uuid_cmp(&v->device, &r->id.device) == 0;
+}
+
+static int note(struct renaming *m, int64_t stamp, struct cs_error *err)
+{
+    if (m->n == m->cap) {
+        size_t cap = m->cap == 0 ? 1024 : m->cap * 2;
+        int64_t *p = realloc(m->old, cap * sizeof *p);
+
+        if (p == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+        m->old = p;
+        m->cap = cap;
+    }
+    m->old[m->n++] = stamp;
+    return CS_OK;
+}
+
+static int load_rows(struct cs_replica *r, struct renaming *m, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_UNSENT_WALK, err);
+    int rc = CS_OK, step = SQLITE_DONE;
+
+    if (s == NULL)
+        return err_code(err);
+    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
+        if (m->nrows == m->rows_cap) {
+            size_t cap = m->rows_cap == 0 ? 1024 : m->rows_cap * 2;
+            void *p = realloc(m->rows, cap * sizeof *m->rows);
+
+            if (p == NULL)
+                return cs_fail(err, CS_ENOMEM, "out of memory");
+            m->rows = p;
+            m->rows_cap = cap;
+        }
+        m->rows[m->nrows].seq = sqlite3_column_int64(s, 0);
+        m->rows[m->nrows].table = sqlite3_column_int64(s, 1);
+        m->rows[m->nrows].key = cs_arena_copy(&m->arena, cs_db_column_blob(s, 2));
+        rc = m->rows[m->nrows++].key.data == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+    }
+    if (rc == CS_OK && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read what is unsent");
+    sqlite3_reset(s);
+    return rc;
+}
+
+/* Calls fn for each unsent version of the row in r->row. */
+static int each_unsent(struct cs_replica *r, const struct cs_unsent *u,
+                       int (*fn)(struct renaming *m, struct cs_version *v, struct cs_error *err), struct renaming *m,
+                       struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    if (u->ins && is_own(r, &r->row.ins))
+        rc = fn(m, &r->row.ins, err);
+    if (rc == CS_OK && u->del && is_own(r, &r->row.del))
+        rc = fn(m, &r->row.del, err);
+    for (uint32_t i = 0; i < r->row.ncells && rc == CS_OK; i++)
+        if (is_own(r, &r->row.cells[i].v) && (u->ins || cs_unsent_find(u->base, u->nbase, r->row.cells[i].col) != NULL))
+            rc = fn(m, &r->row.cells[i].v, err);
+    return rc;
+}
+
+static int collect(struct renaming *m, struct cs_version *v, struct cs_error *err)
+{
+    return note(m, v->stamp, err);
+}
+
+static int rename_one(struct renaming *m, struct cs_version *v, struct cs_error *err)
+{
+    const int64_t *p = bsearch(&v->stamp, m->old, m->n, sizeof *m->old, by_stamp);
+
+    (void)err;
+    if (p != NULL)
+        v->stamp = m->fresh[p - m->old];
+    return CS_OK;
+}
+
+/* `over` entries that name stamps of ours are renamed with them. */
+static void rename_record(struct cs_replica *r, struct renaming *m, struct cs_row_cell *cells, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (is_own(r, &cells[i].v))
+            rename_one(m, &cells[i].v, NULL);
+}
+
+static int on_rows(struct cs_replica *r, struct renaming *m, bool rename, struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (size_t i = 0; i < m->nrows && rc == CS_OK; i++) {
+        struct cs_table *t = cs_table_by_id(r, m->rows[i].table);
+        struct cs_version ins;
+        struct cs_unsent u;
+        struct cs_touched touched;
+        int64_t seq;
+
+        cs_scratch_reset(r);
+        if ((rc = cs_rows_get(r, m->rows[i].table, m->rows[i].key, &r->row, &seq, err)) != CS_OK ||
+            (rc = cs_unsent_get(r, &r->scratch, m->rows[i].seq, &u, err)) != CS_OK)
+            return rc == CS_ENOTFOUND ? cs_fail(err, CS_ECORRUPT, "a row with unsent edits has no versions") : rc;
+        ins = r->row.ins;
+        if ((rc = each_unsent(r, &u, rename ? rename_one : collect, m, err)) != CS_OK || !rename)
+            continue;
+        rename_record(r, m, u.base, u.nbase);
+        rename_record(r, m, u.seen, u.nseen);
+        if ((rc = cs_rows_update(r, m->rows[i].table, m->rows[i].key, &r->row, m->rows[i].seq, err)) != CS_OK ||
+            (rc = cs_unsent_set(r, m->rows[i].seq, &u, err)) != CS_OK)
+            break;
+        if (t == NULL || cs_version_cmp(&ins, &r->row.ins) == 0)
+            continue;
+        touched = (struct cs_touched){ .table = t, .key = m->rows[i].key, .kind = CS_OP_INSERT, .mask_any = 1 };
+        if (t->nuniques > 0 || t->nfks > 0 || t->is_parent || t->nhidden > 0)
+            rc = cs_project_touched(r, &touched, 1, err); /* its age is another one */
+    }
+    return rc;
+}
+
+int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
+{
+    struct renaming m = { 0 };
+    size_t n = 0;
+    int rc;
+
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    rc = load_rows(r, &m, err);
+    if (rc == CS_OK)
+        rc = on_rows(r, &m, false, err);
+    if (rc == CS_OK && m.n > 0) {
+        qsort(m.old, m.n, sizeof *m.old, by_stamp);
+        for (size_t i = 0; i < m.n; i++)
+            if (i == 0 || m.old[i] != m.old[n - 1])
+                m.old[n++] = m.old[i];
+        m.n = n;
+        if ((m.fresh = malloc(n * sizeof *m.fresh)) == NULL)
+            rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        else
+            memcpy(m.fresh, m.old, n * sizeof *m.fresh);
+    }
+    if (rc == CS_OK) {
+        r->hlc = cs_hlc_reseal(m.fresh, m.n, highest);
+        if ((rc = on_rows(r, &m, true, err)) == CS_OK)
+            rc = cs_hlc_save(r, err);
+    }
+    if (rc == CS_OK)
+        rc = cs_db_commit(r, err);
+    else
+        cs_db_rollback(r);
+    cs_arena_free(&m.arena);
+    free(m.old);
+    free(m.fresh);
+    free(m.rows);
+    return rc;
+}

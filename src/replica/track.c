@@ -1,0 +1,433 @@
+/* What is tracked: begin, end, pause, and noticing that the application's schema changed. Every change is one
+ * transaction. */
+#include "replica/apply.h"
+#include "replica/statements.h"
+#include "replica/store.h"
+
+static const char *const usual[] = { "memories",     "memory_tags", "memory_records", "sessions", "session_state",
+                                     "tool_outputs", "tool_output", "active_memory",  "context" };
+enum { NUSUAL = sizeof usual / sizeof usual[0] };
+
+/* Runs a statement with a table's number (?1) and an integer (?2). */
+static int run(struct cs_replica *r, const char *sql, int64_t table, int64_t value, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot write our tables");
+    sqlite3_bind_int64(s, 1, table);
+    if (sqlite3_bind_parameter_count(s) > 1)
+        sqlite3_bind_int64(s, 2, value);
+    if (sqlite3_step(s) != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot write our tables");
+    sqlite3_finalize(s);
+    return rc;
+}
+
+/* Ends a transaction of this file: commits, and remembers the schema that our own changes made. */
+static int end(struct cs_replica *r, int rc, struct cs_error *err)
+{
+    struct cs_error ignored;
+
+    if (rc == CS_OK)
+        rc = cs_db_commit(r, err);
+    else
+        cs_db_rollback(r);
+    if (rc != CS_OK) {
+        cs_schema_load(r, &ignored);
+        return rc;
+    }
+    return cs_schema_version(r, &r->schema_version, err);
+}
+
+/* ---- may it be tracked? ---- */
+
+static int one_int(struct cs_replica *r, struct cs_buf *sql, int64_t *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK, step;
+
+    *out = 0;
+    if (sql->failed) {
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    } else if (sqlite3_prepare_v2(r->db, (const char *)sql->data, (int)sql->len, &s, NULL) != SQLITE_OK) {
+        rc = cs_db_fail(r, err, "cannot read the database");
+    } else {
+        step = sqlite3_step(s);
+        if (step == SQLITE_ROW)
+            *out = sqlite3_column_int64(s, 0);
+        else if (step != SQLITE_DONE)
+            rc = cs_db_fail(r, err, "cannot read the database");
+    }
+    sqlite3_finalize(s);
+    cs_buf_free(sql);
+    return rc;
+}
+
+/* INTEGER PRIMARY KEY of a rowid table: it has no index of its own. */
+static int is_rowid_alias(struct cs_replica *r, const struct cs_table *t, bool *out, struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+    int64_t n;
+    int rc;
+
+    cs_buf_put_str(&sql, "SELECT count(*) FROM pragma_index_list(");
+    cs_put_identifier(&sql, t->name);
+    cs_buf_put_str(&sql, ") WHERE origin = 'pk'");
+    rc = one_int(r, &sql, &n, err);
+    *out = rc == CS_OK && n == 0 && !t->without_rowid && t->nkey == 1;
+    return rc;
+}
+
+static int has_null_key(struct cs_replica *r, const struct cs_table *t, bool *out, struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+    int64_t n;
+    int rc;
+
+    cs_buf_put_str(&sql, "SELECT 1 FROM main.");
+    cs_put_identifier(&sql, t->name);
+    for (uint32_t i = 0; i < t->nkey; i++) {
+        cs_buf_put_str(&sql, i == 0 ? " WHERE " : " OR ");
+        cs_put_identifier(&sql, t->columns[t->key[i]].name);
+        cs_buf_put_str(&sql, " IS NULL");
+    }
+    cs_buf_put_str(&sql, " LIMIT 1");
+    rc = one_int(r, &sql, &n, err);
+    *out = rc == CS_OK && n != 0;
+    return rc;
+}
+
+/* Can this connection write the table at all? Its triggers, checks and generated columns may need functions that only
+ * the application has. *why stays NULL if it can; otherwise it lies in the arena. */
+static int can_write(struct cs_replica *r, struct cs_arena *a, const struct cs_table *t, const char **why,
+                     struct cs_error *err)
+{
+    for (int i = 0; i < 3; i++) {
+        struct cs_buf sql = { 0 };
+        sqlite3_stmt *s = NULL;
+
+        cs_buf_put_str(&sql, i == 0 ? "INSERT INTO main." : i == 1 ? "DELETE FROM main." : "UPDATE main.");
+        cs_put_identifier(&sql, t->name);
+        if (i == 0) {
+            cs_buf_put_str(&sql, " DEFAULT VALUES");
+        } else if (i == 2) {
+            for (uint32_t k = 0; k < t->ncolumns; k++) {
+                cs_buf_put_str(&sql, k == 0 ? " SET " : ", ");
+                cs_put_identifier(&sql, t->columns[k].name);
+                cs_buf_put_str(&sql, " = NULL");
+            }
+        }
+        if (sql.failed)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+        if (sqlite3_prepare_v2(r->db, (const char *)sql.data, (int)sql.len, &s, NULL) != SQLITE_OK)
+            *why = cs_arena_str(a, sqlite3_errmsg(r->db));
+        sqlite3_finalize(s);
+        cs_buf_free(&sql);
+        if (*why != NULL)
+            return CS_OK;
+    }
+    return CS_OK;
+}
+
+/* problem: why not, or NULL. */
+static int examine(struct cs_replica *r, struct cs_arena *a, const char *name, bool force, struct cs_table *t,
+                   const char **problem, struct cs_error *err)
+{
+    bool yes;
+    int rc = cs_schema_read_table(r, a, name, t, problem, err);
+
+    if (rc != CS_OK || *problem != NULL)
+        return rc;
+    if ((rc = is_rowid_alias(r, t, &yes, err)) != CS_OK)
+        return rc;
+    if (yes && !force) {
+        *problem = "its key is a rowid alias (INTEGER PRIMARY KEY), which two devices would both hand out; --force "
+                   "tracks it if "
+                   "the application chooses the keys itself";
+        return CS_OK;
+    }
+    if ((rc = has_null_key(r, t, &yes, err)) != CS_OK)
+        return rc;
+    if (yes)
+        *problem = "a row has NULL in its key, so no other device could tell which row it is";
+    else
+        rc = can_write(r, a, t, problem, err);
+    return rc;
+}
+
+static void warn_orphans(struct cs_replica *r, const struct cs_table *t, const struct cs_track_options *o)
+{
+    struct cs_buf sql = { 0 };
+    struct cs_error ignored;
+    char text[200];
+    int64_t n;
+
+    if (o == NULL || o->warn == NULL || t->nfks == 0)
+        return;
+    cs_buf_put_str(&sql, "SELECT count(*) FROM pragma_foreign_key_check(");
+    cs_put_identifier(&sql, t->name);
+    cs_buf_put_str(&sql, ")");
+    if (one_int(r, &sql, &n, &ignored) == CS_OK && n > 0) {
+        sqlite3_snprintf(sizeof text, text,
+                         "table \"%s\" has %lld rows whose parent is missing; they will be hidden where the "
+                         "parent's table is tracked too",
+                         t->name, (long long)n);
+        o->warn(o->arg, text);
+    }
+}
+
+int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_options *o, struct cs_error *err)
+{
+    struct cs_arena a = { 0 };
+    struct cs_table t, *tracked;
+    const char *problem = NULL;
+    int64_t id;
+    int rc;
+
+    if ((tracked = cs_table_by_name(r, cs_slice_str(table))) != NULL && tracked->state == CS_TRACKED)
+        return CS_OK;
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    rc = examine(r, &a, table, o != NULL && o->force_rowid_key, &t, &problem, err);
+    if (rc == CS_OK && problem != NULL)
+        rc = cs_fail(err, CS_EINVAL, "table \"%s\" cannot be tracked: %s", table, problem);
+    if (rc == CS_OK && (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
+        rc = run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1, never = 0 WHERE id = ?1", id, 0,
+                 err);
+    if (rc == CS_OK && (rc = cs_schema_load(r, err)) == CS_OK && (tracked = cs_table_by_id(r, id)) != NULL)
+        rc = cs_triggers_install(r, tracked, err);
+    if (rc == CS_OK)
+        rc = cs_project_schema_changed(r, err);
+    rc = end(r, rc, err);
+    if (rc == CS_OK)
+        warn_orphans(r, &t, o);
+    cs_arena_free(&a);
+    return rc;
+}
+
+/* Hidden and foreign rows of other tables stay known as long as anything is tracked. */
+int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err)
+{
+    static const char *const forget[] = {
+        "DELETE FROM main.sync_changelog WHERE tbl = ?1",
+        "DELETE FROM main.sync_rows WHERE tbl = ?1",
+        "DELETE FROM main.sync_unsent WHERE tbl = ?1",
+        "DELETE FROM main.sync_hidden WHERE tbl = ?1",
+        "DELETE FROM main.sync_conflicts WHERE tbl = ?1",
+        "DELETE FROM main.sync_shadow WHERE tbl = ?1",
+        "UPDATE main.sync_tables SET state = 0, never = 1, backfill = NULL, gap = 0, shape = NULL WHERE id = ?1",
+    };
+    struct cs_table *t = cs_table_by_name(r, cs_slice_str(table));
+    bool last = r->ntables == 1;
+    int64_t id;
+    int rc;
+
+    if (t == NULL)
+        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
+    id = t->id;
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    rc = cs_triggers_drop(r, id, err);
+    cs_schema_release(r);
+    for (size_t i = 0; i < sizeof forget / sizeof forget[0] && rc == CS_OK; i++)
+        rc = run(r, forget[i], id, 0, err);
+    if (rc == CS_OK && last) {
+        cs_db_finalize(r);
+        if ((r->stmts = calloc(CS_NSTATEMENTS, sizeof(sqlite3_stmt *))) == NULL)
+            rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        else
+            rc = cs_layout_drop(r, err);
+        r->lease_held = false; /* its row went with the rest */
+        if (rc == CS_OK)
+            return cs_db_commit(r, err);
+    }
+    if (rc == CS_OK && (rc = cs_schema_load(r, err)) == CS_OK)
+        rc = cs_project_schema_changed(r, err);
+    return end(r, rc, err);
+}
+
+static int pause_one(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    int rc;
+
+    if (t->state == CS_PAUSED)
+        return CS_OK;
+    if ((rc = cs_triggers_drop(r, t->id, err)) != CS_OK || (rc = cs_shadow_store(r, t, err)) != CS_OK)
+        return rc;
+    return run(r, "UPDATE main.sync_tables SET state = 2, shape = NULL WHERE id = ?1", t->id, 0, err);
+}
+
+/* What was logged before the pause must be versions before the hashes are taken. */
+static int seal_all(struct cs_replica *r, struct cs_error *err)
+{
+    bool more = true;
+    int rc = CS_OK;
+
+    while (rc == CS_OK && more && !cs_uuid_is_zero(&r->id.device))
+        rc = cs_seal_slice(r, 1000, &more, NULL, err);
+    return rc;
+}
+
+int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
+{
+    int rc;
+
+    if (table != NULL && cs_table_by_name(r, cs_slice_str(table)) == NULL)
+        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    rc = seal_all(r, err);
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
+        if (table == NULL || cs_table_by_name(r, cs_slice_str(table)) == &r->tables[i])
+            rc = pause_one(r, &r->tables[i], err);
+    if (rc == CS_OK)
+        rc = cs_schema_load(r, err);
+    return end(r, rc, err);
+}
+
+int cs_replica_resume(cs_replica *r, const char *table, struct cs_error *err)
+{
+    struct cs_table *one = table == NULL ? NULL : cs_table_by_name(r, cs_slice_str(table));
+    int rc;
+
+    if (table != NULL && one == NULL)
+        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked, or not in the database any more", table);
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
+        if ((one == NULL || one == &r->tables[i]) && r->tables[i].state == CS_PAUSED)
+            rc = run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1 WHERE id = ?1", r->tables[i].id,
+                     0, err);
+    if (rc == CS_OK)
+        rc = cs_schema_load(r, err);
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
+        if (r->tables[i].state == CS_TRACKED)
+            rc = cs_triggers_install(r, &r->tables[i], err);
+    if (rc == CS_OK)
+        rc = cs_project_schema_changed(r, err);
+    return end(r, rc, err);
+}
+
+static int never_by_hand(struct cs_replica *r, const char *table, bool *never, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    *never = false;
+    if (sqlite3_prepare_v2(r->db, "SELECT never FROM main.sync_tables WHERE name = ?1", -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot read our tables");
+    sqlite3_bind_text(s, 1, table, -1, SQLITE_STATIC);
+    if (sqlite3_step(s) == SQLITE_ROW)
+        *never = sqlite3_column_int(s, 0) != 0;
+    sqlite3_finalize(s);
+    return rc;
+}
+
+int cs_replica_track_defaults(cs_replica *r, const struct cs_track_options *o, struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (int i = 0; i < NUSUAL && rc == CS_OK; i++) {
+        bool never;
+
+        if (cs_table_by_name(r, cs_slice_str(usual[i])) != NULL)
+            continue;
+        if ((rc = never_by_hand(r, usual[i], &never, err)) != CS_OK || never)
+            continue;
+        rc = cs_replica_track(r, usual[i], o, err);
+        if (rc == CS_EINVAL && o != NULL && o->warn != NULL)
+            o->warn(o->arg, err->msg);
+        if (rc == CS_ENOTFOUND || rc == CS_EINVAL)
+            rc = CS_OK; /* not there, or not fit: the others are tracked all the same */
+    }
+    return rc;
+}
+
+int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
+{
+    int64_t now;
+    int rc;
+
+    *changed = false;
+    if ((rc = cs_schema_version(r, &now, err)) != CS_OK || now == r->schema_version)
+        return rc;
+    *changed = true;
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    if ((rc = cs_layout_check(r, err)) == CS_OK)
+        rc = cs_schema_load(r, err);
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
+        struct cs_table *t = &r->tables[i];
+        bool present = true;
+
+        if (t->state != CS_TRACKED || (rc = cs_triggers_present(r, t, &present, err)) != CS_OK || present)
+            continue;
+        if ((rc = cs_triggers_install(r, t, err)) == CS_OK)
+            rc = run(r, "UPDATE main.sync_tables SET backfill = x'', gap = 1 WHERE id = ?1", t->id, 0, err);
+        t->backfilling = true;
+    }
+    if (rc == CS_OK)
+        rc = cs_project_schema_changed(r, err);
+    return end(r, rc, err);
+}
+
+/* ---- looking ---- */
+
+static int count_rows(struct cs_replica *r, struct cs_table_info *info, struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+
+    cs_buf_put_str(&sql, "SELECT count(*) FROM main.");
+    cs_put_identifier(&sql, info->name);
+    return one_int(r, &sql, &info->rows, err);
+}
+
+static int describe(struct cs_replica *r, struct cs_arena *a, const char *name, struct cs_table_info *info,
+                    struct cs_error *err)
+{
+    struct cs_table *tracked = cs_table_by_name(r, cs_slice_str(name)), t;
+    struct cs_buf sql = { 0 };
+    int rc;
+
+    *info = (struct cs_table_info){ .name = cs_arena_str(a, name) };
+    if (info->name == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((rc = count_rows(r, info, err)) != CS_OK)
+        return rc;
+    if (tracked == NULL)
+        return examine(r, a, name, false, &t, &info->problem, err);
+    info->state = tracked->state;
+    info->backfilling = tracked->backfilling;
+    cs_buf_printf(&sql, "SELECT count(*) FROM main.sync_changelog WHERE tbl = %lld", (long long)tracked->id);
+    if ((rc = one_int(r, &sql, &info->unsealed, err)) != CS_OK)
+        return rc;
+    cs_buf_printf(&sql, "SELECT count(*) FROM main.sync_hidden WHERE tbl = %lld AND col = -1", (long long)tracked->id);
+    return one_int(r, &sql, &info->hidden, err);
+}
+
+int cs_replica_tables(cs_replica *r, struct cs_arena *a, struct cs_table_info **out, size_t *n, struct cs_error *err)
+{
+    static const char sql[] =
+        "SELECT t.name, count(*) OVER () FROM pragma_table_list t LEFT JOIN main.sync_tables s ON s.name = t.name "
+        "WHERE t.schema = 'main' AND t.type = 'table' AND t.name NOT LIKE 'sync\\_%' ESCAPE '\\' "
+        "AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY coalesce(s.state, 0) = 0, t.name";
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK, step = SQLITE_DONE;
+
+    *out = NULL;
+    *n = 0;
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot read the schema");
+    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
+        if (*out == NULL && (*out = cs_arena_zalloc(a, (size_t)sqlite3_column_int64(s, 1), sizeof **out)) == NULL)
+            rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        else
+            rc = describe(r, a, (const char *)sqlite3_column_text(s, 0), &(*out)[(*n)++], err);
+    }
+    if (rc == CS_OK && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read the schema");
+    sqlite3_finalize(s);
+    return rc;
+}
