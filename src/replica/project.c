@@ -92,14 +92,14 @@ static uint64_t hash_bytes(uint64_t h, struct cs_slice s)
     return h;
 }
 
-static int pending(struct cs_replica *r, struct cs_pending **out, struct cs_error *err)
+/* NULL: out of memory. */
+static struct cs_pending *pending(struct cs_replica *r, struct cs_error *err)
 {
     struct cs_apply *a = cs_apply_of(r);
 
     if (a->pending == NULL && (a->pending = calloc(1, sizeof *a->pending)) == NULL)
-        return no_memory(err);
-    *out = a->pending;
-    return CS_OK;
+        no_memory(err);
+    return a->pending;
 }
 
 void cs_pending_reset(struct cs_replica *r)
@@ -142,12 +142,11 @@ static bool copy_value(struct cs_arena *a, struct cs_value *out, const struct cs
 
 int cs_pending_add(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err)
 {
-    struct cs_pending *p;
+    struct cs_pending *p = pending(r, err);
     struct seed *s;
-    int rc = pending(r, &p, err);
 
-    if (rc != CS_OK)
-        return rc;
+    if (p == NULL)
+        return CS_ENOMEM;
     if ((s = cs_arena_zalloc(&p->arena, 1, sizeof *s)) == NULL)
         return no_memory(err);
     *s = (struct seed){ .next = p->seeds, .t = t, .key = cs_arena_copy(&p->arena, key) };
@@ -157,12 +156,11 @@ int cs_pending_add(struct cs_replica *r, struct cs_table *t, struct cs_slice key
 
 int cs_pending_freed(struct cs_replica *r, struct cs_table *t, const struct cs_value *values, struct cs_error *err)
 {
-    struct cs_pending *p;
+    struct cs_pending *p = pending(r, err);
     struct freed *f;
-    int rc = pending(r, &p, err);
 
-    if (rc != CS_OK)
-        return rc;
+    if (p == NULL)
+        return CS_ENOMEM;
     if ((f = cs_arena_zalloc(&p->arena, 1, sizeof *f)) == NULL ||
         (f->values = cs_arena_zalloc(&p->arena, t->ncolumns, sizeof *f->values)) == NULL)
         return no_memory(err);
@@ -746,10 +744,12 @@ static const char *hidden_why(const struct node *n)
 int cs_pending_freed_hidden(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err)
 {
     struct node n = { .t = t, .key = key };
-    struct cs_pending *p;
-    int rc = pending(r, &p, err);
+    struct cs_pending *p = pending(r, err);
+    int rc;
 
-    if (rc != CS_OK || (rc = cs_hidden_cells(r, &p->arena, t->id, key, &n.cells, &n.ncells, err)) != CS_OK)
+    if (p == NULL)
+        return CS_ENOMEM;
+    if ((rc = cs_hidden_cells(r, &p->arena, t->id, key, &n.cells, &n.ncells, err)) != CS_OK)
         return rc;
     if ((rc = compute_values(r, &n, err)) != CS_OK || n.why != NULL)
         return rc;
@@ -968,12 +968,13 @@ bool cs_family_waits(const struct cs_replica *r, const struct cs_table *t)
 
 static int ask_orphans(struct cs_replica *r, struct cs_table *t, uint32_t fk, struct cs_error *err)
 {
-    struct cs_pending *p;
+    struct cs_pending *p = pending(r, err);
     struct orphans *o;
-    int rc = pending(r, &p, err);
 
-    if (rc != CS_OK || cs_sql_of(t)->parents[fk] == NULL || t->show_orphans)
-        return rc;
+    if (p == NULL)
+        return CS_ENOMEM;
+    if (cs_sql_of(t)->parents[fk] == NULL || t->show_orphans)
+        return CS_OK;
     for (o = p->orphans; o != NULL; o = o->next)
         if (o->t == t && o->fk == fk)
             return CS_OK;
@@ -1060,10 +1061,10 @@ static int touched(struct cs_replica *r, const struct cs_touched *x, struct cs_e
     if (x->was_hidden && (rc = uncover(r, x, err)) != CS_OK)
         return rc;
     if (waits && (x->kind != CS_OP_INSERT || x->was_hidden) && (x->kind == CS_OP_DELETE || x->mask_any)) {
-        struct cs_pending *p;
+        struct cs_pending *p = pending(r, err);
 
-        if ((rc = pending(r, &p, err)) != CS_OK)
-            return rc;
+        if (p == NULL)
+            return CS_ENOMEM;
         p->all_hidden = true; /* what it held before is not known any more */
     }
     if (x->kind == CS_OP_DELETE)
