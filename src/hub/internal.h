@@ -93,6 +93,9 @@ void cs_req_closed(cs_rpc_call *c, void *service);
 void cs_req_work(struct cs_req *r);
 /* Ends the call with the verdict. Fine when it is over already. */
 void cs_req_finish(struct cs_req *r);
+/* Ends the call with what a write was refused for. A race that was lost shows the head that won it, signed, in the
+ * trailer `claw-head-bin` (head ‖ signature): a unary call that fails has no message. */
+void cs_req_finish_refused(struct cs_req *r, const struct cs_write *w);
 /* Sends r->out; false when the call is over or was ended because the message could not be queued. */
 bool cs_req_send(struct cs_req *r);
 /* Keeps r alive while a write of it is in flight. */

@@ -3,7 +3,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-enum { NSLOTS = 1024, WAYS = 4 }; /* a slot holds WAYS folds; the least recently used one makes room */
+enum { NSLOTS = 256, WAYS = 4 }; /* a slot holds WAYS folds; the least recently used one makes room */
 
 struct fold {
     struct cs_membership m;

@@ -166,18 +166,6 @@ static void append_work(struct cs_req *r)
         cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "this is not a membership entry");
 }
 
-/* A race that was lost is answered with the head that won it, in a trailer: a failed unary call has no message. */
-static void append_finish(struct cs_req *r, const struct cs_write *w)
-{
-    uint8_t head[CS_HUB_HEAD_LEN + CS_SIGNATURE_LEN] = { 0 };
-    struct cs_rpc_meta more = { "claw-head-bin", cs_slice(head, sizeof head) };
-
-    r->verdict = w->verdict;
-    memcpy(head, w->head.bytes, CS_HUB_HEAD_LEN);
-    memcpy(head + CS_HUB_HEAD_LEN, w->head.signature, CS_SIGNATURE_LEN);
-    cs_call_finish(r->call, &r->verdict, &more, w->verdict.status == CS_RPC_ABORTED && w->has_head ? 1 : 0);
-}
-
 static void append_written(struct cs_write *w)
 {
     struct append *a = (struct append *)w;
@@ -185,8 +173,8 @@ static void append_written(struct cs_write *w)
     Clawsync__V1__AppendMembershipResponse answer = CLAWSYNC__V1__APPEND_MEMBERSHIP_RESPONSE__INIT;
     Clawsync__V1__HubHead head;
 
-    if (r->call != NULL && w->verdict.status != CS_RPC_OK) {
-        append_finish(r, w);
+    if (w->verdict.status != CS_RPC_OK) {
+        cs_req_finish_refused(r, w);
     } else if (r->call != NULL) {
         cs_head_message(&w->head, &head);
         answer.head = &head;

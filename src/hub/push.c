@@ -173,17 +173,20 @@ static void push_free_if_over(struct cs_push *p)
 
 static bool has_room(const struct cs_push *p)
 {
-    if (p->nitems == 0)
-        return true;
-    return p->hub->push_bytes < BUDGET && p->nitems < CS_HUB_PUSH_INFLIGHT && p->bytes < CS_HUB_PUSH_BYTES &&
-           cs_rpc_call_queued(p->call) < CS_HUB_STREAM_QUEUED;
+    if (cs_rpc_call_queued(p->call) >= CS_HUB_STREAM_QUEUED) /* who does not take answers gets none */
+        return false;
+    return p->nitems == 0 ||
+           (p->hub->push_bytes < BUDGET && p->nitems < CS_HUB_PUSH_INFLIGHT && p->bytes < CS_HUB_PUSH_BYTES);
 }
 
 static void push_flow(struct cs_push *p)
 {
-    bool pause = p->hub->stopping || !has_room(p);
+    bool pause;
 
-    if (p->call == NULL || p->ended || pause == p->paused)
+    if (p->call == NULL || p->ended)
+        return;
+    pause = p->hub->stopping || !has_room(p);
+    if (pause == p->paused)
         return;
     p->paused = pause;
     cs_rpc_call_read(p->call, !pause);
@@ -228,8 +231,7 @@ static void push_pump(struct cs_push *p)
         push_end(p, CS_RPC_OK, NULL, NULL);
     else if (p->first == NULL && p->hub->stopping)
         push_end(p, CS_RPC_UNAVAILABLE, "transport", "the hub is shutting down");
-    if (p->call != NULL)
-        push_flow(p);
+    push_flow(p);
     push_free_if_over(p);
 }
 

@@ -151,13 +151,12 @@ static void register_written(struct cs_write *w)
     struct reg *g = (struct reg *)w;
     struct cs_req *r = g->req;
 
-    r->verdict = w->verdict;
     g->head = w->head;
     g->state = CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER;
-    if (r->call != NULL && w->verdict.status == CS_RPC_OK)
+    if (w->verdict.status != CS_RPC_OK)
+        cs_req_finish_refused(r, w);
+    else if (r->call != NULL)
         register_answer(r);
-    else
-        cs_req_finish(r);
     cs_req_release(r);
 }
 

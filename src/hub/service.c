@@ -54,6 +54,18 @@ void cs_req_finish(struct cs_req *r)
         cs_call_finish(r->call, &r->verdict, NULL, 0);
 }
 
+void cs_req_finish_refused(struct cs_req *r, const struct cs_write *w)
+{
+    uint8_t head[CS_HUB_HEAD_LEN + CS_SIGNATURE_LEN] = { 0 };
+    struct cs_rpc_meta more = { "claw-head-bin", cs_slice(head, sizeof head) };
+
+    r->verdict = w->verdict;
+    memcpy(head, w->head.bytes, CS_HUB_HEAD_LEN);
+    memcpy(head + CS_HUB_HEAD_LEN, w->head.signature, CS_SIGNATURE_LEN);
+    if (r->call != NULL)
+        cs_call_finish(r->call, &r->verdict, &more, w->verdict.status == CS_RPC_ABORTED && w->has_head ? 1 : 0);
+}
+
 bool cs_req_send(struct cs_req *r)
 {
     int rc;

@@ -591,6 +591,37 @@ static void clock_refused(void **state)
     call_fini(&k);
 }
 
+/* Who pushes and takes no answers is not read from any more, and holds up nobody else. */
+static void answers_not_taken(void **state)
+{
+    enum { N = 30 };
+    struct scene *s = *state;
+    struct made *b, *fork;
+    struct call k;
+    struct pulled p;
+
+    two_devices(s);
+    b = maker_batch(&s->a, 1024 * 1024, 4096);
+    fork = maker_batch(&s->a, 10, 1);
+    call_open(&k, s, "Push");
+    cs_rpc_call_read(k.call, false);
+    call_send(&k, &b->req.base);
+    for (int i = 0; i < N; i++)
+        call_send(&k, &fork->req.base); /* each answer shows the stored envelope, of 128 KiB */
+    maker_commit(&s->a, b);
+    for (int i = 0; i < 3; i++)
+        push_ok(s, &s->b, 10, 1);
+    assert_int_equal(k.n, 0);
+    cs_rpc_call_read(k.call, true);
+    cs_rpc_call_half_close(k.call);
+    call_finish(&k);
+    assert_int_equal(k.n, N + 1);
+    assert_true(k.bytes > N * 4096 * 32);
+    call_fini(&k);
+    pull(s, &s->b, (struct pull_options){ 0 }, &p);
+    assert_int_equal(p.nbatches, 4);
+}
+
 /* A batch near the limits, and many of them pulled in bounded messages. */
 static void big_batches(void **state)
 {
@@ -897,6 +928,7 @@ static void joining_by_invite(void **state)
                      CS_OK);
     register_call(&k, s, &c, cs_buf_slice(&late));
     assert_int_equal(k.status, CS_RPC_ABORTED);
+    assert_int_equal(k.head.len, CS_HUB_HEAD_LEN + 64);
     call_fini(&k);
     maker_fini(&c);
     maker_fini(&by_code);
@@ -1133,6 +1165,7 @@ int main(void)
                                         T(clock_refused),
                                         T(big_batches),
                                         T(slow_reader),
+                                        T(answers_not_taken),
                                         T(watching),
                                         T(heartbeats),
                                         T(membership_calls),
