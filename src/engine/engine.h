@@ -1,0 +1,320 @@
+/* The inside of an engine. One thread runs the loop; what touches the replica, the keystore, the membership or packs
+ * batches runs in jobs on a worker, one at a time. So every field belongs to one of four, as marked:
+ *   [set]  written before the thread starts, then only read        [loop] the loop's thread
+ *   [job]  the job that runs, and the loop while none runs          [lock] under `lock`
+ * Work on the hub is a step: it is started on the loop, ends with its `done` on the loop, and one runs at a time. */
+#ifndef CS_ENGINE_ENGINE_H
+#define CS_ENGINE_ENGINE_H
+
+#include <pthread.h>
+
+#include "base/loop.h"
+#include "clawsync/v1/sync.pb-c.h"
+#include "crypto/head.h"
+#include "crypto/keystore.h"
+#include "delta/pack.h"
+#include "engine/config.h"
+#include "identity/membership.h"
+#include "replica/replica.h"
+#include "rpc/rpc.h"
+
+struct clawsync_engine;
+
+/* ---- jobs (engine.c) ---- */
+
+struct cs_job {
+    void (*run)(struct clawsync_engine *e, struct cs_job *j);  /* on a worker */
+    void (*done)(struct clawsync_engine *e, struct cs_job *j); /* on the loop */
+    struct cs_job *next;
+    int rc;
+    struct cs_error err; /* of a failed run */
+};
+void cs_job_start(struct clawsync_engine *e, struct cs_job *j);
+
+/* ---- calls to the hub (hub_client.c) ---- */
+
+struct cs_message {
+    struct cs_message *next;
+    size_t len;
+    uint8_t data[];
+};
+struct cs_messages {
+    struct cs_message *first, *last;
+    size_t bytes;
+};
+void cs_messages_push(struct cs_messages *q, struct cs_message *m);
+struct cs_message *cs_message_new(size_t len); /* NULL: out of memory */
+void cs_messages_free(struct cs_messages *q);
+
+/* A call of any kind: what came is queued, `on` is told of each message and of the end. */
+struct cs_hub_call {
+    struct clawsync_engine *e;
+    cs_rpc_call *call; /* NULL: not running */
+    struct cs_messages in;
+    cs_timer *idle;    /* runs out when the hub says nothing for request_timeout_secs */
+    bool ended, paused, timed_out;
+    int rc;              /* of an ended call */
+    struct cs_error err; /* the same as a sentence */
+    int status;          /* gRPC's */
+    void (*on)(struct cs_hub_call *c);
+};
+/* Begins a call with its first message (NULL: none yet); half_close: it is the only one. CS_OK: `on` will be called. */
+int cs_hub_call_start(struct clawsync_engine *e, struct cs_hub_call *c, const char *method, const ProtobufCMessage *m,
+                      bool half_close, void (*on)(struct cs_hub_call *c), struct cs_error *err);
+int cs_hub_call_send(struct cs_hub_call *c, struct cs_slice message, struct cs_error *err);
+void cs_hub_call_idle(struct cs_hub_call *c, bool waiting); /* starts the clock on the hub, or stops it */
+void cs_hub_call_pause(struct cs_hub_call *c, bool pause);
+void cs_hub_call_cancel(struct cs_hub_call *c); /* nothing is called back any more; what came is dropped */
+void cs_hub_call_free(struct cs_hub_call *c);
+void cs_hub_disconnect(struct clawsync_engine *e);
+ProtobufCAllocator cs_engine_pb(struct cs_arena *a);
+bool cs_engine_pb_pack(struct cs_buf *out, const ProtobufCMessage *m);
+/* Checks a head's signature and log against what is pinned and seen, and keeps it when it is the newest. In a job.
+ * CS_EHUB with the finding's name in front. */
+int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
+                   struct cs_error *err);
+int cs_engine_no_head(struct cs_error *err);
+
+/* ---- steps ---- */
+
+typedef void (*cs_step_done)(struct clawsync_engine *e, int rc, const struct cs_error *err);
+
+/* register.c: registers what waits to be registered, then brings the membership log up to date. */
+void cs_member_start(struct clawsync_engine *e, cs_step_done done);
+bool cs_is_member(const struct clawsync_engine *e); /* [job] */
+struct cs_member_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    struct cs_arena arena;
+    struct cs_buf entry; /* what is being registered; empty: nothing */
+    bool created;        /* the entry was a genesis, and the hub took it */
+    cs_step_done done;
+};
+/* Folds the entries of the messages of GetMembership in; with *head the last head. In a job. */
+int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_arena *a, struct cs_hub_head *head,
+                   bool check_head, struct cs_error *err);
+
+/* pull.c */
+void cs_pull_start(struct clawsync_engine *e, cs_step_done done);
+struct cs_pull_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    struct cs_arena arena;
+    struct cs_pull_mark mark;
+    /* the batch that is coming in */
+    struct cs_batch batch;
+    uint64_t log_number;
+    uint32_t total, next; /* chunks of it; next == total: none is coming in */
+    bool header_only, uneven, envelope_bad;
+    bool has_more, ended, need_member;
+    struct cs_hub_head head;
+    bool has_head;
+    unsigned restarts;
+    uint64_t conflicts;
+    cs_step_done done;
+};
+
+/* verify.c: the receiver's checks up to "header accepted". */
+enum cs_severity { CS_FINE, CS_SET_ASIDE, CS_STOP_DEVICE, CS_STOP_HUB, CS_NEED_MEMBERS, CS_NEED_UPDATE, CS_FAILED };
+struct cs_finding {
+    enum cs_severity severity;
+    const char *name;
+    bool known; /* fine, and here already: skip */
+};
+enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pull_mark *mark, const struct cs_batch *b,
+                                  uint64_t log_number, struct cs_batch_header *h, struct cs_finding *f,
+                                  struct cs_error *err);
+
+/* push.c */
+void cs_push_start(struct clawsync_engine *e, cs_step_done done);
+struct cs_push_item {
+    uint64_t number;
+    uint8_t hash[32];
+    uint32_t nops, nchunks;
+    size_t bytes;
+};
+enum { CS_PUSH_MAX = 64, CS_PUSH_BYTES = 24 * 1024 * 1024 };
+struct cs_push_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken, out;
+    struct cs_arena arena;
+    struct cs_batch batch;
+    struct cs_buf stored;
+    struct cs_push_item flight[CS_PUSH_MAX]; /* sent or about to be, oldest first */
+    size_t nflight, nsent, bytes;
+    uint64_t last; /* newest number put in flight */
+    bool started, nothing_more, draining;
+    char refused[32]; /* kind of the first refusal; empty: none */
+    char reason[256];
+    unsigned tries;
+    struct cs_batch *again; /* for taking batches back */
+    cs_step_done done;
+};
+
+/* join.c */
+void cs_export_start(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
+                     cs_step_done done);
+void cs_import_start(struct clawsync_engine *e, const char *path, const char *passphrase, cs_step_done done);
+struct cs_join_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    struct cs_arena arena;
+    const char *path, *passphrase;
+    uint32_t expires_secs;
+    unsigned tries;
+    uint8_t secret[16];
+    struct cs_device_keys *invite; /* guarded */
+    struct cs_key_export export;
+    struct cs_buf entry;
+    bool pending;
+    cs_step_done done;
+};
+
+/* ---- commands from other threads (engine.c, schedule.c) ---- */
+
+enum cs_command_kind {
+    CS_CMD_PUSH,
+    CS_CMD_PULL,
+    CS_CMD_SYNC,
+    CS_CMD_START,
+    CS_CMD_STOP,
+    CS_CMD_EXPORT,
+    CS_CMD_IMPORT,
+    CS_CMD_LOCAL,
+    CS_CMD_CLOSE
+};
+struct cs_command {
+    enum cs_command_kind kind;
+    struct cs_command *next;
+    const char *path, *passphrase;
+    uint32_t expires_secs;
+    int (*local)(struct clawsync_engine *e, void *arg, struct cs_error *err); /* on a worker */
+    void *arg;
+    clawsync_stats stats;
+    int rc;
+    struct cs_error err;
+    bool finished;
+};
+
+struct cs_subscriber {
+    struct cs_subscriber *next;
+    clawsync_event_fn fn;
+    void *arg;
+    int id;
+    bool gone;
+};
+
+enum { CS_WANT_PUSH = 1, CS_WANT_PULL = 2 };
+enum { CS_MAX_STEPS = 4, CS_MAX_NOTES = 32 };
+
+typedef void (*cs_step_start)(struct clawsync_engine *e, cs_step_done done);
+
+/* schedule.c: what runs now and what comes next. All [loop]. */
+struct cs_schedule {
+    struct cs_command *waiting, *current; /* current: the command that runs, or NULL */
+    struct cs_job job;                    /* for local commands, looks and counts */
+    bool busy;                            /* a task runs, or its retry waits */
+    cs_step_start step[CS_MAX_STEPS];
+    int nsteps, at;
+    unsigned attempt;       /* retries of the task at hand */
+    unsigned failures;      /* of the daemon's rounds in a row */
+    uint64_t began_ms;      /* monotonic */
+    clawsync_stats before;  /* totals when the task began */
+    bool pushed, pulled;    /* which kinds of step the task has done */
+    unsigned wanted, taken; /* CS_WANT_…, for the daemon: to do; being done */
+    bool running, closing, connected, backing_off, look_again, looking, needs_you;
+    cs_timer *retry, *look, *interval, *heartbeat, *close;
+    cs_watch *watch_files;
+    struct cs_hub_call watch, beat;
+    struct cs_job look_job;
+    bool look_pending;
+    struct cs_replica_counts counts;
+    uint64_t counted_ms, looked_ms;
+    struct cs_job count_job;
+    bool counting;
+};
+int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err);
+void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bool notified);
+void cs_schedule_free(struct clawsync_engine *e);
+
+struct clawsync_engine {
+    struct cs_world *world;  /* [set] */
+    struct cs_arena strings; /* [set] */
+    clawsync_config config;  /* [set] */
+    struct cs_endpoint hub;  /* [set] */
+    struct cs_uuid workspace, device;
+    char workspace_text[CS_UUID_TEXT], device_text[CS_UUID_TEXT];
+    const char *identity_dir, *keystore_path, *members_path, *pending_path, *db_dir;
+    cs_loop *loop;
+    pthread_t thread;
+    bool has_thread;
+    cs_wake *wake;
+
+    cs_replica *replica;         /* [job] */
+    struct cs_keystore *ks;      /* [job] */
+    struct cs_device_keys *keys; /* [set] guarded */
+    struct cs_rng rng;           /* [set] */
+    cs_packer *packer;           /* [job] */
+    struct cs_membership members;
+    struct cs_buf member_log;   /* [job] the file's bytes: u32 length ‖ entry, repeated */
+    struct cs_buf entry_hashes; /* [job] 32 bytes per entry */
+    bool member_log_dirty;
+    struct cs_hub_head head; /* [job] the newest verified; log_id 0: none yet */
+    uint8_t log_start[32];   /* [job] L_0 of head's log */
+    uint64_t incarnation;    /* [set] */
+
+    struct cs_job *jobs, *last_job; /* [loop] the first runs */
+    bool job_running;
+    cs_rpc_channel *channel; /* [loop] */
+
+    struct cs_member_step member;
+    struct cs_pull_step pull;
+    struct cs_push_step push;
+    struct cs_join_step join;
+    struct cs_schedule schedule;
+    clawsync_stats totals; /* [job] */
+
+    /* [job] what a job has to tell; emitted on the loop when it is done */
+    struct cs_note {
+        clawsync_event_type type;
+        uint64_t count, total;
+        int code;
+        char name[32], msg[256];
+    } notes[CS_MAX_NOTES];
+    int nnotes;
+
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    struct cs_command *commands, **last_command; /* [lock] */
+    bool notified;                               /* [lock] */
+    struct cs_subscriber *subscribers;           /* [lock] */
+    int next_id;                                 /* [lock] */
+    bool emitting;                               /* [lock] a callback runs */
+    clawsync_status status;                      /* [lock] */
+};
+
+/* engine.c */
+void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));                                  /* in a job */
+void cs_emit(struct clawsync_engine *e, const clawsync_event *ev);          /* on the loop */
+void cs_emit_error(struct clawsync_engine *e, clawsync_event_type t, const char *name, const struct cs_error *err);
+void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, const struct cs_error *err);
+
+/* identity_store.c */
+int cs_identity_open(struct clawsync_engine *e, struct cs_error *err);       /* reads or makes; writes nothing */
+int cs_identity_save_first(struct clawsync_engine *e, struct cs_error *err); /* dirs, keystore when new */
+int cs_identity_save(struct clawsync_engine *e, struct cs_error *err);       /* the keystore. In a job. */
+int cs_identity_members_save(struct clawsync_engine *e, struct cs_error *err);
+int cs_identity_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms,
+                            struct cs_error *err);
+void cs_identity_members_reset(struct clawsync_engine *e);
+int cs_identity_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err); /* CS_ENOTFOUND */
+int cs_identity_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err);
+int cs_identity_pending_drop(struct clawsync_engine *e, struct cs_error *err);
+const uint8_t *cs_entry_hash_at(const struct clawsync_engine *e, uint32_t seq); /* NULL: not here */
+
+#endif

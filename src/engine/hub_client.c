@@ -1,0 +1,286 @@
+/* The channel to the hub and the calls on it. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+struct cs_message *cs_message_new(size_t len)
+{
+    struct cs_message *m = len > SIZE_MAX - sizeof *m ? NULL : malloc(sizeof *m + len);
+
+    if (m != NULL) {
+        m->next = NULL;
+        m->len = len;
+    }
+    return m;
+}
+
+void cs_messages_push(struct cs_messages *q, struct cs_message *m)
+{
+    if (q->last != NULL)
+        q->last->next = m;
+    else
+        q->first = m;
+    q->last = m;
+    q->bytes += m->len;
+}
+
+void cs_messages_free(struct cs_messages *q)
+{
+    struct cs_message *m, *next;
+
+    for (m = q->first; m != NULL; m = next) {
+        next = m->next;
+        free(m);
+    }
+    *q = (struct cs_messages){ 0 };
+}
+
+static void *pb_alloc(void *arena, size_t n)
+{
+    return cs_arena_alloc(arena, n);
+}
+static void pb_free(void *arena, void *p)
+{
+    (void)arena; /* everything goes with the arena */
+    (void)p;
+}
+
+ProtobufCAllocator cs_engine_pb(struct cs_arena *a)
+{
+    return (ProtobufCAllocator){ pb_alloc, pb_free, a };
+}
+
+bool cs_engine_pb_pack(struct cs_buf *out, const ProtobufCMessage *m)
+{
+    size_t n = protobuf_c_message_get_packed_size(m);
+    uint8_t *p;
+
+    if (n == 0)
+        return true;
+    if ((p = cs_buf_grow(out, n)) == NULL)
+        return false;
+    protobuf_c_message_pack(m, p);
+    return true;
+}
+
+/* ---- the channel ---- */
+
+static int channel_open(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_rpc_tls tls = { e->config.tls_ca_file, e->config.tls_pin_sha256 };
+    struct cs_rpc_channel_options o = { .host = e->hub.host,
+                                        .port = e->hub.port,
+                                        .tls = e->hub.tls ? &tls : NULL,
+                                        .connect_timeout_ms = e->config.connect_timeout_secs * 1000,
+                                        .user_agent = "claw-sync/" CS_VERSION };
+
+    return e->channel != NULL ? CS_OK : cs_rpc_channel_new(e->loop, &o, &e->channel, err);
+}
+
+void cs_hub_disconnect(struct clawsync_engine *e)
+{
+    cs_rpc_channel *ch = e->channel;
+
+    e->channel = NULL;
+    cs_rpc_channel_close(ch);
+}
+
+/* ---- calls ---- */
+
+static int code_of_status(int status)
+{
+    static const int codes[] = {
+        [CS_RPC_OK] = CS_OK,
+        [CS_RPC_CANCELLED] = CS_ECANCELED,
+        [CS_RPC_UNKNOWN] = CS_EHUB,
+        [CS_RPC_INVALID_ARGUMENT] = CS_EINTERNAL,
+        [CS_RPC_DEADLINE_EXCEEDED] = CS_ETIMEDOUT,
+        [CS_RPC_NOT_FOUND] = CS_ENOTFOUND,
+        [CS_RPC_ALREADY_EXISTS] = CS_EEXIST,
+        [CS_RPC_PERMISSION_DENIED] = CS_EAUTH,
+        [CS_RPC_RESOURCE_EXHAUSTED] = CS_ELIMIT,
+        [CS_RPC_FAILED_PRECONDITION] = CS_EHUB,
+        [CS_RPC_ABORTED] = CS_EABORTED,
+        [CS_RPC_OUT_OF_RANGE] = CS_EHUB,
+        [CS_RPC_UNIMPLEMENTED] = CS_EUNSUPPORTED,
+        [CS_RPC_INTERNAL] = CS_EHUB,
+        [CS_RPC_UNAVAILABLE] = CS_EUNAVAILABLE,
+        [CS_RPC_DATA_LOSS] = CS_EHUB,
+        [CS_RPC_UNAUTHENTICATED] = CS_EAUTH,
+    };
+
+    return status >= 0 && (size_t)status < sizeof codes / sizeof codes[0] ? codes[status] : CS_EHUB;
+}
+
+static void call_failed(struct cs_hub_call *c, int status, const char *text)
+{
+    const char *url = c->e->config.hub_endpoint, *why = text != NULL && text[0] != '\0' ? text : "no reason given";
+
+    c->rc = code_of_status(status);
+    if (c->timed_out)
+        c->rc = cs_fail(&c->err, CS_ETIMEDOUT, "no answer from hub %.200s in %u s; changes stay queued", url,
+                        c->e->config.request_timeout_secs);
+    else if (c->rc == CS_EUNAVAILABLE)
+        cs_fail(&c->err, c->rc, "cannot reach hub %.150s: %.200s; changes stay queued", url, why);
+    else if (c->rc != CS_OK)
+        cs_fail(&c->err, c->rc, "hub %.150s refused: %.200s (%s)", url, why, cs_rpc_status_name(status));
+}
+
+static void on_idle(void *arg)
+{
+    struct cs_hub_call *c = arg;
+
+    c->timed_out = true;
+    if (c->call != NULL)
+        cs_rpc_call_cancel(c->call);
+}
+
+static void on_message(cs_rpc_call *rpc, void *arg, struct cs_slice msg)
+{
+    struct cs_hub_call *c = arg;
+    struct cs_message *m;
+
+    if (c->call != rpc)
+        return;
+    if ((m = cs_message_new(msg.len)) == NULL) {
+        cs_rpc_call_cancel(rpc);
+        return;
+    }
+    if (msg.len > 0)
+        memcpy(m->data, msg.data, msg.len);
+    cs_messages_push(&c->in, m);
+    if (c->idle != NULL)
+        cs_timer_start(c->idle, (uint64_t)c->e->config.request_timeout_secs * 1000);
+    c->on(c);
+}
+
+static void on_done(cs_rpc_call *rpc, void *arg, int status, const char *text, const struct cs_rpc_metadata *trailers)
+{
+    struct cs_hub_call *c = arg;
+
+    (void)trailers;
+    if (c->call != rpc)
+        return;
+    c->call = NULL;
+    c->ended = true;
+    c->status = status;
+    cs_hub_call_idle(c, false);
+    call_failed(c, status, text);
+    c->on(c);
+}
+
+void cs_hub_call_idle(struct cs_hub_call *c, bool waiting)
+{
+    if (c->idle == NULL)
+        return;
+    if (waiting)
+        cs_timer_start(c->idle, (uint64_t)c->e->config.request_timeout_secs * 1000);
+    else
+        cs_timer_stop(c->idle);
+}
+
+int cs_hub_call_start(struct clawsync_engine *e, struct cs_hub_call *c, const char *method, const ProtobufCMessage *m,
+                      bool half_close, void (*on)(struct cs_hub_call *c), struct cs_error *err)
+{
+    static const struct cs_rpc_client_cb cb = { .message = on_message, .done = on_done };
+    struct cs_buf bytes = { 0 };
+    char path[64];
+    int rc;
+
+    cs_hub_call_cancel(c);
+    c->e = e;
+    c->on = on;
+    c->ended = c->paused = c->timed_out = false;
+    c->rc = CS_OK;
+    snprintf(path, sizeof path, "/clawsync.v1.SyncService/%s", method);
+    if (c->idle == NULL && cs_timer_new(e->loop, on_idle, c, &c->idle) != CS_OK)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((rc = channel_open(e, err)) != CS_OK)
+        return rc;
+    if (m != NULL && !cs_engine_pb_pack(&bytes, m))
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    if (rc == CS_OK)
+        rc = cs_rpc_call_new(e->channel, path, NULL, 0, &cb, c, &c->call, err);
+    if (rc == CS_OK && m != NULL && (rc = cs_rpc_call_send(c->call, cs_buf_slice(&bytes))) != CS_OK) {
+        cs_hub_call_cancel(c);
+        rc = cs_fail(err, rc, "cannot send %s to the hub: %s", method, cs_code_name(rc));
+    }
+    cs_buf_free(&bytes);
+    if (rc != CS_OK)
+        return rc;
+    if (half_close)
+        cs_rpc_call_half_close(c->call);
+    cs_hub_call_idle(c, half_close);
+    return CS_OK;
+}
+
+int cs_hub_call_send(struct cs_hub_call *c, struct cs_slice message, struct cs_error *err)
+{
+    int rc = c->call == NULL ? CS_ECANCELED : cs_rpc_call_send(c->call, message);
+
+    return rc == CS_OK ? CS_OK : cs_fail(err, rc, "cannot send to the hub: %s", cs_code_name(rc));
+}
+
+void cs_hub_call_pause(struct cs_hub_call *c, bool pause)
+{
+    if (c->call == NULL || c->paused == pause)
+        return;
+    c->paused = pause;
+    cs_rpc_call_read(c->call, !pause);
+    cs_hub_call_idle(c, !pause);
+}
+
+void cs_hub_call_cancel(struct cs_hub_call *c)
+{
+    cs_rpc_call *rpc = c->call;
+
+    c->call = NULL; /* so that its callbacks know that they are of a call given up */
+    if (rpc != NULL)
+        cs_rpc_call_cancel(rpc);
+    cs_hub_call_idle(c, false);
+    cs_messages_free(&c->in);
+}
+
+void cs_hub_call_free(struct cs_hub_call *c)
+{
+    cs_hub_call_cancel(c);
+    cs_timer_close(c->idle);
+    c->idle = NULL;
+}
+
+/* ---- heads ---- */
+
+int cs_engine_no_head(struct cs_error *err)
+{
+    return cs_fail(err, CS_EHUB, "BAD_HUB_HEAD: the hub's answer has no signed head; nothing was taken from it");
+}
+
+int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
+                   struct cs_error *err)
+{
+    struct cs_slice bytes, sig;
+
+    if (h == NULL)
+        return cs_engine_no_head(err);
+    bytes = cs_slice(h->signed_bytes.data, h->signed_bytes.len);
+    sig = cs_slice(h->signature.data, h->signature.len);
+    if (sig.len != CS_SIGNATURE_LEN || !cs_hub_head_verify(e->ks->hub_key, &e->workspace, bytes, sig) ||
+        !cs_hub_head_decode(out, bytes) || out->log_id == 0)
+        return cs_fail(err, CS_EHUB,
+                       "BAD_HUB_HEAD: the hub's head is not signed with the key that is pinned; nothing "
+                       "was taken from it");
+    if (e->head.log_id != 0 && out->log_id != e->head.log_id)
+        return cs_fail(err, CS_EHUB, "LOG_REPLACED: the hub's log is another one than before; nothing was taken from it");
+    if (e->head.log_id != 0 &&
+        ((out->number == e->head.number && memcmp(out->log_hash, e->head.log_hash, 32) != 0) ||
+         (out->member_seq == e->head.member_seq && memcmp(out->entry_hash, e->head.entry_hash, 32) != 0)))
+        return cs_fail(err, CS_EHUB, "HUB_FORK: the hub signed two heads that contradict each other at number %" PRIu64,
+                       out->number);
+    if (e->head.log_id == 0)
+        cs_log_start(&e->workspace, out->log_id, out->refilled, e->log_start);
+    if (e->head.log_id == 0 || out->number > e->head.number || out->member_seq > e->head.member_seq)
+        e->head = *out;
+    return CS_OK;
+}

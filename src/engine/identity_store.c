@@ -1,0 +1,242 @@
+/* What says who this device is: the keystore, the membership log, and an entry that waits to be registered. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+enum { LOG_MAX = 64 * 1024 * 1024 };
+
+static int no_memory(struct cs_error *err)
+{
+    return cs_fail(err, CS_ENOMEM, "out of memory");
+}
+
+static const char *join_path(struct clawsync_engine *e, const char *dir, const char *name)
+{
+    size_t n = strlen(dir) + 1 + strlen(name) + 1;
+    char *p = cs_arena_alloc(&e->strings, n);
+
+    if (p != NULL)
+        snprintf(p, n, "%s/%s", dir, name);
+    return p;
+}
+
+static int make_paths(struct clawsync_engine *e, struct cs_error *err)
+{
+    if ((e->identity_dir = join_path(e, e->config.data_dir, "identity")) == NULL ||
+        (e->keystore_path = join_path(e, e->identity_dir, "keystore")) == NULL ||
+        (e->members_path = join_path(e, e->identity_dir, "membership.log")) == NULL ||
+        (e->pending_path = join_path(e, e->identity_dir, "pending-entry")) == NULL)
+        return no_memory(err);
+    return CS_OK;
+}
+
+/* ---- the membership log ---- */
+
+void cs_identity_members_reset(struct clawsync_engine *e)
+{
+    cs_membership_free(&e->members);
+    e->members = (struct cs_membership){ .workspace = e->workspace };
+    cs_buf_reset(&e->member_log);
+    cs_buf_reset(&e->entry_hashes);
+    e->member_log_dirty = false;
+}
+
+const uint8_t *cs_entry_hash_at(const struct clawsync_engine *e, uint32_t seq)
+{
+    return seq == 0 || seq > e->members.seq ? NULL : e->entry_hashes.data + (size_t)(seq - 1) * 32;
+}
+
+int cs_identity_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err)
+{
+    uint8_t *hash;
+    int rc;
+
+    if (!cs_buf_reserve(&e->member_log, 4 + entry.len) || !cs_buf_reserve(&e->entry_hashes, 32))
+        return no_memory(err);
+    if ((rc = cs_membership_apply(&e->members, entry, hub_time_ms, err)) != CS_OK)
+        return rc;
+    cs_buf_put_u32(&e->member_log, (uint32_t)entry.len);
+    cs_buf_put_slice(&e->member_log, entry);
+    hash = cs_buf_grow(&e->entry_hashes, 32);
+    memcpy(hash, e->members.head, 32);
+    e->member_log_dirty = true;
+    return CS_OK;
+}
+
+int cs_identity_members_save(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_files *f = &e->world->files;
+    int rc;
+
+    if (!e->member_log_dirty)
+        return CS_OK;
+    rc = f->ops->write_atomic(f->self, e->members_path, cs_buf_slice(&e->member_log), 0600, err);
+    if (rc != CS_OK)
+        return rc;
+    memcpy(e->ks->genesis, e->members.genesis, 32);
+    e->ks->member_seq = e->members.seq;
+    memcpy(e->ks->entry_hash, e->members.head, 32);
+    if ((rc = cs_identity_save(e, err)) == CS_OK)
+        e->member_log_dirty = false;
+    return rc;
+}
+
+static int members_load(struct clawsync_engine *e, struct cs_error *err)
+{
+    static const uint8_t zero[32];
+    struct cs_files *f = &e->world->files;
+    struct cs_buf bytes = { 0 };
+    struct cs_reader r;
+    const uint8_t *pinned;
+    int rc = f->ops->read(f->self, e->members_path, LOG_MAX, &bytes, err);
+
+    cs_identity_members_reset(e);
+    if (rc == CS_ENOTFOUND && e->ks->member_seq == 0)
+        rc = CS_OK;
+    else if (rc == CS_ENOTFOUND)
+        rc = cs_fail(err, CS_ECORRUPT, "%s is missing, which the keystore knows %u entries of; restore it from a backup",
+                     e->members_path, e->ks->member_seq);
+    r = cs_reader(cs_buf_slice(&bytes));
+    while (rc == CS_OK && cs_reader_left(&r) > 0) {
+        struct cs_slice entry = cs_read_bytes(&r, cs_read_u32(&r));
+
+        if (r.bad)
+            rc = cs_fail(err, CS_ECORRUPT, "%s is cut off", e->members_path);
+        else if ((rc = cs_identity_members_add(e, entry, 0, err)) != CS_OK)
+            cs_fail_context(err, "%s", e->members_path);
+    }
+    pinned = cs_entry_hash_at(e, e->ks->member_seq);
+    if (rc == CS_OK && e->ks->member_seq > 0 && (pinned == NULL || memcmp(pinned, e->ks->entry_hash, 32) != 0))
+        rc = cs_fail(err, CS_ECORRUPT, "%s is not the log that the keystore knows", e->members_path);
+    if (rc == CS_OK && e->members.seq > 0 && memcmp(e->ks->genesis, zero, 32) != 0 &&
+        memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
+        rc = cs_fail(err, CS_ECORRUPT, "%s begins with another workspace's genesis", e->members_path);
+    e->member_log_dirty = false;
+    cs_buf_free(&bytes);
+    return rc;
+}
+
+/* ---- an entry that waits to be registered ---- */
+
+int cs_identity_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err)
+{
+    struct cs_files *f = &e->world->files;
+
+    cs_buf_reset(entry);
+    return f->ops->read(f->self, e->pending_path, CS_ENTRY_MAX, entry, err);
+}
+
+int cs_identity_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
+{
+    struct cs_files *f = &e->world->files;
+
+    return f->ops->write_atomic(f->self, e->pending_path, entry, 0600, err);
+}
+
+int cs_identity_pending_drop(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_files *f = &e->world->files;
+    int rc = f->ops->remove(f->self, e->pending_path, err);
+
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
+/* ---- the keystore ---- */
+
+int cs_identity_save(struct clawsync_engine *e, struct cs_error *err)
+{
+    return cs_keystore_save(e->ks, e->world, &e->rng, e->keystore_path, e->config.passphrase, err);
+}
+
+static int keystore_new(struct clawsync_engine *e, const struct cs_uuid *wanted, struct cs_error *err)
+{
+    if ((e->ks = cs_keystore_new()) == NULL || (e->ks->incarnations = calloc(1, sizeof(uint64_t))) == NULL)
+        return no_memory(err);
+    e->ks->workspace = e->workspace;
+    if (wanted != NULL)
+        e->ks->device = *wanted;
+    else
+        cs_random_uuid(&e->rng, &e->ks->device);
+    cs_random(&e->rng, e->ks->device_secret, sizeof e->ks->device_secret);
+    e->ks->incarnations[0] = cs_random_u64_nonzero(&e->rng);
+    e->ks->nincarnations = 1;
+    return CS_OK;
+}
+
+static int keystore_fits(struct clawsync_engine *e, const struct cs_uuid *wanted, struct cs_error *err)
+{
+    char have[CS_UUID_TEXT];
+
+    if (cs_uuid_cmp(&e->ks->workspace, &e->workspace) != 0) {
+        cs_uuid_text(have, &e->ks->workspace);
+        return cs_fail(err, CS_EEXIST,
+                       "%s belongs to workspace %s; use another data_dir (CLAW_DATA_DIR) for workspace %s",
+                       e->config.data_dir, have, e->workspace_text);
+    }
+    if (wanted != NULL && cs_uuid_cmp(&e->ks->device, wanted) != 0) {
+        cs_uuid_text(have, &e->ks->device);
+        return cs_fail(err, CS_EEXIST,
+                       "%s belongs to device %s; leave device_id (CLAW_DEVICE_ID) out, or use another data_dir",
+                       e->config.data_dir, have);
+    }
+    return CS_OK;
+}
+
+int cs_identity_open(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_uuid wanted = { 0 }, *wants = NULL;
+    int rc = make_paths(e, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if (e->config.device_id != NULL && cs_uuid_parse(&wanted, e->config.device_id))
+        wants = &wanted;
+    rc = cs_keystore_load(&e->ks, e->world, e->keystore_path, e->config.passphrase, err);
+    if (rc == CS_ENOTFOUND)
+        rc = keystore_new(e, wants, err);
+    else if (rc == CS_OK)
+        rc = keystore_fits(e, wants, err);
+    if (rc != CS_OK)
+        return rc;
+    e->device = e->ks->device;
+    cs_uuid_text(e->device_text, &e->device);
+    if ((e->keys = cs_secret_alloc(sizeof *e->keys)) == NULL)
+        return no_memory(err);
+    cs_device_keys_derive(e->keys, CS_PRINCIPAL_DEVICE, cs_slice(e->ks->device_secret, 32), &e->workspace);
+    memcpy(e->rng.hedge, e->keys->hedge, sizeof e->rng.hedge);
+    e->incarnation = e->ks->nincarnations > 0 ? e->ks->incarnations[e->ks->nincarnations - 1] : 0;
+    if (e->incarnation == 0)
+        return cs_fail(err, CS_ECORRUPT, "%s names no incarnation", e->keystore_path);
+    return members_load(e, err);
+}
+
+/* The database is what decides who we are in it: nothing is written to data_dir before it agreed. */
+int cs_identity_save_first(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_replica_identity id = { e->workspace, e->device, e->incarnation }, have = { 0 };
+    struct cs_files *f = &e->world->files;
+    struct cs_file_info info;
+    char text[CS_UUID_TEXT];
+    int rc;
+
+    cs_replica_identity(e->replica, &have);
+    if (!cs_uuid_is_zero(&have.workspace) && cs_uuid_cmp(&have.workspace, &e->workspace) != 0) {
+        cs_uuid_text(text, &have.workspace);
+        return cs_fail(err, CS_EEXIST, "%s belongs to workspace %s; untrack its tables first, or use that workspace id",
+                       e->config.db_path, text);
+    }
+    if (!cs_uuid_is_zero(&have.device) && cs_uuid_cmp(&have.device, &e->device) != 0) {
+        cs_uuid_text(text, &have.device);
+        return cs_fail(err, CS_EEXIST,
+                       "%s was replicated by device %s, whose keys are not in %s; give the data_dir (CLAW_DATA_DIR) of "
+                       "that device",
+                       e->config.db_path, text, e->config.data_dir);
+    }
+    if (f->ops->stat(f->self, e->keystore_path, &info, NULL) != CS_OK) {
+        if ((rc = f->ops->mkdir(f->self, e->config.data_dir, 0700, err)) != CS_OK ||
+            (rc = f->ops->mkdir(f->self, e->identity_dir, 0700, err)) != CS_OK || (rc = cs_identity_save(e, err)) != CS_OK)
+            return rc;
+    }
+    return cs_replica_set_identity(e->replica, &id, err);
+}

@@ -1,0 +1,328 @@
+/* The step that makes this device a member and knows the membership: registers the entry that waits, or makes a genesis
+ * when there is nothing at all, and then fetches what is new of the membership log.
+ *
+ *   load ──▶ RegisterDevice ──▶ settle ──▶ GetMembership ──▶ fold ──▶ done
+ *     └────────── a member already ────────▶ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+bool cs_is_member(const struct clawsync_engine *e)
+{
+    const struct cs_member *m = cs_membership_find(&e->members, &e->device);
+
+    return m != NULL && m->active && memcmp(m->sign_pk, e->keys->sign.pk, 32) == 0;
+}
+
+static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    cs_hub_call_cancel(&e->member.call);
+    cs_messages_free(&e->member.taken);
+    cs_arena_free(&e->member.arena);
+    e->member.done(e, rc, err);
+}
+
+static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engine *, struct cs_job *),
+                     void (*done)(struct clawsync_engine *, struct cs_job *))
+{
+    struct cs_job *j = &e->member.job;
+
+    j->run = run;
+    j->done = done;
+    cs_job_start(e, j);
+}
+
+/* ---- the membership log ---- */
+
+static int entry_failed(int rc, struct cs_error *err)
+{
+    if (rc == CS_EVERSION || rc == CS_ENOMEM)
+        return rc;
+    cs_fail_context(err, rc == CS_EAUTH ? "MEMBER_FORGED: the hub gave a forged membership entry" :
+                                          "MEMBER_FORK: the hub's membership log does not continue the known one");
+    err->code = CS_EHUB;
+    return CS_EHUB;
+}
+
+/* The wrap of the current epoch's key for us, in the entry that admitted us. */
+static int take_epoch_key(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
+{
+    uint8_t wrap[CS_WRAP_LEN], key[32];
+    uint32_t epoch;
+    int rc;
+
+    if (cs_entry_wrap(entry, &e->device, &epoch, wrap) != CS_OK || cs_keystore_epoch(e->ks, epoch) != NULL)
+        return CS_OK;
+    rc = cs_wrap_open(key, wrap, e->keys, &e->workspace, epoch, e->members.commitment, err);
+    if (rc == CS_OK)
+        rc = cs_keystore_add_epoch(e->ks, epoch, key, err);
+    cs_wipe(key, sizeof key);
+    return rc;
+}
+
+int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_arena *a, struct cs_hub_head *head,
+                   bool check_head, struct cs_error *err)
+{
+    static const uint8_t zero[32];
+    int64_t time_ms = e->head.time_ms;
+    bool has_head = false;
+    int rc = CS_OK;
+
+    for (const struct cs_message *m = in->first; m != NULL && rc == CS_OK; m = m->next) {
+        ProtobufCAllocator alloc = cs_engine_pb(a);
+        const Clawsync__V1__GetMembershipResponse *r =
+            clawsync__v1__get_membership_response__unpack(&alloc, m->len, m->data);
+
+        if (r == NULL)
+            return cs_fail(err, CS_EHUB, "the hub's membership answer cannot be read");
+        for (size_t i = 0; i < r->n_entries && rc == CS_OK; i++) {
+            struct cs_slice entry = cs_slice(r->entries[i].data, r->entries[i].len);
+
+            if ((rc = cs_identity_members_add(e, entry, time_ms, err)) != CS_OK)
+                rc = entry_failed(rc, err);
+            else if (e->members.seq == 1 && memcmp(e->ks->genesis, zero, 32) != 0 &&
+                     memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
+                rc = cs_fail(err, CS_EHUB, "MEMBER_FORK: the hub's workspace begins with another genesis");
+            else
+                rc = take_epoch_key(e, entry, err);
+        }
+        if (rc == CS_OK && check_head && r->head != NULL) {
+            rc = cs_engine_head(e, r->head, head, err);
+            has_head = true;
+        }
+    }
+    if (rc != CS_OK || !check_head)
+        return rc;
+    if (!has_head)
+        return cs_engine_no_head(err);
+    if (head->member_seq != e->members.seq || memcmp(head->entry_hash, e->members.head, 32) != 0)
+        return cs_fail(err, CS_EHUB, "HUB_WITHHELD: the hub's membership log is not what its head names");
+    return CS_OK;
+}
+
+static void fold_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_member_step *s = &e->member;
+    struct cs_hub_head head;
+
+    if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, &j->err)) == CS_OK)
+        j->rc = cs_identity_members_save(e, &j->err);
+    if (j->rc == CS_OK && !cs_is_member(e))
+        j->rc = cs_fail(&j->err, CS_EAUTH, "this device is not a member of the workspace; join it with: claw-sync keys "
+                                           "import FILE");
+    if (j->rc == CS_OK && cs_keystore_epoch(e->ks, e->members.epoch) == NULL)
+        j->rc = cs_fail(&j->err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+    if (j->rc == CS_OK && s->entry.len > 0) {
+        j->rc = cs_identity_pending_drop(e, &j->err);
+        cs_buf_free(&s->entry);
+        if (s->created)
+            cs_note(e, CLAWSYNC_EVENT_WORKSPACE_CREATED, 0, "", "%s", "");
+        s->created = false;
+    }
+}
+
+static void fold_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    finish(e, j->rc, &j->err);
+}
+
+static void on_membership(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+
+    if (!c->ended)
+        return;
+    if (c->rc != CS_OK) {
+        finish(e, c->rc, &c->err);
+        return;
+    }
+    e->member.taken = c->in;
+    c->in = (struct cs_messages){ 0 };
+    next_job(e, fold_run, fold_done);
+}
+
+static void fetch(struct clawsync_engine *e)
+{
+    Clawsync__V1__GetMembershipRequest req = CLAWSYNC__V1__GET_MEMBERSHIP_REQUEST__INIT;
+    struct cs_error err = { 0 };
+    int rc;
+
+    req.workspace_id = e->workspace_text;
+    req.device_id = e->device_text;
+    req.from_seq = e->members.seq + 1;
+    rc = cs_hub_call_start(e, &e->member.call, "GetMembership", &req.base, true, on_membership, &err);
+    if (rc != CS_OK)
+        finish(e, rc, &err);
+}
+
+/* ---- registering ---- */
+
+static void settle_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    static const uint8_t zero[32];
+    struct cs_member_step *s = &e->member;
+    ProtobufCAllocator alloc = cs_engine_pb(&s->arena);
+    const struct cs_message *m = s->taken.first;
+    const Clawsync__V1__RegisterDeviceResponse *r =
+        m == NULL ? NULL : clawsync__v1__register_device_response__unpack(&alloc, m->len, m->data);
+
+    if (r == NULL || r->server_public_key.len != 32) {
+        j->rc = cs_fail(&j->err, CS_EHUB, "the hub's answer to the registration cannot be read");
+    } else if (memcmp(e->ks->hub_key, zero, 32) == 0) {
+        memcpy(e->ks->hub_key, r->server_public_key.data, 32);
+        if (s->entry.data[4] == CS_ENTRY_GENESIS && (s->created = true))
+            cs_buf_reset(&e->member_log);
+        j->rc = cs_identity_save(e, &j->err);
+    } else if (memcmp(e->ks->hub_key, r->server_public_key.data, 32) != 0) {
+        j->rc = cs_fail(&j->err, CS_EHUB, "HUB_KEY_CHANGED: the hub has another key than the one that is pinned");
+    }
+    cs_messages_free(&s->taken);
+}
+
+static void settle_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else
+        fetch(e);
+}
+
+/* The hub refused for good: the entry is dropped, so that the user can join in another way. */
+static void drop_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    bool genesis = e->member.entry.len > 4 && e->member.entry.data[4] == CS_ENTRY_GENESIS;
+    struct cs_error err = { 0 };
+
+    if (cs_identity_pending_drop(e, &err) != CS_OK)
+        j->err = err;
+    if (!genesis && !cs_is_member(e)) {
+        memset(e->ks->genesis, 0, 32);
+        memset(e->ks->hub_key, 0, 32);
+        cs_identity_members_reset(e);
+        cs_identity_save(e, &err);
+    }
+    if (genesis && j->rc == CS_EEXIST)
+        cs_fail(&j->err, CS_EEXIST,
+                "this workspace exists; join it with: claw-sync keys import FILE (made by claw-sync keys export FILE on "
+                "a device that is in)");
+    cs_buf_free(&e->member.entry);
+}
+
+static void on_registered(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+
+    if (!c->ended)
+        return;
+    e->member.taken = c->in;
+    c->in = (struct cs_messages){ 0 };
+    if (c->rc == CS_OK) {
+        next_job(e, settle_run, settle_done);
+    } else if (cs_code_is_transient(c->rc) || c->rc == CS_ECANCELED) {
+        finish(e, c->rc, &c->err);
+    } else {
+        e->member.job.rc = c->rc;
+        e->member.job.err = c->err;
+        next_job(e, drop_run, fold_done);
+    }
+}
+
+static void challenge(const struct clawsync_engine *e, struct cs_slice entry, uint8_t sig[CS_SIGNATURE_LEN])
+{
+    uint8_t m[32 + 8 + 16 + 16 + 32 + 32 + 32 + 32] = { 0 }, *p = m + 40;
+
+    memcpy(p, e->workspace.b, 16);
+    memcpy(p + 16, e->device.b, 16);
+    memcpy(p + 32, e->keys->sign.pk, 32);
+    memcpy(p + 64, e->keys->box_pk, 32);
+    cs_hash_plain(entry, p + 96);
+    cs_hash_plain(CS_SLICE_NULL, p + 128);
+    cs_sign(&e->keys->sign, "register", cs_slice(m, sizeof m), sig);
+}
+
+static void send_register(struct clawsync_engine *e)
+{
+    struct cs_member_step *s = &e->member;
+    Clawsync__V1__RegisterDeviceRequest req = CLAWSYNC__V1__REGISTER_DEVICE_REQUEST__INIT;
+    Clawsync__V1__DeviceInfo info = CLAWSYNC__V1__DEVICE_INFO__INIT;
+    uint8_t sig[CS_SIGNATURE_LEN];
+    char version[] = CS_VERSION;
+    struct cs_buf pk = { 0 };
+    struct cs_error err = { 0 };
+    int rc;
+
+    cs_base64(&pk, cs_slice(e->keys->sign.pk, 32), false);
+    cs_buf_put_u8(&pk, 0);
+    if (pk.failed) {
+        cs_buf_free(&pk);
+        finish(e, cs_fail(&err, CS_ENOMEM, "out of memory"), &err);
+        return;
+    }
+    challenge(e, cs_buf_slice(&s->entry), sig);
+    info.device_id = e->device_text;
+    info.workspace_id = e->workspace_text;
+    info.public_key_b64 = (char *)pk.data;
+    info.registered_at = cs_now_ms(e->world);
+    info.client_version = version;
+    req.device = &info;
+    req.signed_challenge = (ProtobufCBinaryData){ sizeof sig, sig };
+    req.box_public_key = (ProtobufCBinaryData){ 32, e->keys->box_pk };
+    req.membership_entry = (ProtobufCBinaryData){ s->entry.len, s->entry.data };
+    rc = cs_hub_call_start(e, &s->call, "RegisterDevice", &req.base, true, on_registered, &err);
+    cs_buf_free(&pk);
+    if (rc != CS_OK)
+        finish(e, rc, &err);
+}
+
+/* The first entry of a new workspace. It is stored before it is sent, and the same bytes are sent again after a lost
+ * answer. The epoch key is in it, wrapped for us. */
+static int make_genesis(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err)
+{
+    struct cs_epoch_keys *epoch = cs_secret_alloc(sizeof *epoch);
+    char name[32];
+    uint8_t key[32];
+    int rc;
+
+    if (epoch == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    snprintf(name, sizeof name, "device %.8s", e->device_text);
+    cs_random(&e->rng, key, sizeof key);
+    cs_epoch_keys_derive(epoch, key, &e->workspace, 1);
+    cs_wipe(key, sizeof key);
+    rc = cs_entry_genesis(entry, &e->rng, &e->workspace, &e->device, e->keys, name, epoch, cs_now_ms(e->world), err);
+    cs_secret_free(epoch);
+    return rc == CS_OK ? cs_identity_pending_save(e, cs_buf_slice(entry), err) : rc;
+}
+
+static void load_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_member_step *s = &e->member;
+
+    cs_buf_reset(&s->entry);
+    if (cs_is_member(e))
+        return;
+    j->rc = cs_identity_pending(e, &s->entry, &j->err);
+    if (j->rc == CS_ENOTFOUND && e->members.seq == 0)
+        j->rc = make_genesis(e, &s->entry, &j->err);
+    else if (j->rc == CS_ENOTFOUND)
+        j->rc = CS_OK; /* known to the log and not, or not any more, a member: the hub will say what it is */
+}
+
+static void load_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else if (e->member.entry.len > 0)
+        send_register(e);
+    else
+        fetch(e);
+}
+
+void cs_member_start(struct clawsync_engine *e, cs_step_done done)
+{
+    e->member.done = done;
+    e->member.job.rc = CS_OK;
+    next_job(e, load_run, load_done);
+}
