@@ -276,7 +276,7 @@ static void header_of(struct cs_batch_header *h, uint64_t number, const uint8_t 
     memcpy(h->prev, prev, 32);
 }
 
-static double seal_extract_pack(cs_replica *r, cs_packer *packer, struct packed *out)
+static double seal_extract_pack(cs_replica *r, cs_packer *packer, struct packed *out, uint64_t before)
 {
     struct cs_arena arena = { 0 };
     struct cs_batch_header h;
@@ -306,7 +306,7 @@ static double seal_extract_pack(cs_replica *r, cs_packer *packer, struct packed 
         }
         b = &out->batches[out->n++];
         memset(b, 0, sizeof *b);
-        header_of(&h, out->n, prev);
+        header_of(&h, before + out->n, prev);
         if (cs_pack(packer, &d, &h, keys, &signer, 65536, b, &err) != CS_OK)
             die("pack", err.msg);
         t += now_s() - begin;
@@ -315,8 +315,8 @@ static double seal_extract_pack(cs_replica *r, cs_packer *packer, struct packed 
         /* binding (durable, for sending) is part of the way to the hub, not of this figure */
         cs_buf_reset(&stored);
         cs_batch_encode(&stored, b);
-        if (cs_replica_bind(r, out->n, b->hash, cs_buf_slice(&stored), &err) != CS_OK ||
-            cs_replica_bound_accepted(r, out->n, out->n, &err) != CS_OK)
+        if (cs_replica_bind(r, before + out->n, b->hash, cs_buf_slice(&stored), &err) != CS_OK ||
+            cs_replica_bound_accepted(r, before + out->n, before + out->n, &err) != CS_OK)
             die("bind", err.msg);
     }
     cs_arena_free(&arena);
@@ -371,12 +371,12 @@ static void bench_sync(void)
         track(rb);
         plain.v[run] = insert_rows(p, true);
         insert_rows(a, true);
-        pack.v[run] = seal_extract_pack(ra, packer, &inserts);
+        pack.v[run] = seal_extract_pack(ra, packer, &inserts, 0);
         apply.v[run] = unpack_apply(rb, packer, &inserts, 1);
         again.v[run] = unpack_apply(rb, packer, &inserts, inserts.n + 1);
         plain_update.v[run] = update_rows(p, true, run);
         update_rows(a, true, run);
-        update.v[run] = seal_extract_pack(ra, packer, &updates);
+        update.v[run] = seal_extract_pack(ra, packer, &updates, inserts.n);
         insert_bytes = inserts.bytes;
         update_bytes = updates.bytes;
         exec(b, "PRAGMA wal_checkpoint(TRUNCATE)");

@@ -531,6 +531,17 @@ static int walk(struct cs_replica *r, struct extract *x, struct cs_error *err)
     return rc;
 }
 
+/* Records of which nothing stands any more (all of it was overtaken by others' edits) go without a batch. */
+static int drop_settled(struct cs_replica *r, struct cs_error *err)
+{
+    int rc = cs_db_begin(r, err);
+
+    if (rc == CS_OK && (rc = cs_extract_drop_taken(r, err)) == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}
+
 int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size_t max_bytes, struct cs_delta *out,
                        struct cs_error *err)
 {
@@ -555,6 +566,8 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
         rc = finish(r, x, out, err);
     if (sqlite3_get_autocommit(r->db) == 0)
         sqlite3_exec(r->db, "COMMIT", NULL, NULL, NULL);
+    if (rc == CS_OK && x->nops == 0 && x->ntaken > 0)
+        rc = drop_settled(r, err);
     if (rc != CS_OK) {
         x->ntaken = 0;
         *out = (struct cs_delta){ 0 };

@@ -391,6 +391,10 @@ static int read_merged(struct cs_replica *r, struct node *n, struct cs_error *er
     } else if (rc != CS_ENOTFOUND || (rc = read_stored(r, n, err)) != CS_OK) {
         return rc;
     }
+    if (n->was == NULL && n->stored == NULL) {
+        n->live = false; /* the application took it out, and that is not sealed yet */
+        return CS_OK;
+    }
     if ((rc = cs_hidden_cells(r, &p->arena, n->t->id, n->key, &hidden, &nhidden, err)) != CS_OK)
         return rc;
     if ((n->cells = cs_arena_zalloc(&p->arena, r->row.ncells + 1, sizeof *n->cells)) == NULL)
@@ -985,37 +989,6 @@ static int ask_orphans(struct cs_replica *r, struct cs_table *t, uint32_t fk, st
     return CS_OK;
 }
 
-/* The application wrote over a row that was hidden: what it wrote stands in its table now, and what sync_hidden keeps
- * of the same columns is old. */
-static int uncover(struct cs_replica *r, const struct cs_touched *x, struct cs_error *err)
-{
-    struct cs_op_cell *cells;
-    uint32_t n;
-    int64_t unsent;
-    bool there;
-    int rc = cs_rows_get(r, x->table->id, x->key, &r->row, &unsent, err);
-
-    if (rc != CS_OK && rc != CS_ENOTFOUND)
-        return rc;
-    if (cs_row_lives(&r->row)) {
-        if ((rc = cs_table_read(r, x->table, x->key, err)) != SQLITE_ROW && rc != SQLITE_DONE)
-            return rc;
-        there = rc == SQLITE_ROW;
-        sqlite3_reset(x->table->read);
-        if (!there)
-            return CS_OK; /* hidden still */
-    }
-    if ((rc = cs_hidden_cells(r, &r->scratch, x->table->id, x->key, &cells, &n, err)) == CS_OK)
-        rc = cs_hidden_drop_row(r, x->table->id, x->key, err);
-    for (uint32_t i = 0; i < n && rc == CS_OK; i++) {
-        uint32_t pos = cells[i].col < x->table->ncolumn_ids ? x->table->by_id[cells[i].col] : CS_NO_COLUMN;
-
-        if (pos != CS_NO_COLUMN || cs_row_find(&r->row, cells[i].col) == NULL)
-            rc = cs_hidden_drop_cell(r, x->table->id, x->key, cells[i].col, err);
-    }
-    return rc;
-}
-
 /* A row went: the key it had is known, its other values are not. */
 static int row_went(struct cs_replica *r, const struct cs_touched *x, struct cs_error *err)
 {
@@ -1058,8 +1031,6 @@ static int touched(struct cs_replica *r, const struct cs_touched *x, struct cs_e
     struct cs_value *values;
     int rc;
 
-    if (x->was_hidden && (rc = uncover(r, x, err)) != CS_OK)
-        return rc;
     if (waits && (x->kind != CS_OP_INSERT || x->was_hidden) && (x->kind == CS_OP_DELETE || x->mask_any)) {
         struct cs_pending *p = pending(r, err);
 

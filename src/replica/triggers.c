@@ -82,10 +82,10 @@ static void put_update(struct cs_buf *sql, const struct cs_table *t, uint32_t gr
             continue;
         cs_buf_put_str(&mask, mask.len > 0 ? " | " : "");
         cs_buf_put_str(&when, when.len > 0 ? " OR " : "");
+        cs_buf_put_u8(&mask, '('); /* in SQLite | and << have one precedence */
         put_changed(&mask, &t->columns[t->by_id[id]]);
         put_changed(&when, &t->columns[t->by_id[id]]);
-        if (bit > 0)
-            cs_buf_printf(&mask, " << %u", bit);
+        cs_buf_printf(&mask, " << %u)", bit);
     }
     if (mask.len > 0) {
         put_name(sql, t, "upd", group);
