@@ -194,6 +194,11 @@ int cs_hidden_put_cell(struct cs_replica *r, int64_t table, struct cs_slice key,
                        struct cs_error *err);
 int cs_hidden_drop_row(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err);
 int cs_hidden_drop_cell(struct cs_replica *r, int64_t table, struct cs_slice key, uint32_t col, struct cs_error *err);
+/* The application wrote over a row that was hidden: what it wrote stands in its table now, and what sync_hidden keeps
+ * of the same columns is old. row: after the change. Called when the change is sealed, before the next one is looked
+ * at. */
+int cs_hidden_uncover(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const struct cs_row *row,
+                      struct cs_error *err);
 /* Keys of a table's hidden rows (CS_OWN_HIDDEN_ROWS) or of its shown rows with cells kept aside (…_SHOWN). */
 int cs_hidden_keys(struct cs_replica *r, struct cs_arena *a, enum cs_own_statement which, int64_t table,
                    struct cs_slice **out, size_t *n, struct cs_error *err);

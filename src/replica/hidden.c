@@ -239,3 +239,21 @@ int cs_hidden_drop_cell(struct cs_replica *r, int64_t table, struct cs_slice key
 {
     return drop(r, table, key, col, err);
 }
+
+int cs_hidden_uncover(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const struct cs_row *row,
+                      struct cs_error *err)
+{
+    struct cs_op_cell *cells;
+    uint32_t n;
+    int rc = cs_hidden_cells(r, &r->scratch, t->id, key, &cells, &n, err);
+
+    if (rc == CS_OK)
+        rc = cs_hidden_drop_row(r, t->id, key, err);
+    for (uint32_t i = 0; i < n && rc == CS_OK; i++) {
+        uint32_t pos = cells[i].col < t->ncolumn_ids ? t->by_id[cells[i].col] : CS_NO_COLUMN;
+
+        if (pos != CS_NO_COLUMN || cs_row_find(row, cells[i].col) == NULL)
+            rc = cs_hidden_drop_cell(r, t->id, key, cells[i].col, err);
+    }
+    return rc;
+}

@@ -1031,16 +1031,16 @@ static int touched(struct cs_replica *r, const struct cs_touched *x, struct cs_e
     struct cs_value *values;
     int rc;
 
-    if (waits && (x->kind != CS_OP_INSERT || x->was_hidden) && (x->kind == CS_OP_DELETE || x->mask_any)) {
+    if (waits && (x->kind != CS_OP_UPDATE || x->mask_any)) {
         struct cs_pending *p = pending(r, err);
 
         if (p == NULL)
             return CS_ENOMEM;
-        p->all_hidden = true; /* what it held before is not known any more */
+        p->all_hidden = true; /* what it held before is not known any more (an insert may be a REPLACE) */
     }
     if (x->kind == CS_OP_DELETE)
         return (rc = row_went(r, x, err)) == CS_OK ? ask_children(r, x->table, err) : rc;
-    if (x->kind == CS_OP_UPDATE && x->mask_any && (rc = ask_children(r, x->table, err)) != CS_OK)
+    if ((x->kind != CS_OP_UPDATE || x->mask_any) && (rc = ask_children(r, x->table, err)) != CS_OK)
         return rc;
     if (!s->linked && !waits && !x->was_hidden)
         return CS_OK;

@@ -249,6 +249,8 @@ static int change_known(struct cs_replica *r, struct cs_seal_change *c, const st
         return cs_fail(err, rc, "cannot seal a change");
     if (l->out.ncovered > 0 && (rc = record_covered(r, c, &l->out, err)) != CS_OK)
         return rc;
+    if (hidden && c->kind != CS_OP_DELETE && (rc = cs_hidden_uncover(r, c->table, c->key, row, err)) != CS_OK)
+        return rc;
     for (uint32_t i = 0; c->table->nhidden_cells > 0 && !hidden && i < in.ncells; i++)
         if ((rc = cs_hidden_drop_cell(r, c->table->id, c->key, in.cells[i].col, err)) != CS_OK && rc != CS_ENOTFOUND)
             return rc;
