@@ -2,8 +2,10 @@
  * closed has lost its callbacks at once, so nothing reaches an owner that is gone. */
 #include "base/real_loop.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <uv.h>
 
 static const struct cs_loop_ops real_ops;
@@ -130,9 +132,23 @@ int cs_real_loop_new(struct cs_world *w, cs_loop **out, struct cs_error *err)
     return CS_OK;
 }
 
+/* A write to a peer that went away must not raise SIGPIPE in a program that embeds us: blocked while the loop runs, and
+ * what came meanwhile is consumed. */
 static void loop_run(cs_loop *l)
 {
+    sigset_t pipe, old;
+    struct timespec none = { 0 };
+    bool blocked;
+
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    blocked = pthread_sigmask(SIG_BLOCK, &pipe, &old) == 0;
     uv_run(&real(l)->uv, UV_RUN_DEFAULT);
+    if (!blocked || sigismember(&old, SIGPIPE) == 1)
+        return;
+    while (sigtimedwait(&pipe, NULL, &none) == SIGPIPE)
+        ;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 static void loop_stop(cs_loop *l)
@@ -470,6 +486,26 @@ static int stream_connect(cs_loop *l, const char *host, uint16_t port, const str
     return CS_OK;
 }
 
+static void on_refused(uv_handle_t *h)
+{
+    *(bool *)h->data = false;
+}
+
+/* Without memory for a stream the connection is still taken off the queue, and dropped: a listener whose connection is
+ * not accepted never tells of another. */
+static void refuse(uv_stream_t *server)
+{
+    static _Thread_local uv_tcp_t spare;
+    static _Thread_local bool busy;
+
+    if (busy || uv_tcp_init(server->loop, &spare) != 0)
+        return;
+    busy = true;
+    spare.data = &busy;
+    uv_accept(server, (uv_stream_t *)&spare);
+    uv_close((uv_handle_t *)&spare, on_refused);
+}
+
 static void on_incoming(uv_stream_t *server, int status)
 {
     struct real_listener *n = server->data;
@@ -477,8 +513,10 @@ static void on_incoming(uv_stream_t *server, int status)
 
     if (status != 0 || n->accepted == NULL)
         return;
-    if ((s = stream_new((struct real_loop *)((char *)server->loop - offsetof(struct real_loop, uv)))) == NULL)
+    if ((s = stream_new((struct real_loop *)((char *)server->loop - offsetof(struct real_loop, uv)))) == NULL) {
+        refuse(server);
         return;
+    }
     if (uv_accept(server, (uv_stream_t *)&s->uv) != 0) {
         s->closing = true;
         uv_close((uv_handle_t *)&s->uv, on_stream_closed);

@@ -229,7 +229,8 @@ void cs_rpc_call_read(cs_rpc_call *c, bool on)
 
 static void resume(cs_rpc_call *c)
 {
-    struct cs_slice in = cs_slice(c->held.data + c->held_at, c->held.len - c->held_at);
+    struct cs_slice in =
+        c->held.len == 0 ? CS_SLICE_NULL : cs_slice(c->held.data + c->held_at, c->held.len - c->held_at);
     size_t before = in.len;
 
     if (before > 0)
