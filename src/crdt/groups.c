@@ -1,6 +1,7 @@
 #include "crdt/groups.h"
 
 #include "base/error.h"
+#include "crdt/plant.h"
 
 /* Tarjan, "Depth-first search and linear graph algorithms", 1972, with a stack of its own: a chain of rows may be as
  * long as a table. Parent sets are nodes too, numbered after the entities, so that shared sets are walked once. */
@@ -66,7 +67,7 @@ static void search_from(struct search *s, uint32_t root, uint32_t *group, uint32
             to = edge(s, node, s->next[node]++);
             if (s->index[to] == 0)
                 visit(s, to);
-            else if (s->open[to])
+            else if (CS_PLANT(GROUPS_OF_ONE, s->open[to], false))
                 lower(s, node, s->index[to]);
             continue;
         }

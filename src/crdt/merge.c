@@ -57,13 +57,14 @@ const char *cs_why_name(enum cs_why why)
 
 /* A walk along an ascending list of cells, asked for ascending columns. */
 struct walk {
-    const struct cs_row_cell *at, *end;
+    const struct cs_row_cell *cells;
+    uint32_t n, at;
 };
 static const struct cs_row_cell *walk_to(struct walk *w, uint32_t col)
 {
-    while (w->at < w->end && w->at->col < col)
+    while (w->at < w->n && w->cells[w->at].col < col)
         w->at++;
-    return w->at < w->end && w->at->col == col ? w->at : NULL;
+    return w->at < w->n && w->cells[w->at].col == col ? &w->cells[w->at] : NULL;
 }
 
 static void put_conflict(struct cs_merge_out *out, enum cs_why why, uint32_t col, const struct cs_version *losing,
@@ -137,7 +138,7 @@ static void weave(struct cs_row *row, const struct cs_merge_in *in, uint32_t fre
 /* At or below the tombstone: nothing of it is state. */
 static int merge_below(const struct cs_row *row, const struct cs_merge_in *in, struct cs_merge_out *out)
 {
-    struct walk present = { row->cells, row->cells + row->ncells };
+    struct walk present = { row->cells, row->ncells, 0 };
     const struct cs_row_cell *was;
     int rc;
 
@@ -156,7 +157,7 @@ static int merge_below(const struct cs_row *row, const struct cs_merge_in *in, s
 /* An insert or update above the tombstone. */
 static int merge_above(struct cs_row *row, const struct cs_merge_in *in, struct cs_merge_out *out, struct cs_arena *a)
 {
-    struct walk present = { row->cells, row->cells + row->ncells }, over = { in->over, in->over + in->nover };
+    struct walk present = { row->cells, row->ncells, 0 }, over = { in->over, in->nover, 0 };
     const struct cs_row_cell *was;
     uint32_t fresh = 0;
     int rc;
@@ -209,7 +210,7 @@ static int lament(const struct cs_merge_in *in, const struct cs_row_cell *was, c
 
 static int merge_delete(struct cs_row *row, const struct cs_merge_in *in, struct cs_merge_out *out, struct cs_arena *a)
 {
-    struct walk over = { in->over, in->over + in->nover };
+    struct walk over = { in->over, in->nover, 0 };
     uint32_t kept = 0;
     bool gone;
     int rc;
@@ -289,7 +290,7 @@ void cs_row_cells_sort(struct cs_row_cell *cells, uint32_t n)
 /* The present cells of the columns that a change writes, or of all columns if it deletes. */
 static bool collect(const struct cs_row *row, const struct cs_seal_in *in, struct cs_seal_out *out, struct cs_arena *a)
 {
-    struct walk present = { row->cells, row->cells + row->ncells };
+    struct walk present = { row->cells, row->ncells, 0 };
     const struct cs_row_cell *was;
 
     out->nmet = 0;

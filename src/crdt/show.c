@@ -22,7 +22,7 @@ enum cs_show cs_show_column(const struct cs_column_rule *rule, const struct cs_v
     *out = *def;
     if (is_null(out))
         return CS_PLANT(NULL_STANDS_IN_NOTNULL, CS_SHOW_NOT, CS_SHOW);
-    return cell != NULL ? CS_SHOW_SUBSTITUTE : CS_SHOW;
+    return CS_PLANT(SUBSTITUTE_FORGOTTEN, cell != NULL, false) ? CS_SHOW_SUBSTITUTE : CS_SHOW;
 }
 
 const char *cs_hidden_why_name(enum cs_hidden_why why)

@@ -122,7 +122,7 @@ static struct cs_value folded(const struct cs_value *v, enum cs_collation coll)
     struct cs_value f = { .type = type_of(v), .u = v->u };
     int64_t i;
 
-    if (f.type == CS_REAL && integral(f.u.r, &i))
+    if (f.type == CS_REAL && CS_PLANT(NUMBERS_DIFFER_BY_TYPE, integral(f.u.r, &i), false))
         return (struct cs_value){ .type = CS_INTEGER, .u.i = i };
     if (f.type == CS_TEXT && coll == CS_RTRIM)
         while (f.u.bytes.len > 0 && f.u.bytes.data[f.u.bytes.len - 1] == ' ')

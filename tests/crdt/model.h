@@ -39,6 +39,8 @@ void model_free(struct model *m);
 void model_dump(const struct model *m, struct cs_buf *out);
 /* Fills in the second half of each row. */
 void model_project(struct model *m, const struct cs_schema *s);
+/* The part of it that decides: from ins, claims and parents of the rows that are MODEL_UNDECIDED. */
+void model_decide(struct model *m);
 /* Do two rows claim one key? */
 bool model_share(const struct model *m, uint32_t i, uint32_t k);
 

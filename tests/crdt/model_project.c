@@ -79,7 +79,7 @@ static void link_row(struct model *m, const struct cs_schema *s, struct model_ro
         for (uint32_t i = 0; i < m->n; i++)
             if (m->rows[i].state == MODEL_UNDECIDED && m->rows[i].schema == p)
                 if (cs_slice_eq(tuple(&m->arena, &m->rows[i], t->fks[f].refs, t->fks[f].ncols, p, t->fks[f].refs), key))
-                    r->parents[r->nparents][i] = r->reaches[i] = true;
+                    r->parents[r->nparents][i] = true;
         r->nparents++;
     }
 }
@@ -228,15 +228,37 @@ static bool is_orphan(const struct model *m, const struct model_row *r)
     }
     return false;
 }
-void model_project(struct model *m, const struct cs_schema *s)
+void model_decide(struct model *m)
 {
     m->norder = 0;
+    for (uint32_t i = 0; i < m->n; i++) {
+        m->rows[i].reaches = cs_arena_zalloc(&m->arena, m->n, sizeof(bool));
+        for (uint32_t p = 0; p < m->rows[i].nparents; p++)
+            for (uint32_t k = 0; k < m->n; k++)
+                m->rows[i].reaches[k] |= m->rows[i].parents[p][k];
+        if (m->rows[i].state == MODEL_UNDECIDED) {
+            uint32_t k = m->norder++;
+
+            for (; k > 0 && is_older(&m->rows[i], &m->rows[m->order[k - 1]]); k--)
+                m->order[k] = m->order[k - 1];
+            m->order[k] = i;
+        }
+    }
+    for (uint32_t via = 0; via < m->n; via++) /* Warshall, "A theorem on boolean matrices", 1962 */
+        for (uint32_t i = 0; i < m->n; i++)
+            for (uint32_t j = 0; j < m->n; j++)
+                m->rows[i].reaches[j] |= m->rows[i].reaches[via] && m->rows[via].reaches[j];
+    while (sweep(m, false) || sweep(m, true))
+        ;
+}
+
+void model_project(struct model *m, const struct cs_schema *s)
+{
     for (struct model_row *r = m->rows; r < m->rows + m->n; r++) {
         r->schema = NULL;
         r->state = MODEL_OUT;
         r->why = 0;
         r->nclaims = r->nparents = 0;
-        r->reaches = cs_arena_zalloc(&m->arena, m->n, sizeof(bool));
         for (uint32_t c = 0; c < r->ncells; c++)
             r->cells[c].hidden = false;
         for (uint32_t t = 0; t < s->ntables; t++)
@@ -245,20 +267,9 @@ void model_project(struct model *m, const struct cs_schema *s)
             r->state = MODEL_UNDECIDED;
     }
     for (uint32_t i = 0; i < m->n; i++)
-        if (m->rows[i].state == MODEL_UNDECIDED) {
-            uint32_t k = m->norder++;
-
+        if (m->rows[i].state == MODEL_UNDECIDED)
             link_row(m, s, &m->rows[i]);
-            for (; k > 0 && is_older(&m->rows[i], &m->rows[m->order[k - 1]]); k--)
-                m->order[k] = m->order[k - 1];
-            m->order[k] = i;
-        }
-    for (uint32_t via = 0; via < m->n; via++) /* Warshall, "A theorem on boolean matrices", 1962 */
-        for (uint32_t i = 0; i < m->n; i++)
-            for (uint32_t j = 0; j < m->n; j++)
-                m->rows[i].reaches[j] |= m->rows[i].reaches[via] && m->rows[via].reaches[j];
-    while (sweep(m, false) || sweep(m, true))
-        ;
+    model_decide(m);
     for (struct model_row *r = m->rows; r < m->rows + m->n; r++)
         if (r->state == MODEL_HIDDEN)
             r->why = is_orphan(m, r) ? CS_HIDDEN_FK : CS_HIDDEN_UNIQUE;

@@ -780,6 +780,61 @@ static void history(void)
     tear_down();
 }
 
+/* A graph of rows that no schema has made: circles within circles, shared parents, keys that everyone wants. */
+static void graph(void)
+{
+    enum { ROWS = 24, KEYS = 12, SETS = 16 };
+    struct model m = { .n = 2 + below(ROWS - 1) };
+    struct cs_entity entities[ROWS] = { 0 };
+    struct cs_parents sets[SETS] = { 0 };
+    uint32_t members[SETS][3], claims[ROWS][2], parents[ROWS][2], nkeys = 1 + below(KEYS), nsets = 1 + below(SETS);
+    struct cs_decide_in in = { entities, sets, m.n, nsets, nkeys };
+    uint8_t names[ROWS][4];
+    bool shown[ROWS], again[ROWS];
+    uint32_t density = below(90);
+
+    m.rows = cs_arena_zalloc(&m.arena, m.n, sizeof *m.rows);
+    for (uint32_t s = 0; s < nsets; s++) {
+        sets[s] = (struct cs_parents){ members[s], below(4) };
+        for (uint32_t i = 0; i < sets[s].n; i++)
+            members[s][i] = below(m.n);
+    }
+    for (uint32_t i = 0; i < ROWS; i++)
+        cs_store_u32(names[i], i);
+    for (uint32_t i = 0; i < m.n; i++) {
+        struct cs_entity *e = &entities[i];
+        struct model_row *r = &m.rows[i];
+
+        e->age.ins.stamp = r->ins.stamp = 1 + below(ROWS);
+        e->age.key = cs_slice(names[i], 4);
+        r->state = MODEL_UNDECIDED;
+        e->claims = claims[i];
+        e->parents = parents[i];
+        for (int k = 0; k < 2; k++) {
+            if (chance(70)) {
+                claims[i][e->nclaims++] = below(nkeys);
+                r->claims[r->nclaims++] = cs_slice(names[claims[i][e->nclaims - 1]], 4);
+            }
+            if (!chance(density))
+                continue;
+            parents[i][e->nparents++] = below(nsets);
+            r->parents[r->nparents] = cs_arena_zalloc(&m.arena, m.n, sizeof(bool));
+            for (uint32_t j = 0; j < sets[parents[i][e->nparents - 1]].n; j++)
+                r->parents[r->nparents][members[parents[i][e->nparents - 1]][j]] = true;
+            r->nparents++;
+        }
+    }
+    model_decide(&m);
+    CHECK(cs_decide(&in, shown, &m.arena) == CS_OK, "a decision fails");
+    for (uint32_t i = 0; i < m.n; i++)
+        CHECK(shown[i] == (m.rows[i].state == MODEL_SHOWN), "a graph is decided otherwise than by the model");
+    for (uint32_t i = 0; i < m.n; i++)
+        entities[i].fixed = shown[i] ? CS_SHOWN : CS_HIDDEN;
+    CHECK(cs_decide(&in, again, &m.arena) == CS_OK && memcmp(shown, again, m.n * sizeof *shown) == 0,
+          "what is known from outside is decided again");
+    model_free(&m);
+}
+
 int main(int argc, char **argv)
 {
     const char *more = getenv("CS_SEEDS");
@@ -793,7 +848,9 @@ int main(int argc, char **argv)
     for (seed = first; seed < first + n; seed++) {
         rng = seed * 0x2545f4914f6cdd1d;
         history();
+        for (int i = 0; i < 10; i++)
+            graph();
     }
-    printf("%llu histories from seed %llu on: all hold\n", n, first);
+    printf("%llu histories and %llu graphs from seed %llu on: all hold\n", n, n * 10, first);
     return 0;
 }

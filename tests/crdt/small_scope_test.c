@@ -63,12 +63,8 @@ static struct cs_op_cell cell(uint32_t col, int64_t value)
     return (struct cs_op_cell){ col, { .type = CS_INTEGER, .u.i = value } };
 }
 
-/* ---- a row with its values ---- */
+/* ---- a row with its values; row.cells is set to cells before each use ---- */
 
-static struct row copy(const struct row *r)
-{
-    return *r; /* row.cells is set before each use */
-}
 static const struct cs_value *present(void *arg, uint32_t col)
 {
     return &((struct row *)arg)->values[col];
@@ -165,7 +161,7 @@ static void every_order(const struct op *ops, uint32_t n, const struct row *so_f
     }
     for (uint32_t i = 0; i < n; i++)
         if ((used & 1U << i) == 0) {
-            struct row r = copy(so_far);
+            struct row r = *so_far;
 
             merge(&r, &ops[i]);
             order[depth] = i;
@@ -257,7 +253,7 @@ static void edit(struct history *h, uint32_t who, enum step step)
     struct device *d = &h->devices[who];
     struct op *o = &h->log[h->n];
     struct cs_seal_in in = { .visible = cs_row_lives(&d->row.row), .cells = o->cells };
-    struct row r = copy(&d->row);
+    struct row r = d->row;
 
     if ((step == INSERT && in.visible) || ((step == UPDATE_A || step == UPDATE_B || step == DELETE) && !in.visible))
         return;

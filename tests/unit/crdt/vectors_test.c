@@ -1,9 +1,11 @@
 /* The merge against tests/vectors/merge.json, the answers of the specification: encodings, clock, and for each case
  * every delivery's merged state, the conflicts of a log, and the projections. The format is described in
- * tests/vectors/README.md. */
+ * tests/vectors/merge.md. */
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -624,15 +626,17 @@ static void clock_holds(void **state)
     }
 }
 
-int main(void)
+/* vectors_test [FILE]: another file of vectors. */
+int main(int argc, char **argv)
 {
+    const char *path = argc > 1 ? argv[1] : CS_TESTS_DIR "/vectors/merge.json";
     json_error_t err;
     json_t *cases;
     struct CMUnitTest *t;
     size_t n;
     int failed;
 
-    if ((vectors = json_load_file(CS_TESTS_DIR "/vectors/merge.json", 0, &err)) == NULL) {
+    if ((vectors = json_load_file(path, 0, &err)) == NULL) {
         fprintf(stderr, "cannot read the vectors: %s\n", err.text);
         return 1;
     }
