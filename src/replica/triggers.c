@@ -69,6 +69,17 @@ static void put_changed(struct cs_buf *sql, const struct cs_column *c)
     cs_buf_put_u8(sql, ')');
 }
 
+/* OLD and NEW have the same key (or not), as the table compares keys. */
+static void put_same_key(struct cs_buf *sql, const struct cs_table *t, bool same)
+{
+    for (uint32_t i = 0; i < t->nkey; i++) {
+        cs_buf_put_str(sql, i == 0 ? "" : same ? " AND " : " OR ");
+        put_column(sql, "OLD.", &t->columns[t->key[i]]);
+        cs_buf_put_str(sql, same ? " IS " : " IS NOT ");
+        put_column(sql, "NEW.", &t->columns[t->key[i]]);
+    }
+}
+
 /* One trigger for each group of 62 column numbers. A single group logs also an update that changed nothing, which
  * sealing drops: asking twice would cost every other update more. */
 static void put_update(struct cs_buf *sql, const struct cs_table *t, uint32_t group, bool several)
@@ -91,12 +102,14 @@ static void put_update(struct cs_buf *sql, const struct cs_table *t, uint32_t gr
         put_name(sql, t, "upd", group);
         cs_buf_put_str(sql, "AFTER UPDATE");
         put_on(sql, t);
+        cs_buf_put_str(sql, "WHEN ");
+        put_same_key(sql, t, true);
         if (several) {
-            cs_buf_put_str(sql, "WHEN ");
+            cs_buf_put_str(sql, " AND (");
             cs_buf_put_slice(sql, cs_buf_slice(&when));
-            cs_buf_put_u8(sql, ' ');
+            cs_buf_put_u8(sql, ')');
         }
-        cs_buf_put_str(sql, "BEGIN ");
+        cs_buf_put_str(sql, " BEGIN ");
         put_into(sql, t, true);
         cs_buf_printf(sql, "VALUES(%lld, %u, ", (long long)t->id, 2 + 16 * group);
         cs_buf_put_slice(sql, cs_buf_slice(&mask));
@@ -109,20 +122,19 @@ static void put_update(struct cs_buf *sql, const struct cs_table *t, uint32_t gr
     cs_buf_free(&when);
 }
 
-/* A change of key is a delete and an insert. The update trigger fires beside it, which changes nothing in the outcome.
- */
+/* A change of key is a delete and an insert. Naming the key's columns spares all other updates this trigger; a rowid
+ * alias can be assigned under the name rowid too. */
 static void put_rekey(struct cs_buf *sql, const struct cs_table *t)
 {
+    bool may_be_rowid = !t->without_rowid && t->nkey == 1 && t->columns[t->key[0]].affinity == CS_AFF_INTEGER;
+
     put_name(sql, t, "key", 0);
     cs_buf_put_str(sql, "AFTER UPDATE");
+    for (uint32_t i = 0; i < t->nkey && !may_be_rowid; i++)
+        put_column(sql, i == 0 ? " OF " : ", ", &t->columns[t->key[i]]);
     put_on(sql, t);
     cs_buf_put_str(sql, "WHEN ");
-    for (uint32_t i = 0; i < t->nkey; i++) {
-        cs_buf_put_str(sql, i > 0 ? " OR " : "");
-        put_column(sql, "OLD.", &t->columns[t->key[i]]);
-        cs_buf_put_str(sql, " IS NOT ");
-        put_column(sql, "NEW.", &t->columns[t->key[i]]);
-    }
+    put_same_key(sql, t, false);
     cs_buf_put_str(sql, " BEGIN ");
     put_log(sql, t, 3, "OLD.");
     cs_buf_put_u8(sql, ' ');
