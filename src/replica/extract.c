@@ -1,5 +1,6 @@
 /* Extracting: what is unsent, with values, read from one snapshot (spec: Device.extract with coalescing). Rows that the
  * changelog names in that snapshot are left for later, so a stamp and its value always belong together. */
+#include "crdt/intern.h"
 #include "replica/apply.h"
 #include "replica/statements.h"
 #include "replica/store.h"
@@ -31,9 +32,11 @@ struct set_table {
 struct extract {
     struct taken *taken; /* owned; what the last extract took */
     size_t ntaken, taken_cap;
-    struct cs_buf *busy; /* owned: rows in the changelog, (table u64 ‖ key) */
-    size_t nbusy, busy_cap;
-    /* of the running call, in the caller's arena */
+    int64_t nhuge; /* rows above ROW_MAX that the last extract left out */
+    /* of the running call, in the caller's arena but for the first two */
+    struct cs_arena busy_arena;
+    struct cs_intern busy; /* rows in the changelog, (table u64 ‖ key) */
+    struct cs_buf lookup;
     struct cs_arena *a;
     struct set_table *tables;
     uint32_t ntables, tables_cap;
@@ -50,9 +53,6 @@ void cs_extract_free(struct cs_replica *r)
 
     if (x == NULL)
         return;
-    for (size_t i = 0; i < x->busy_cap; i++)
-        cs_buf_free(&x->busy[i]);
-    free(x->busy);
     free(x->taken);
     free(x);
     r->extract = NULL;
@@ -82,37 +82,30 @@ static bool grow(struct cs_arena *a, void **list, uint32_t n, uint32_t *cap, siz
 
 /* ---- rows that are being edited right now ---- */
 
+static struct cs_slice busy_name(struct extract *x, int64_t table, struct cs_slice key)
+{
+    cs_buf_reset(&x->lookup);
+    cs_buf_put_u64(&x->lookup, (uint64_t)table);
+    cs_buf_put_slice(&x->lookup, key);
+    return cs_buf_slice(&x->lookup);
+}
+
 static int load_busy(struct cs_replica *r, struct extract *x, struct cs_error *err)
 {
     sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_LOG_KEYS, err);
     int rc = CS_OK, step = SQLITE_DONE;
     struct cs_buf key = { 0 };
 
-    x->nbusy = 0;
     if (s == NULL)
         return err_code(err);
     while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
         struct cs_table *t = cs_table_by_id(r, sqlite3_column_int64(s, LOG_TABLE));
-        struct cs_buf *b;
+        struct cs_slice name;
 
         if (t == NULL || !cs_table_key(t, s, LOG_KEY, &key))
             continue;
-        if (x->nbusy == x->busy_cap) {
-            size_t cap = x->busy_cap == 0 ? 64 : x->busy_cap * 2;
-
-            if ((b = realloc(x->busy, cap * sizeof *b)) == NULL) {
-                rc = no_memory(err);
-                break;
-            }
-            memset(b + x->busy_cap, 0, (cap - x->busy_cap) * sizeof *b);
-            x->busy = b;
-            x->busy_cap = cap;
-        }
-        b = &x->busy[x->nbusy++];
-        cs_buf_reset(b);
-        cs_buf_put_u64(b, (uint64_t)t->id);
-        cs_buf_put_slice(b, cs_buf_slice(&key));
-        if (b->failed)
+        name = busy_name(x, t->id, cs_buf_slice(&key));
+        if (key.failed || x->lookup.failed || cs_intern_put(&x->busy, &x->busy_arena, name) == CS_INTERN_NONE)
             rc = no_memory(err);
     }
     if (rc == CS_OK && step != SQLITE_DONE)
@@ -122,13 +115,9 @@ static int load_busy(struct cs_replica *r, struct extract *x, struct cs_error *e
     return rc;
 }
 
-static bool is_busy(const struct extract *x, int64_t table, struct cs_slice key)
+static bool is_busy(struct extract *x, int64_t table, struct cs_slice key)
 {
-    for (size_t i = 0; i < x->nbusy; i++)
-        if (x->busy[i].len == key.len + 8 && cs_load_u64(x->busy[i].data) == (uint64_t)table &&
-            memcmp(x->busy[i].data + 8, key.data, key.len) == 0)
-            return true;
-    return false;
+    return x->busy.n > 0 && cs_intern_find(&x->busy, busy_name(x, table, key)) != CS_INTERN_NONE;
 }
 
 /* ---- the set's tables, columns and devices ---- */
@@ -295,11 +284,8 @@ static int put_delete(struct cs_replica *r, struct extract *x, struct source *sr
     struct cs_op *op = new_op(r, x, src, CS_OP_DELETE, r->row.del.stamp);
     int rc = op == NULL ? no_memory(err) : CS_OK;
 
-    for (uint32_t i = 0; i < src->u.nseen && rc == CS_OK; i++) {
-        const struct cs_row_cell *base = cs_unsent_find(src->u.base, src->u.nbase, src->u.seen[i].col);
-
-        rc = put_over(r, x, op, src->u.seen[i].col, base != NULL ? &base->v : &src->u.seen[i].v, src->u.nseen, err);
-    }
+    for (uint32_t i = 0; i < src->u.nseen && rc == CS_OK; i++)
+        rc = put_over(r, x, op, src->u.seen[i].col, &src->u.seen[i].v, src->u.nseen, err);
     return rc;
 }
 
@@ -499,7 +485,7 @@ static int walk(struct cs_replica *r, struct extract *x, struct cs_error *err)
         uint32_t nops = x->nops;
         size_t bytes = x->bytes;
 
-        if (x->nbusy > 0 && is_busy(x, src.table_id, src.key))
+        if (is_busy(x, src.table_id, src.key))
             continue;
         src.t = cs_table_by_id(r, src.table_id);
         if ((src.key = cs_arena_copy(x->a, src.key)).data == NULL)
@@ -511,7 +497,8 @@ static int walk(struct cs_replica *r, struct extract *x, struct cs_error *err)
             rc = CS_OK;
             continue;
         }
-        if (rc == CS_OK && x->bytes - bytes > ROW_MAX) { /* held back at its source, and counted by cs_replica_counts */
+        if (rc == CS_OK && x->bytes - bytes > ROW_MAX) { /* held back at its source */
+            x->nhuge++;
             x->nops = nops;
             x->bytes = bytes;
             continue;
@@ -552,13 +539,9 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
     *out = (struct cs_delta){ 0 };
     if (x == NULL && (r->extract = x = calloc(1, sizeof *x)) == NULL)
         return no_memory(err);
-    *x = (struct extract){ .taken = x->taken,
-                           .taken_cap = x->taken_cap,
-                           .busy = x->busy,
-                           .busy_cap = x->busy_cap,
-                           .a = a,
-                           .max_ops = max_ops,
-                           .max_bytes = max_bytes };
+    *x = (struct extract){
+        .taken = x->taken, .taken_cap = x->taken_cap, .a = a, .max_ops = max_ops, .max_bytes = max_bytes
+    };
     cs_scratch_reset(r);
     if ((rc = set_device(x, &r->id.device, &self, err)) != CS_OK || (rc = cs_db_exec(r, "BEGIN", err)) != CS_OK)
         return rc;
@@ -566,6 +549,9 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
         rc = finish(r, x, out, err);
     if (sqlite3_get_autocommit(r->db) == 0)
         sqlite3_exec(r->db, "COMMIT", NULL, NULL, NULL);
+    cs_arena_free(&x->busy_arena);
+    x->busy = (struct cs_intern){ 0 };
+    cs_buf_free(&x->lookup);
     if (rc == CS_OK && x->nops == 0 && x->ntaken > 0)
         rc = drop_settled(r, err);
     if (rc != CS_OK) {
@@ -573,6 +559,13 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
         *out = (struct cs_delta){ 0 };
     }
     return rc;
+}
+
+int64_t cs_extract_held_back(const struct cs_replica *r)
+{
+    const struct extract *x = r->extract;
+
+    return x == NULL ? 0 : x->nhuge;
 }
 
 /* Runs of consecutive records go by one statement. */

@@ -282,7 +282,7 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
 
-    *out = (struct cs_replica_counts){ .held_back = r->held_back };
+    *out = (struct cs_replica_counts){ .held_back = r->held_back + cs_extract_held_back(r) };
     if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW) {
         rc = cs_db_fail(r, err, "cannot count");
     } else {

@@ -168,9 +168,13 @@ static int note_unsent(struct cs_replica *r, const struct cs_seal_change *c, con
         return CS_OK;
     }
     if (out->kind == CS_OP_DELETE) {
-        for (uint32_t i = 0; i < out->nover && rc == CS_OK; i++)
-            if (!(u->ins && cs_version_cmp(&out->over[i].v, ins_before) == 0)) /* nobody else knows that version */
-                rc = cs_unsent_add(&r->scratch, &u->seen, &u->nseen, out->over[i], err);
+        for (uint32_t i = 0; i < out->nover && rc == CS_OK; i++) { /* as others know it */
+            const struct cs_row_cell *base = cs_unsent_find(u->base, u->nbase, out->over[i].col);
+            struct cs_row_cell seen = { out->over[i].col, base != NULL ? base->v : out->over[i].v };
+
+            if (!cs_version_is_never(&seen.v) && !(u->ins && cs_version_cmp(&seen.v, ins_before) == 0))
+                rc = cs_unsent_add(&r->scratch, &u->seen, &u->nseen, seen, err);
+        }
         u->ins = false;
         u->del = true;
         return rc;
