@@ -52,13 +52,12 @@ static const char *const own_sql[CS_NOWN] = {
     [CS_OWN_HIDDEN_UPDATE] =
         "UPDATE main.sync_hidden SET reason = ?4, value = ?5 WHERE tbl = ?1 AND key = ?2 AND col = ?3",
     [CS_OWN_HIDDEN_DELETE] = "DELETE FROM main.sync_hidden WHERE tbl = ?1 AND key = ?2 AND col = ?3",
-    [CS_OWN_HIDDEN_SHOWN] = "SELECT DISTINCT h.key FROM main.sync_hidden h WHERE h.tbl = ?1 AND h.col >= 0 AND NOT "
-                            "EXISTS (SELECT 1 FROM main.sync_hidden w WHERE w.tbl = h.tbl AND w.key = h.key AND "
-                            "w.col = -1)",
+    [CS_OWN_HIDDEN_SHOWN] = ("SELECT DISTINCT h.key FROM main.sync_hidden h WHERE h.tbl = ?1 AND h.col >= 0 AND NOT "
+                             "EXISTS (SELECT 1 FROM main.sync_hidden w WHERE w.tbl = h.tbl AND w.key = h.key AND "
+                             "w.col = -1)"),
     [CS_OWN_TABLE_NAME] = "SELECT name FROM main.sync_tables WHERE id = ?1",
-    [CS_OWN_CONFLICT] =
-        "INSERT OR IGNORE INTO main.sync_conflicts(id, why, tbl, key, col, stamp, device, value, state, "
-        "at_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    [CS_OWN_CONFLICT] = ("INSERT OR IGNORE INTO main.sync_conflicts(id, why, tbl, key, col, stamp, device, value, "
+                         "state, at_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"),
 };
 
 sqlite3_stmt *cs_apply_stmt(struct cs_replica *r, enum cs_own_statement which, struct cs_error *err)
@@ -746,6 +745,8 @@ static int run(struct cs_replica *r, const struct cs_delta *d, const struct cs_p
         return rc;
     /* What the last call left in the scratch arena is gone; these lists lie there. */
     cs_scratch_reset(r);
+    if (!cs_row_reserve(&r->row, 32, &r->scratch))
+        return no_memory(err);
     b->merged = (struct cs_merge_out){ 0 };
     b->r = r;
     b->d = d;

@@ -7,7 +7,7 @@ static int out_of_memory(struct cs_error *err)
 }
 
 /* A statement of ours, its table and key bound. */
-static sqlite3_stmt *open_stmt(struct cs_replica *r, int which, int64_t table, struct cs_slice key,
+static sqlite3_stmt *open_stmt(struct cs_replica *r, enum cs_own_statement which, int64_t table, struct cs_slice key,
                                struct cs_error *err)
 {
     sqlite3_stmt *s = cs_apply_stmt(r, which, err);
@@ -176,7 +176,7 @@ static void count(struct cs_replica *r, int64_t table, bool row, int64_t by)
 static int put(struct cs_replica *r, int64_t table, struct cs_slice key, int64_t col, const char *reason,
                const struct cs_value *v, struct cs_error *err)
 {
-    static const int order[] = { CS_OWN_HIDDEN_INSERT, CS_OWN_HIDDEN_UPDATE };
+    static const enum cs_own_statement order[] = { CS_OWN_HIDDEN_INSERT, CS_OWN_HIDDEN_UPDATE };
 
     for (int i = 0; i < 2; i++) {
         sqlite3_stmt *s = open_stmt(r, order[i], table, key, err);

@@ -29,20 +29,20 @@ struct delta {
     uint32_t cap;
 };
 
-static void delta_init(struct delta *x)
+static inline void delta_init(struct delta *x)
 {
     memset(x, 0, sizeof *x);
     x->d.tables = x->tables;
     x->d.devices = x->devices;
 }
 
-static void delta_fini(struct delta *x)
+static inline void delta_fini(struct delta *x)
 {
     cs_arena_free(&x->arena);
     free(x->d.ops);
 }
 
-static uint32_t delta_table(struct delta *x, const char *name)
+static inline uint32_t delta_table(struct delta *x, const char *name)
 {
     uint32_t i;
 
@@ -56,7 +56,7 @@ static uint32_t delta_table(struct delta *x, const char *name)
     return i;
 }
 
-static uint32_t delta_column(struct delta *x, uint32_t table, const char *name)
+static inline uint32_t delta_column(struct delta *x, uint32_t table, const char *name)
 {
     struct cs_delta_table *t = &x->tables[table];
     uint32_t i;
@@ -70,7 +70,7 @@ static uint32_t delta_column(struct delta *x, uint32_t table, const char *name)
     return i;
 }
 
-static uint32_t delta_device(struct delta *x, const struct cs_uuid *id)
+static inline uint32_t delta_device(struct delta *x, const struct cs_uuid *id)
 {
     uint32_t i;
 
@@ -84,8 +84,8 @@ static uint32_t delta_device(struct delta *x, const struct cs_uuid *id)
 }
 
 /* A new operation; its cells and over come next. */
-static struct cs_op *delta_op(struct delta *x, enum cs_op_kind kind, const char *table, struct cs_slice key,
-                              int64_t stamp, const struct cs_uuid *device)
+static inline struct cs_op *delta_op(struct delta *x, enum cs_op_kind kind, const char *table, struct cs_slice key,
+                                     int64_t stamp, const struct cs_uuid *device)
 {
     struct cs_op *op;
 
@@ -105,7 +105,7 @@ static struct cs_op *delta_op(struct delta *x, enum cs_op_kind kind, const char 
     return op;
 }
 
-static void op_cell(struct delta *x, struct cs_op *op, const char *column, struct cs_value v)
+static inline void op_cell(struct delta *x, struct cs_op *op, const char *column, struct cs_value v)
 {
     uint32_t col = delta_column(x, op->table, column), i = op->ncells++;
 
@@ -116,7 +116,8 @@ static void op_cell(struct delta *x, struct cs_op *op, const char *column, struc
     op->cells[i] = (struct cs_op_cell){ .col = col, .value = v };
 }
 
-static void op_over(struct delta *x, struct cs_op *op, const char *column, int64_t stamp, const struct cs_uuid *device)
+static inline void op_over(struct delta *x, struct cs_op *op, const char *column, int64_t stamp,
+                           const struct cs_uuid *device)
 {
     uint32_t col = delta_column(x, op->table, column), i = op->nover++;
 
@@ -125,24 +126,24 @@ static void op_over(struct delta *x, struct cs_op *op, const char *column, int64
     op->over[i] = (struct cs_op_over){ .col = col, .device = delta_device(x, device), .stamp = stamp };
 }
 
-static struct cs_value text(const char *s)
+static inline struct cs_value text(const char *s)
 {
     return (struct cs_value){ .type = CS_TEXT, .u.bytes = cs_slice_str(s) };
 }
-static struct cs_value integer(int64_t i)
+static inline struct cs_value integer(int64_t i)
 {
     return (struct cs_value){ .type = CS_INTEGER, .u.i = i };
 }
-static struct cs_value real(double v)
+static inline struct cs_value real(double v)
 {
     return (struct cs_value){ .type = CS_REAL, .u.r = v };
 }
-static struct cs_value null(void)
+static inline struct cs_value null(void)
 {
     return (struct cs_value){ .type = CS_NULL };
 }
 
-static struct cs_uuid device_id(int i)
+static inline struct cs_uuid device_id(int i)
 {
     struct cs_uuid u;
 
@@ -159,7 +160,7 @@ struct fixture {
     uint64_t number; /* of the last batch applied */
 };
 
-static void app_exec(struct fixture *f, const char *sql)
+static inline void app_exec(struct fixture *f, const char *sql)
 {
     char *msg = NULL;
 
@@ -167,7 +168,7 @@ static void app_exec(struct fixture *f, const char *sql)
         fail_msg("%s\n  in: %s", msg, sql);
 }
 
-static void fixture_open(struct fixture *f, const char *schema)
+static inline void fixture_open(struct fixture *f, const char *schema)
 {
     memset(f, 0, sizeof *f);
     snprintf(f->dir, sizeof f->dir, "%s/cs-apply-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
@@ -178,7 +179,7 @@ static void fixture_open(struct fixture *f, const char *schema)
     app_exec(f, schema);
 }
 
-static void fixture_replica(struct fixture *f)
+static inline void fixture_replica(struct fixture *f)
 {
     struct cs_replica_options o = { .path = f->path };
     struct cs_replica_identity id = { .workspace = device_id(14), .device = device_id(15), .incarnation = 1 };
@@ -190,7 +191,7 @@ static void fixture_replica(struct fixture *f)
         fail_msg("identity: %s", err.msg);
 }
 
-static void fixture_track(struct fixture *f, const char *table)
+static inline void fixture_track(struct fixture *f, const char *table)
 {
     struct cs_track_options o = { .force_rowid_key = true };
     struct cs_error err = { 0 };
@@ -199,7 +200,7 @@ static void fixture_track(struct fixture *f, const char *table)
         fail_msg("track %s: %s", table, err.msg);
 }
 
-static void fixture_close(struct fixture *f)
+static inline void fixture_close(struct fixture *f)
 {
     static const char *const ends[] = { "", "-wal", "-shm", "-journal" };
     char name[160];
@@ -214,7 +215,7 @@ static void fixture_close(struct fixture *f)
 }
 
 /* Seals everything that is waiting. */
-static void fixture_seal(struct fixture *f)
+static inline void fixture_seal(struct fixture *f)
 {
     struct cs_error err = { 0 };
     uint64_t sealed;
@@ -225,7 +226,7 @@ static void fixture_seal(struct fixture *f)
             fail_msg("seal: %s", err.msg);
 }
 
-static struct cs_apply_result fixture_apply(struct fixture *f, const struct cs_delta *d)
+static inline struct cs_apply_result fixture_apply(struct fixture *f, const struct cs_delta *d)
 {
     struct cs_pull_mark mark = { .log_id = 1, .number = ++f->number };
     struct cs_apply_result out;
@@ -241,7 +242,7 @@ static struct cs_apply_result fixture_apply(struct fixture *f, const struct cs_d
 }
 
 /* The one value of a query on the application's connection, as text; "NULL" for none. Into a static buffer. */
-static const char *app_value(struct fixture *f, const char *sql)
+static inline const char *app_value(struct fixture *f, const char *sql)
 {
     static char out[4][4096];
     static int next;
