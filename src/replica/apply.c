@@ -457,6 +457,12 @@ static int keeps_relations(struct cs_batch *b, const struct cs_value *old, bool 
         else if (s->values[i].type == old[i].type && cs_value_cmp(&s->values[i], &old[i]) == 0)
             s->changed[i] = false;
     }
+    /* Under a foreign key into the table itself the row may find its old self as its parent. */
+    *out = false;
+    for (uint32_t i = 0; i < t->nfks; i++)
+        for (uint32_t k = 0; s->parents[i] == t && k < t->fks[i].ncols; k++)
+            if (s->changed[s->parent_refs[i][k]])
+                return CS_OK;
     if ((rc = cs_show_parents(b->r, t, s->values, s->changed, out, b->err)) != CS_OK || !*out)
         return rc;
     rc = cs_show_has_children(b->r, t, old, s->changed, &children, b->err);
