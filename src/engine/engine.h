@@ -111,6 +111,7 @@ struct cs_pull_step {
     bool has_more, ended, need_member;
     struct cs_hub_head head;
     bool has_head;
+    bool busy; /* [loop] a job has `taken` */
     unsigned restarts;
     uint64_t conflicts;
     cs_step_done done;
@@ -144,13 +145,16 @@ struct cs_push_step {
     struct cs_batch batch;
     struct cs_buf stored;
     struct cs_push_item flight[CS_PUSH_MAX]; /* sent or about to be, oldest first */
-    size_t nflight, nsent, bytes;
-    uint64_t last; /* newest number put in flight */
-    bool started, nothing_more, draining;
+    size_t nflight, bytes;
+    uint64_t last; /* newest number bound, and its hash */
+    uint8_t last_hash[32];
+    bool loaded, nothing_more;
+    bool busy, active; /* [loop] a job runs; the step runs */
+    unsigned made;     /* batches bound in this step */
+    int refused_code;
     char refused[32]; /* kind of the first refusal; empty: none */
     char reason[256];
     unsigned tries;
-    struct cs_batch *again; /* for taking batches back */
     cs_step_done done;
 };
 

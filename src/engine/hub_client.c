@@ -237,6 +237,7 @@ void cs_hub_call_cancel(struct cs_hub_call *c)
     cs_rpc_call *rpc = c->call;
 
     c->call = NULL; /* so that its callbacks know that they are of a call given up */
+    c->ended = false;
     if (rpc != NULL)
         cs_rpc_call_cancel(rpc);
     cs_hub_call_idle(c, false);

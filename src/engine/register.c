@@ -172,8 +172,9 @@ static void settle_run(struct clawsync_engine *e, struct cs_job *j)
         j->rc = cs_fail(&j->err, CS_EHUB, "the hub's answer to the registration cannot be read");
     } else if (memcmp(e->ks->hub_key, zero, 32) == 0) {
         memcpy(e->ks->hub_key, r->server_public_key.data, 32);
-        if (s->entry.data[4] == CS_ENTRY_GENESIS && (s->created = true))
-            cs_buf_reset(&e->member_log);
+        if (s->entry.data[4] == CS_ENTRY_GENESIS)
+            cs_entry_hash(cs_buf_slice(&s->entry), e->ks->genesis);
+        s->created = s->entry.data[4] == CS_ENTRY_GENESIS;
         j->rc = cs_identity_save(e, &j->err);
     } else if (memcmp(e->ks->hub_key, r->server_public_key.data, 32) != 0) {
         j->rc = cs_fail(&j->err, CS_EHUB, "HUB_KEY_CHANGED: the hub has another key than the one that is pinned");

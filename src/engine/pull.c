@@ -1,0 +1,410 @@
+/* The step that fetches and applies what the hub's log has beyond our mark. The loop queues messages; a job at a time
+ * takes what is queued, puts batches together, verifies and applies them. Above a bound the stream is paused, so a
+ * large backlog costs a few MiB. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3 };
+
+static void pull_work(struct clawsync_engine *e);
+static void pull_call(struct clawsync_engine *e);
+
+static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    cs_hub_call_cancel(&s->call);
+    cs_messages_free(&s->taken);
+    cs_arena_free(&s->arena);
+    cs_batch_free(&s->batch);
+    s->done(e, rc, err);
+}
+
+/* ---- one batch, in a job ---- */
+
+static int advance(struct clawsync_engine *e, struct cs_pull_mark *mark, const struct cs_batch_header *h,
+                   const struct cs_delta *d, struct cs_apply_result *result, struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+    int rc;
+
+    mark->log_id = e->head.log_id;
+    cs_log_next(s->mark.log_hash, s->log_number, s->batch.hash, mark->log_hash);
+    mark->number = s->log_number;
+    mark->header_refused = h == NULL;
+    if (h != NULL) {
+        mark->device = h->device;
+        mark->device_number = h->number;
+        memcpy(mark->device_hash, s->batch.hash, 32);
+        mark->device_member_seq = h->member_seq;
+        if (h->epoch > mark->highest_epoch)
+            mark->highest_epoch = h->epoch;
+    } else {
+        memset(&mark->device, 0, sizeof mark->device);
+        mark->device_number = 0;
+        memset(mark->device_hash, 0, 32);
+        mark->device_member_seq = 0;
+    }
+    if ((rc = cs_replica_apply(e->replica, d, mark, result, err)) == CS_OK)
+        s->mark = *mark;
+    return rc;
+}
+
+/* Our own batch, as the hub has it: it must be one that we sent. */
+static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h, struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+    struct cs_bound *bound = NULL;
+    uint64_t chain;
+    uint8_t hash[32];
+    size_t n = 0;
+    int rc = cs_replica_bound(e->replica, &s->arena, false, &bound, &n, err);
+
+    if (rc != CS_OK)
+        return rc;
+    for (size_t i = 0; i < n; i++) {
+        if (bound[i].number != h->number || memcmp(bound[i].hash, s->batch.hash, 32) != 0)
+            continue;
+        if (bound[i].state == CS_BOUND_WAITING) /* the acknowledgement was lost */
+            return cs_replica_bound_accepted(e->replica, h->number, s->log_number, err);
+        if (bound[i].state == CS_BOUND_ACCEPTED && bound[i].log_number != 0 && bound[i].log_number != s->log_number)
+            return cs_fail(err, CS_EHUB, "HUB_FORK: the hub acknowledged a batch at another log number than it has it");
+        return CS_OK;
+    }
+    cs_replica_chain(e->replica, &chain, hash);
+    if (h->number <= chain)
+        return CS_OK;
+    return cs_fail(err, CS_EHUB,
+                   "DEVICE_CLONED: the hub has batch %" PRIu64 " of this device, which this database did not send; is "
+                   "it an older copy?",
+                   h->number);
+}
+
+/* A finding about one batch or device: shown, and the log goes on without it. */
+static int set_aside(struct clawsync_engine *e, const struct cs_batch_header *h, const char *name, struct cs_error *err)
+{
+    struct cs_pull_mark mark = e->pull.mark;
+    struct cs_apply_result result;
+
+    cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, name, "%s; batch %" PRIu64 " of the log was set aside", err->msg,
+            e->pull.log_number);
+    return advance(e, &mark, h, NULL, &result, err);
+}
+
+static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_header *h, struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+    const struct cs_epoch_keys *keys = cs_keystore_epoch(e->ks, h->epoch);
+    enum cs_unpack_fault fault = CS_FAULT_NONE;
+    struct cs_pull_mark mark = s->mark;
+    struct cs_apply_result result = { 0 };
+    struct cs_delta delta = { 0 };
+    int rc;
+
+    if (keys == NULL)
+        return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", h->epoch);
+    if (s->uneven)
+        cs_fail(err, CS_ECORRUPT, "BAD_CHUNK: chunks of a batch have the wrong sizes");
+    if (s->uneven)
+        return set_aside(e, h, "BAD_CHUNK", err);
+    rc = cs_unpack(e->packer, &s->batch, keys, &delta, &fault, err);
+    if (rc == CS_ECORRUPT) {
+        cs_fail_context(err, "%s", cs_unpack_fault_name(fault));
+        return set_aside(e, h, cs_unpack_fault_name(fault), err);
+    }
+    if (rc == CS_OK)
+        rc = advance(e, &mark, h, &delta, &result, err);
+    if (rc != CS_OK)
+        return rc;
+    e->totals.deltas_pulled++;
+    e->totals.operations_pulled += result.ops;
+    e->totals.chunks_pulled += s->batch.nchunks;
+    e->totals.bytes_pulled += s->batch.sealed.len;
+    s->conflicts += result.manual_conflicts;
+    return CS_OK;
+}
+
+static int take_batch(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+    struct cs_pull_mark mark = s->mark;
+    struct cs_apply_result result;
+    struct cs_batch_header h;
+    struct cs_finding f;
+    int rc;
+
+    cs_batch_hash(cs_slice(s->batch.header, CS_BATCH_HEADER_LEN), cs_buf_slice(&s->batch.hashes), s->batch.hash);
+    if (s->envelope_bad) {
+        cs_fail(err, CS_ECORRUPT, "BAD_HEADER: a batch's envelope cannot be read");
+        return set_aside(e, NULL, "BAD_HEADER", err);
+    }
+    switch (cs_verify_header(e, &s->mark, &s->batch, s->log_number, &h, &f, err)) {
+    case CS_FINE:
+        break;
+    case CS_STOP_DEVICE:
+    case CS_SET_ASIDE:
+        return set_aside(e, NULL, f.name, err);
+    case CS_NEED_MEMBERS:
+        s->need_member = true;
+        return CS_OK;
+    case CS_STOP_HUB:
+    case CS_NEED_UPDATE:
+    case CS_FAILED:
+        return err->code;
+    }
+    if (f.known)
+        return advance(e, &mark, &h, NULL, &result, err);
+    if (cs_uuid_cmp(&h.device, &e->device) == 0) {
+        if ((rc = own_batch(e, &h, err)) != CS_OK)
+            return rc;
+        return advance(e, &mark, &h, NULL, &result, err);
+    }
+    if (s->header_only) {
+        cs_fail(err, CS_ECORRUPT, "BAD_CHUNK: the hub gave a batch without its content");
+        return set_aside(e, &h, "BAD_CHUNK", err);
+    }
+    return open_and_apply(e, &h, err);
+}
+
+/* ---- messages, in a job ---- */
+
+static int bad_stream(struct cs_error *err)
+{
+    return cs_fail(err, CS_EHUB, "the hub's chunks are not in order; nothing more was taken from it");
+}
+
+static int begin_batch(struct cs_pull_step *s, const Clawsync__V1__DeltaChunk *c, struct cs_error *err)
+{
+    const Clawsync__V1__Envelope *env = c->envelope;
+
+    if (env == NULL || c->total < 1 || c->total > CS_BATCH_MAX_CHUNKS || s->next != s->total)
+        return bad_stream(err);
+    cs_buf_reset(&s->batch.hashes);
+    cs_buf_reset(&s->batch.sealed);
+    s->log_number = env->log_number;
+    s->total = (uint32_t)c->total;
+    s->next = 0;
+    s->header_only = c->encrypted_payload.len == 0;
+    s->uneven = false;
+    s->batch.nchunks = s->total;
+    s->batch.chunk_len = (uint32_t)c->encrypted_payload.len;
+    cs_buf_put(&s->batch.hashes, env->payload_hashes.data, env->payload_hashes.len);
+    s->envelope_bad = env->header.len != CS_BATCH_HEADER_LEN || env->signature.len != CS_SIGNATURE_LEN ||
+                      env->payload_hashes.len != (size_t)s->total * 32;
+    memset(s->batch.header, 0, sizeof s->batch.header);
+    memset(s->batch.signature, 0, sizeof s->batch.signature);
+    if (!s->envelope_bad) {
+        memcpy(s->batch.header, env->header.data, CS_BATCH_HEADER_LEN);
+        memcpy(s->batch.signature, env->signature.data, CS_SIGNATURE_LEN);
+    }
+    return CS_OK;
+}
+
+static int take_chunk(struct clawsync_engine *e, const Clawsync__V1__DeltaChunk *c, struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+    int rc;
+
+    if (c->seq == 0 && (rc = begin_batch(s, c, err)) != CS_OK)
+        return rc;
+    if (c->seq < 0 || (uint32_t)c->seq != s->next || s->next >= s->total || (uint32_t)c->total != s->total)
+        return bad_stream(err);
+    s->next = s->header_only ? s->total : s->next + 1;
+    if (s->batch.sealed.len + c->encrypted_payload.len > CS_BATCH_MAX_PLAIN + CS_BATCH_MAX_PLAIN / 4)
+        return bad_stream(err);
+    if (s->next < s->total ? c->encrypted_payload.len != s->batch.chunk_len :
+                             c->encrypted_payload.len > s->batch.chunk_len)
+        s->uneven = true;
+    if (c->encrypted_payload.len > 0)
+        cs_buf_put(&s->batch.sealed, c->encrypted_payload.data, c->encrypted_payload.len);
+    if (s->batch.sealed.failed || s->batch.hashes.failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    return s->next == s->total ? take_batch(e, err) : CS_OK;
+}
+
+static int take_message(struct clawsync_engine *e, const struct cs_message *m, struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+    ProtobufCAllocator alloc = cs_engine_pb(&s->arena);
+    const Clawsync__V1__PullResponse *r = clawsync__v1__pull_response__unpack(&alloc, m->len, m->data);
+    int rc = CS_OK;
+
+    if (r == NULL)
+        return cs_fail(err, CS_EHUB, "the hub's answer cannot be read");
+    for (size_t i = 0; i < r->n_chunks && rc == CS_OK && !s->need_member; i++)
+        rc = take_chunk(e, r->chunks[i], err);
+    s->has_more = r->has_more;
+    if (rc == CS_OK && !s->need_member && r->head != NULL) {
+        rc = cs_engine_head(e, r->head, &s->head, err);
+        s->has_head = rc == CS_OK;
+    }
+    return rc;
+}
+
+static void take_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    j->rc = CS_OK;
+    for (const struct cs_message *m = s->taken.first; m != NULL && j->rc == CS_OK && !s->need_member; m = m->next) {
+        j->rc = take_message(e, m, &j->err);
+        cs_arena_reset(&s->arena);
+    }
+    cs_messages_free(&s->taken);
+    e->totals.last_sequence = s->mark.number;
+    if (e->head.number > s->mark.number && j->rc == CS_OK)
+        cs_note(e, CLAWSYNC_EVENT_PROGRESS, 0, "pulling", "%s", "");
+}
+
+/* At the end our log must be the one that the hub signed. */
+static int end_check(struct clawsync_engine *e, struct cs_error *err)
+{
+    const struct cs_pull_step *s = &e->pull;
+
+    if (!s->has_head)
+        return cs_engine_no_head(err);
+    if (s->next != s->total)
+        return bad_stream(err);
+    if (s->head.number < s->mark.number)
+        return cs_fail(err, CS_EHUB, "HUB_ROLLBACK: the hub's log ends at %" PRIu64 ", below %" PRIu64 " that it gave",
+                       s->head.number, s->mark.number);
+    if (s->head.number == s->mark.number && memcmp(s->head.log_hash, s->mark.log_hash, 32) != 0)
+        return cs_fail(err, CS_EHUB, "HUB_FORK: the hub's log is not what its head says; nothing more is taken from it");
+    return CS_OK;
+}
+
+static void members_done(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        finish(e, rc, err);
+    else
+        pull_call(e);
+}
+
+static void take_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    s->busy = false;
+    if (j->rc != CS_OK) {
+        finish(e, j->rc, &j->err);
+        return;
+    }
+    if (s->need_member) {
+        cs_hub_call_cancel(&s->call);
+        if (s->restarts++ < MAX_RESTARTS)
+            cs_member_start(e, members_done);
+        else
+            finish(e, cs_fail(&j->err, CS_EHUB, "HUB_WITHHELD: the hub withholds membership entries"), &j->err);
+        return;
+    }
+    pull_work(e);
+}
+
+/* The end of the stream, all of it taken. */
+static void pull_ended(struct clawsync_engine *e)
+{
+    struct cs_pull_step *s = &e->pull;
+    struct cs_error err = s->call.err;
+    int rc = s->call.rc;
+
+    if (rc == CS_OK && s->has_more && s->head.number > s->mark.number) {
+        pull_call(e);
+        return;
+    }
+    if (rc == CS_OK)
+        rc = end_check(e, &err);
+    if (rc == CS_OK && s->head.number > s->mark.number)
+        rc = cs_fail(&err, CS_EHUB, "HUB_WITHHELD: the hub's log ends at %" PRIu64 " and it gave up to %" PRIu64,
+                     s->head.number, s->mark.number);
+    finish(e, rc, &err);
+}
+
+static void pull_work(struct clawsync_engine *e)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    if (s->call.in.first == NULL) {
+        if (s->call.ended)
+            pull_ended(e);
+        else
+            cs_hub_call_pause(&s->call, false);
+        return;
+    }
+    s->taken = s->call.in;
+    s->call.in = (struct cs_messages){ 0 };
+    cs_hub_call_pause(&s->call, false);
+    s->busy = true;
+    s->job = (struct cs_job){ .run = take_run, .done = take_done };
+    cs_job_start(e, &s->job);
+}
+
+static void on_pull(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+
+    if (c->in.bytes > QUEUE_MAX)
+        cs_hub_call_pause(c, true);
+    if (!e->pull.busy)
+        pull_work(e);
+}
+
+static void pull_call(struct clawsync_engine *e)
+{
+    struct cs_pull_step *s = &e->pull;
+    Clawsync__V1__PullRequest req = CLAWSYNC__V1__PULL_REQUEST__INIT;
+    Clawsync__V1__SyncCursor cursor = CLAWSYNC__V1__SYNC_CURSOR__INIT;
+    struct cs_error err = { 0 };
+    int rc;
+
+    s->next = s->total = 0;
+    s->has_more = s->has_head = s->need_member = false;
+    cursor.workspace_id = e->workspace_text;
+    cursor.device_id = e->device_text;
+    cursor.lamport_clock = (int64_t)s->mark.number;
+    cursor.log_id = s->mark.log_id;
+    req.client_cursor = &cursor;
+    req.workspace_id = e->workspace_text;
+    req.max_chunks = (int32_t)e->config.max_pull_chunks;
+    rc = cs_hub_call_start(e, &s->call, "Pull", &req.base, true, on_pull, &err);
+    if (rc != CS_OK)
+        finish(e, rc, &err);
+}
+
+static void load_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    cs_replica_pull_mark(e->replica, &s->mark);
+    j->rc = CS_OK;
+    if (s->mark.number == 0)
+        memcpy(s->mark.log_hash, e->log_start, 32);
+    if (s->mark.log_id == 0)
+        s->mark.log_id = e->head.log_id;
+    if (s->mark.log_id != e->head.log_id)
+        j->rc = cs_fail(&j->err, CS_EHUB,
+                        "LOG_REPLACED: the hub's log is another one than this database followed; nothing was taken "
+                        "from it");
+}
+
+static void load_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else
+        pull_call(e);
+}
+
+void cs_pull_start(struct clawsync_engine *e, cs_step_done done)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    s->done = done;
+    s->restarts = 0;
+    s->conflicts = 0;
+    s->job = (struct cs_job){ .run = load_run, .done = load_done };
+    cs_job_start(e, &s->job);
+}

@@ -1,0 +1,522 @@
+/* The step that sends what is unsent. A job at a time takes the hub's answers and makes the next batch; the loop sends
+ * it. At most max_push_inflight batches are unanswered.
+ *
+ *   load ──▶ answers, next batch ──▶ send ──▶ … ──▶ nothing unsent, nothing in flight
+ *     ▲             │ refused: drain what is in flight
+ *     └── bind anew ◀── pull ◀── membership ◀┘ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+enum { SEAL_SLICE = 1000, BATCH_BYTES = 1024 * 1024, MAX_TRIES = 3, FAIR_SHARE = 8 };
+
+static void push_work(struct clawsync_engine *e);
+
+static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+
+    if (rc != CS_OK || s->call.ended)
+        cs_hub_call_cancel(&s->call); /* otherwise it stays open for the next round */
+    cs_hub_call_idle(&s->call, false);
+    cs_messages_free(&s->taken);
+    cs_messages_free(&s->out);
+    cs_arena_free(&s->arena);
+    s->active = false;
+    s->done(e, rc, err);
+}
+
+static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engine *, struct cs_job *),
+                     void (*done)(struct clawsync_engine *, struct cs_job *))
+{
+    e->push.job = (struct cs_job){ .run = run, .done = done };
+    e->push.busy = true;
+    cs_job_start(e, &e->push.job);
+}
+
+/* ---- making requests, in a job ---- */
+
+static int put_request(struct clawsync_engine *e, const struct cs_batch *b, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    Clawsync__V1__PushRequest req = CLAWSYNC__V1__PUSH_REQUEST__INIT;
+    Clawsync__V1__Envelope env = CLAWSYNC__V1__ENVELOPE__INIT;
+    Clawsync__V1__SyncCursor cursor = CLAWSYNC__V1__SYNC_CURSOR__INIT;
+    Clawsync__V1__DeltaChunk *chunk = cs_arena_zalloc(&s->arena, b->nchunks, sizeof *chunk);
+    Clawsync__V1__DeltaChunk **list = cs_arena_zalloc(&s->arena, b->nchunks, sizeof *list);
+    char(*ids)[23] = cs_arena_zalloc(&s->arena, b->nchunks, sizeof *ids);
+    struct cs_message *m = NULL;
+
+    if (chunk == NULL || list == NULL || ids == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < b->nchunks; i++) {
+        struct cs_slice bytes = cs_batch_chunk(b, i);
+
+        clawsync__v1__delta_chunk__init(&chunk[i]);
+        cs_chunk_id(b->hashes.data + (size_t)i * 32, ids[i]);
+        chunk[i].chunk_id = ids[i];
+        chunk[i].seq = (int32_t)i;
+        chunk[i].total = (int32_t)b->nchunks;
+        chunk[i].encrypted_payload = (ProtobufCBinaryData){ bytes.len, (uint8_t *)(uintptr_t)bytes.data };
+        chunk[i].payload_hash = (ProtobufCBinaryData){ 32, b->hashes.data + (size_t)i * 32 };
+        list[i] = &chunk[i];
+    }
+    env.header = (ProtobufCBinaryData){ CS_BATCH_HEADER_LEN, (uint8_t *)(uintptr_t)b->header };
+    env.signature = (ProtobufCBinaryData){ CS_SIGNATURE_LEN, (uint8_t *)(uintptr_t)b->signature };
+    env.payload_hashes = (ProtobufCBinaryData){ b->hashes.len, b->hashes.data };
+    chunk[0].envelope = &env;
+    cursor.workspace_id = e->workspace_text;
+    cursor.device_id = e->device_text;
+    cursor.log_id = e->head.log_id;
+    req.cursor = &cursor;
+    req.chunks = list;
+    req.n_chunks = b->nchunks;
+    if ((m = cs_message_new(protobuf_c_message_get_packed_size(&req.base))) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    protobuf_c_message_pack(&req.base, m->data);
+    cs_messages_push(&s->out, m);
+    return CS_OK;
+}
+
+static int put_in_flight(struct clawsync_engine *e, const struct cs_batch *b, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    struct cs_push_item *it = &s->flight[s->nflight];
+    struct cs_batch_header h;
+    int rc;
+
+    if ((rc = cs_batch_header_decode(&h, cs_slice(b->header, sizeof b->header), err)) != CS_OK ||
+        (rc = put_request(e, b, err)) != CS_OK)
+        return rc;
+    *it = (struct cs_push_item){ .number = h.number, .nops = h.nops, .nchunks = b->nchunks, .bytes = b->sealed.len };
+    memcpy(it->hash, b->hash, 32);
+    s->nflight++;
+    s->bytes += it->bytes;
+    s->last = h.number;
+    memcpy(s->last_hash, b->hash, 32);
+    return CS_OK;
+}
+
+static void fill_header(struct clawsync_engine *e, uint64_t number, const uint8_t prev[32], struct cs_batch_header *h)
+{
+    struct cs_pull_mark mark;
+
+    cs_replica_pull_mark(e->replica, &mark);
+    if (mark.number == 0)
+        memcpy(mark.log_hash, e->log_start, 32);
+    *h = (struct cs_batch_header){ .kind = CS_BATCH_OPERATIONS,
+                                   .codec = CS_CODEC_ZSTD,
+                                   .padding = CS_PADDING_PADME,
+                                   .workspace = e->workspace,
+                                   .device = e->device,
+                                   .incarnation = e->incarnation,
+                                   .epoch = e->members.epoch,
+                                   .number = number,
+                                   .member_seq = e->members.seq,
+                                   .seen_log = e->head.log_id,
+                                   .seen_number = mark.number };
+    memcpy(h->prev, prev, 32);
+    cs_seen_digest(&e->workspace, h->seen_log, h->seen_number, mark.log_hash, h->member_seq, e->members.head, h->seen);
+}
+
+static int epoch_missing(const struct clawsync_engine *e, struct cs_error *err)
+{
+    return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+}
+
+static int seal_all(struct clawsync_engine *e, struct cs_error *err)
+{
+    uint64_t sealed = 0;
+    bool more = true;
+    int rc = CS_OK;
+
+    while (more && rc == CS_OK)
+        rc = cs_replica_seal(e->replica, SEAL_SLICE, &more, &sealed, err);
+    return rc;
+}
+
+static int make_batch(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    const struct cs_epoch_keys *keys = cs_keystore_epoch(e->ks, e->members.epoch);
+    struct cs_delta delta = { 0 };
+    struct cs_batch_header h;
+    int rc;
+
+    if (keys == NULL)
+        return epoch_missing(e, err);
+    if ((rc = seal_all(e, err)) != CS_OK ||
+        (rc = cs_replica_extract(e->replica, &s->arena, e->config.max_delta_rows, BATCH_BYTES, &delta, err)) != CS_OK)
+        return rc;
+    if (delta.nops == 0) {
+        s->nothing_more = true;
+        return CS_OK;
+    }
+    fill_header(e, s->last + 1, s->last_hash, &h);
+    if ((rc = cs_pack(e->packer, &delta, &h, keys, &e->keys->sign, e->config.max_chunk_bytes, &s->batch, err)) != CS_OK)
+        return rc;
+    cs_buf_reset(&s->stored);
+    cs_batch_encode(&s->stored, &s->batch);
+    if (s->stored.failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((rc = cs_replica_bind(e->replica, h.number, s->batch.hash, cs_buf_slice(&s->stored), err)) != CS_OK)
+        return rc;
+    s->made++;
+    return put_in_flight(e, &s->batch, err);
+}
+
+/* What an earlier round bound and never heard of again goes first, byte for byte. */
+static int load_bound(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    struct cs_bound *bound = NULL;
+    size_t n = 0;
+    int rc;
+
+    s->nflight = s->bytes = 0;
+    cs_replica_chain(e->replica, &s->last, s->last_hash);
+    rc = cs_replica_bound(e->replica, &s->arena, true, &bound, &n, err);
+    for (size_t i = 0; i < n && rc == CS_OK; i++) {
+        if (bound[i].state != CS_BOUND_WAITING)
+            continue;
+        if (s->nflight == CS_PUSH_MAX)
+            return cs_fail(err, CS_ECORRUPT, "too many bound batches in %s", e->config.db_path);
+        cs_batch_free(&s->batch);
+        if ((rc = cs_batch_decode(&s->batch, bound[i].stored, err)) == CS_OK)
+            rc = put_in_flight(e, &s->batch, err);
+    }
+    s->loaded = rc == CS_OK;
+    return rc;
+}
+
+/* ---- answers, in a job ---- */
+
+static int code_of_refusal(int status)
+{
+    switch (status) {
+    case CS_RPC_UNAVAILABLE:
+        return CS_EUNAVAILABLE;
+    case CS_RPC_RESOURCE_EXHAUSTED:
+        return CS_ELIMIT;
+    case CS_RPC_PERMISSION_DENIED:
+    case CS_RPC_UNAUTHENTICATED:
+        return CS_EAUTH;
+    case CS_RPC_ABORTED:
+        return CS_EABORTED;
+    case CS_RPC_INVALID_ARGUMENT:
+        return CS_EINTERNAL;
+    default:
+        return CS_EHUB;
+    }
+}
+
+static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushResponse *r, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    struct cs_push_item it = s->flight[0];
+    struct cs_hub_head head;
+    int rc = CS_OK;
+
+    if (s->nflight == 0)
+        return cs_fail(err, CS_EHUB, "the hub acknowledged a batch that was not sent");
+    memmove(s->flight, s->flight + 1, --s->nflight * sizeof s->flight[0]);
+    s->bytes -= it.bytes;
+    if (!r->accepted) {
+        if (s->refused[0] == '\0') {
+            snprintf(s->refused, sizeof s->refused, "%s", r->kind[0] != '\0' ? r->kind : "unknown");
+            snprintf(s->reason, sizeof s->reason, "%s", r->reason);
+            s->refused_code = code_of_refusal(r->status);
+        }
+        return CS_OK;
+    }
+    if (r->batch_hash.len != 32 || memcmp(r->batch_hash.data, it.hash, 32) != 0 || r->log_number == 0)
+        return cs_fail(err, CS_EHUB, "the hub acknowledged another batch than the one that was sent");
+    if (r->head != NULL && (rc = cs_engine_head(e, r->head, &head, err)) != CS_OK)
+        return rc;
+    if ((rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK)
+        return rc;
+    e->totals.deltas_pushed++;
+    e->totals.operations_pushed += it.nops;
+    e->totals.chunks_pushed += it.nchunks;
+    e->totals.bytes_pushed += it.bytes;
+    e->totals.pushed_sequence = r->log_number;
+    return CS_OK;
+}
+
+static int take_answers(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    int rc = CS_OK;
+
+    for (const struct cs_message *m = s->taken.first; m != NULL && rc == CS_OK; m = m->next) {
+        ProtobufCAllocator alloc = cs_engine_pb(&s->arena);
+        const Clawsync__V1__PushResponse *r = clawsync__v1__push_response__unpack(&alloc, m->len, m->data);
+
+        rc = r == NULL ? cs_fail(err, CS_EHUB, "the hub's answer cannot be read") : take_answer(e, r, err);
+    }
+    cs_messages_free(&s->taken);
+    return rc;
+}
+
+static bool has_room(const struct clawsync_engine *e)
+{
+    const struct cs_push_step *s = &e->push;
+
+    return s->nflight < e->config.max_push_inflight && (s->nflight == 0 || s->bytes < CS_PUSH_BYTES);
+}
+
+static void push_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_push_step *s = &e->push;
+    bool changed;
+
+    cs_arena_reset(&s->arena);
+    if ((j->rc = take_answers(e, &j->err)) != CS_OK || s->refused[0] != '\0')
+        return;
+    if (!s->loaded) {
+        if ((j->rc = cs_replica_check_schema(e->replica, &changed, &j->err)) == CS_OK)
+            j->rc = load_bound(e, &j->err);
+    } else if (!s->nothing_more && has_room(e)) {
+        j->rc = make_batch(e, &j->err);
+    }
+}
+
+/* ---- after a refusal ---- */
+
+static int bind_anew(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    const struct cs_epoch_keys *keys = cs_keystore_epoch(e->ks, e->members.epoch);
+    struct cs_batch old = { 0 };
+    struct cs_batch_header was, h;
+    struct cs_bound *bound = NULL;
+    uint64_t number;
+    uint8_t prev[32];
+    size_t n = 0;
+    int rc;
+
+    if (keys == NULL)
+        return epoch_missing(e, err);
+    cs_replica_chain(e->replica, &number, prev);
+    rc = cs_replica_bound(e->replica, &s->arena, true, &bound, &n, err);
+    for (size_t i = 0; i < n && rc == CS_OK; i++) {
+        const struct cs_epoch_keys *old_keys;
+
+        if (bound[i].state != CS_BOUND_WAITING)
+            continue;
+        cs_batch_free(&old);
+        if ((rc = cs_batch_decode(&old, bound[i].stored, err)) != CS_OK ||
+            (rc = cs_batch_header_decode(&was, cs_slice(old.header, sizeof old.header), err)) != CS_OK)
+            break;
+        if ((old_keys = cs_keystore_epoch(e->ks, was.epoch)) == NULL) {
+            rc = epoch_missing(e, err);
+            break;
+        }
+        fill_header(e, bound[i].number, prev, &h);
+        cs_buf_reset(&s->stored);
+        if ((rc = cs_repack(e->packer, &old, old_keys, &h, keys, &e->keys->sign, e->config.max_chunk_bytes, &s->batch,
+                            err)) != CS_OK)
+            break;
+        cs_batch_encode(&s->stored, &s->batch);
+        rc = s->stored.failed ? cs_fail(err, CS_ENOMEM, "out of memory") :
+                                cs_replica_rebind(e->replica, bound[i].number, s->batch.hash, cs_buf_slice(&s->stored),
+                                                  err);
+        memcpy(prev, s->batch.hash, 32);
+    }
+    cs_batch_free(&old);
+    return rc;
+}
+
+/* Takes every waiting batch back and gives its operations stamps that the hub's clock allows. */
+static int seal_anew(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    cs_packer *packer[CS_PUSH_MAX] = { NULL }; /* each holds the delta set that it opened */
+    struct cs_delta delta[CS_PUSH_MAX];
+    struct cs_batch_header h;
+    enum cs_unpack_fault fault;
+    struct cs_bound *bound = NULL;
+    size_t n = 0, nwaiting = 0;
+    int rc = cs_replica_bound(e->replica, &s->arena, true, &bound, &n, err);
+
+    for (size_t i = 0; i < n && rc == CS_OK && nwaiting < CS_PUSH_MAX; i++) {
+        const struct cs_epoch_keys *keys;
+
+        if (bound[i].state != CS_BOUND_WAITING)
+            continue;
+        cs_batch_free(&s->batch);
+        if ((rc = cs_batch_decode(&s->batch, bound[i].stored, err)) != CS_OK ||
+            (rc = cs_batch_header_decode(&h, cs_slice(s->batch.header, sizeof s->batch.header), err)) != CS_OK ||
+            (rc = cs_packer_new(&packer[nwaiting], &e->rng, err)) != CS_OK)
+            break;
+        if ((keys = cs_keystore_epoch(e->ks, h.epoch)) == NULL)
+            rc = epoch_missing(e, err);
+        else
+            rc = cs_unpack(packer[nwaiting], &s->batch, keys, &delta[nwaiting], &fault, err);
+        nwaiting++;
+    }
+    if (rc == CS_OK)
+        rc = cs_replica_unbind(e->replica, delta, nwaiting, err);
+    if (rc == CS_OK)
+        rc = cs_replica_reseal(e->replica, e->head.time_ms * 65536, err);
+    for (size_t i = 0; i < CS_PUSH_MAX; i++)
+        cs_packer_free(packer[i]);
+    return rc;
+}
+
+static bool refused_by_clock(const struct cs_push_step *s)
+{
+    return strcmp(s->refused, "clock") == 0;
+}
+
+static void recover_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_push_step *s = &e->push;
+
+    cs_arena_reset(&s->arena);
+    if (!refused_by_clock(s))
+        j->rc = bind_anew(e, &j->err);
+    else if (s->tries > 1)
+        j->rc = seal_anew(e, &j->err);
+    s->refused[0] = '\0';
+    s->loaded = s->nothing_more = false;
+}
+
+static void recover_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    e->push.busy = false;
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else
+        push_work(e);
+}
+
+static void pulled(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        finish(e, rc, err);
+    else
+        next_job(e, recover_run, recover_done);
+}
+
+static void membered(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        finish(e, rc, err);
+    else
+        cs_pull_start(e, pulled);
+}
+
+static void recover(struct clawsync_engine *e)
+{
+    struct cs_push_step *s = &e->push;
+    struct cs_error err = { 0 };
+    bool stale = strcmp(s->refused, "stale-epoch") == 0 || strcmp(s->refused, "stale-seen") == 0 ||
+                 strcmp(s->refused, "order") == 0;
+
+    cs_hub_call_cancel(&s->call);
+    if ((stale || refused_by_clock(s)) && s->tries < MAX_TRIES) {
+        s->tries++;
+        e->totals.retries++;
+        cs_member_start(e, membered);
+        return;
+    }
+    if (refused_by_clock(s))
+        cs_fail(&err, CS_ECLOCK, "this device's clock is too far ahead of the hub's: %s; changes stay queued", s->reason);
+    else if (strcmp(s->refused, "duplicate") == 0)
+        cs_fail(&err, CS_EHUB, "DEVICE_CLONED: %s; is this database or data_dir a copy of another device's?", s->reason);
+    else
+        cs_fail(&err, stale ? CS_EHUB : s->refused_code, "the hub refused a batch (%s): %s; changes stay queued",
+                s->refused, s->reason);
+    s->refused[0] = '\0';
+    finish(e, err.code, &err);
+}
+
+/* ---- the loop's side ---- */
+
+static void on_push(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+
+    if (e->push.active && !e->push.busy)
+        push_work(e);
+}
+
+static int send_all(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_push_step *s = &e->push;
+    int rc = CS_OK;
+
+    if (s->out.first == NULL)
+        return CS_OK;
+    if (s->call.call == NULL && !s->call.ended)
+        rc = cs_hub_call_start(e, &s->call, "Push", NULL, false, on_push, err);
+    for (struct cs_message *m = s->out.first; m != NULL && rc == CS_OK; m = m->next)
+        rc = s->call.ended ? CS_OK : cs_hub_call_send(&s->call, cs_slice(m->data, m->len), err);
+    cs_messages_free(&s->out);
+    if (rc == CS_OK && !s->call.ended)
+        cs_hub_call_idle(&s->call, true);
+    return rc;
+}
+
+static void push_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_push_step *s = &e->push;
+
+    s->busy = false;
+    if (j->rc == CS_OK)
+        j->rc = send_all(e, &j->err);
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else
+        push_work(e);
+}
+
+static void push_work(struct clawsync_engine *e)
+{
+    struct cs_push_step *s = &e->push;
+    struct cs_error err = s->call.err;
+
+    if (s->call.in.first != NULL) {
+        s->taken = s->call.in;
+        s->call.in = (struct cs_messages){ 0 };
+        next_job(e, push_run, push_done);
+    } else if (s->refused[0] != '\0' && (s->nflight == 0 || s->call.ended)) {
+        recover(e);
+    } else if (s->call.ended && s->nflight > 0) {
+        if (s->call.rc == CS_OK)
+            cs_fail(&err, CS_EUNAVAILABLE, "hub %.150s ended the stream; changes stay queued", e->config.hub_endpoint);
+        finish(e, err.code, &err);
+    } else if (s->refused[0] != '\0') {
+        return; /* the rest of what is in flight will be answered */
+    } else if (!s->loaded || (!s->nothing_more && has_room(e))) {
+        if (s->made >= FAIR_SHARE && e->schedule.current == NULL && (e->schedule.wanted & CS_WANT_PULL)) {
+            s->nothing_more = true; /* others' changes wait: theirs next, then ours again */
+            e->schedule.wanted |= CS_WANT_PUSH;
+            push_work(e);
+            return;
+        }
+        next_job(e, push_run, push_done);
+    } else if (s->nflight == 0) {
+        finish(e, CS_OK, NULL);
+    }
+}
+
+void cs_push_start(struct clawsync_engine *e, cs_step_done done)
+{
+    struct cs_push_step *s = &e->push;
+
+    s->done = done;
+    s->loaded = s->nothing_more = false;
+    s->tries = s->made = 0;
+    s->refused[0] = '\0';
+    s->nflight = s->bytes = 0;
+    s->active = true;
+    if (s->call.ended || s->call.in.first != NULL) {
+        cs_hub_call_cancel(&s->call);
+        s->call.ended = false;
+    }
+    push_work(e);
+}

@@ -1,0 +1,722 @@
+/* What runs now and what comes next. A task is a row of steps: for a command of another thread, or for the daemon, which
+ * wants a push when something was committed here and a pull when the hub tells of something. One task at a time.
+ *
+ *   idle ──▶ step ──▶ step ──▶ finished ──▶ idle
+ *              └─ transient failure ─▶ pause ─▶ from the first step again */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+enum { DEBOUNCE_MS = 20, RETRY_MAX_MS = 30000, COUNT_MS = 500 };
+
+static void schedule(struct clawsync_engine *e);
+static void run_step(struct clawsync_engine *e);
+static void watch_start(struct clawsync_engine *e);
+static void beat_start(struct clawsync_engine *e);
+static void look_soon(struct clawsync_engine *e);
+
+static void event(struct clawsync_engine *e, clawsync_event_type type, uint64_t count)
+{
+    clawsync_event ev = { .type = type, .count = count };
+
+    cs_emit(e, &ev);
+}
+
+/* ---- status ---- */
+
+static clawsync_state state_now(const struct cs_schedule *s)
+{
+    if (s->needs_you)
+        return CLAWSYNC_STATE_NEEDS_YOU;
+    if (!s->running)
+        return CLAWSYNC_STATE_STOPPED;
+    if (!s->connected)
+        return CLAWSYNC_STATE_OFFLINE;
+    return s->busy || s->wanted != 0 ? CLAWSYNC_STATE_SYNCING : CLAWSYNC_STATE_IN_SYNC;
+}
+
+/* While no job runs. */
+static void publish(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+    struct cs_pull_mark mark;
+
+    if (e->job_running)
+        return;
+    cs_replica_pull_mark(e->replica, &mark);
+    pthread_mutex_lock(&e->lock);
+    e->status.state = state_now(s);
+    e->status.unsealed = s->counts.unsealed;
+    e->status.unsent = s->counts.unsent;
+    e->status.bound_batches = s->counts.bound;
+    e->status.hidden_rows = s->counts.hidden;
+    e->status.conflicts = s->counts.conflicts;
+    e->status.tracked_tables = s->counts.tracked;
+    e->status.held_back = s->counts.held_back;
+    e->status.log_number = mark.number;
+    e->status.hub_log_number = e->head.number;
+    e->status.totals = e->totals;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void count_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    j->rc = cs_replica_counts(e->replica, &e->schedule.counts, &j->err);
+}
+
+static void count_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    (void)j;
+    e->schedule.counting = false;
+    publish(e);
+    schedule(e);
+}
+
+static void count_start(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    if (s->counting || s->closing)
+        return;
+    s->counting = true;
+    s->counted_ms = cs_loop_now_ms(e->loop);
+    s->count_job = (struct cs_job){ .run = count_run, .done = count_done };
+    cs_job_start(e, &s->count_job);
+}
+
+static void set_error(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    pthread_mutex_lock(&e->lock);
+    e->status.last_error.code = rc;
+    snprintf(e->status.last_error.msg, sizeof e->status.last_error.msg, "%s", rc == CS_OK ? "" : err->msg);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* ---- tasks ---- */
+
+static uint64_t retry_pause(struct clawsync_engine *e, unsigned attempt)
+{
+    uint64_t base = e->config.retry_base_ms, pause = base << (attempt < 16 ? attempt : 16);
+    uint8_t r[8];
+
+    cs_random(&e->rng, r, sizeof r);
+    pause += cs_load_u64(r) % (base + 1);
+    return pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
+}
+
+static void stats_since(struct clawsync_engine *e, clawsync_stats *out)
+{
+    const clawsync_stats *now = &e->totals, *was = &e->schedule.before;
+
+    *out = (clawsync_stats){ .deltas_pushed = now->deltas_pushed - was->deltas_pushed,
+                             .deltas_pulled = now->deltas_pulled - was->deltas_pulled,
+                             .operations_pushed = now->operations_pushed - was->operations_pushed,
+                             .operations_pulled = now->operations_pulled - was->operations_pulled,
+                             .chunks_pushed = now->chunks_pushed - was->chunks_pushed,
+                             .chunks_pulled = now->chunks_pulled - was->chunks_pulled,
+                             .bytes_pushed = now->bytes_pushed - was->bytes_pushed,
+                             .bytes_pulled = now->bytes_pulled - was->bytes_pulled,
+                             .last_sequence = now->last_sequence,
+                             .pushed_sequence = now->pushed_sequence,
+                             .retries = now->retries - was->retries,
+                             .duration_ms = cs_loop_now_ms(e->loop) - e->schedule.began_ms };
+}
+
+static void set_connected(struct clawsync_engine *e, bool connected, const struct cs_error *why)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    if (s->connected == connected)
+        return;
+    s->connected = connected;
+    if (connected)
+        event(e, CLAWSYNC_EVENT_CONNECTED, 0);
+    else
+        cs_emit_error(e, CLAWSYNC_EVENT_DISCONNECTED, "", why);
+}
+
+static void round_events(struct clawsync_engine *e, const clawsync_stats *stats)
+{
+    clawsync_event ev = { .stats = *stats };
+
+    if (e->schedule.pushed) {
+        ev.type = CLAWSYNC_EVENT_PUSH_COMPLETED;
+        cs_emit(e, &ev);
+    }
+    if (e->schedule.pulled) {
+        ev.type = CLAWSYNC_EVENT_PULL_COMPLETED;
+        cs_emit(e, &ev);
+    }
+    if (e->pull.conflicts > 0)
+        event(e, CLAWSYNC_EVENT_CONFLICT_DETECTED, e->pull.conflicts);
+    e->pull.conflicts = 0;
+}
+
+/* The word in front of the message, when it is a finding's name. */
+static void finding_name(char out[32], const char *msg)
+{
+    size_t n = strspn(msg, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_");
+
+    out[0] = '\0';
+    if (n >= 4 && n < 32 && msg[n] == ':') {
+        memcpy(out, msg, n);
+        out[n] = '\0';
+    }
+}
+
+static void daemon_failed(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_schedule *s = &e->schedule;
+    bool offline = rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT;
+    char name[32];
+
+    s->wanted |= s->taken;
+    s->backing_off = true;
+    if (offline) {
+        bool was = s->connected;
+
+        set_connected(e, false, err);
+        if (was || s->failures == 0)
+            event(e, CLAWSYNC_EVENT_OFFLINE_QUEUED, (uint64_t)(s->counts.unsent + s->counts.unsealed));
+        cs_hub_call_cancel(&s->watch);
+    } else if (s->failures == 0 || !cs_code_is_transient(rc)) {
+        finding_name(name, err->msg);
+        cs_emit_error(e, CLAWSYNC_EVENT_SYNC_ERROR, name, err);
+    }
+    s->needs_you = !cs_code_is_transient(rc);
+    cs_timer_start(s->retry, s->needs_you ? (uint64_t)e->config.sync_interval_secs * 1000 : retry_pause(e, s->failures));
+    s->failures++;
+}
+
+static void daemon_succeeded(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    s->failures = 0;
+    s->needs_you = false;
+    set_connected(e, true, NULL);
+    watch_start(e);
+}
+
+static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_schedule *s = &e->schedule;
+    struct cs_command *c = s->current;
+    int64_t now = cs_now_ms(e->world);
+    clawsync_stats stats;
+
+    stats_since(e, &stats);
+    s->busy = false;
+    set_error(e, rc, err);
+    if (rc == CS_OK) {
+        round_events(e, &stats);
+        pthread_mutex_lock(&e->lock);
+        if (s->pushed)
+            e->status.last_push_ms = now;
+        if (s->pulled)
+            e->status.last_pull_ms = now;
+        pthread_mutex_unlock(&e->lock);
+    }
+    if (c != NULL) {
+        s->current = NULL;
+        c->stats = stats;
+        publish(e);
+        if (s->running && rc == CS_OK)
+            daemon_succeeded(e);
+        cs_command_finish(e, c, rc, err);
+    } else if (rc == CS_OK) {
+        daemon_succeeded(e);
+    } else if (s->running && !s->closing) {
+        daemon_failed(e, rc, err);
+    }
+    publish(e);
+    if (cs_loop_now_ms(e->loop) - s->counted_ms > COUNT_MS || !s->running)
+        count_start(e);
+    schedule(e);
+}
+
+static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_schedule *s = &e->schedule;
+    struct cs_error none = { 0 };
+
+    if (rc == CS_OK && s->step[s->at] == cs_push_start)
+        s->pushed = true;
+    if (rc == CS_OK && s->step[s->at] == cs_pull_start)
+        s->pulled = true;
+    if (rc == CS_OK && ++s->at < s->nsteps) {
+        run_step(e);
+        return;
+    }
+    if (rc != CS_OK && s->current != NULL && cs_code_is_transient(rc) && s->attempt < e->config.max_retries &&
+        !s->closing) {
+        e->totals.retries++;
+        s->at = 0;
+        cs_timer_start(s->retry, retry_pause(e, s->attempt++));
+        return;
+    }
+    task_finish(e, rc, rc == CS_OK ? &none : err);
+}
+
+static void run_step(struct clawsync_engine *e)
+{
+    struct cs_error err = { 0 };
+
+    if (e->schedule.closing)
+        task_finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
+    else
+        e->schedule.step[e->schedule.at](e, step_done);
+}
+
+static void task_begin(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    s->busy = true;
+    s->at = 0;
+    s->attempt = 0;
+    s->pushed = s->pulled = false;
+    s->before = e->totals;
+    s->began_ms = cs_loop_now_ms(e->loop);
+    run_step(e);
+}
+
+static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bool pull)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    s->nsteps = 0;
+    s->step[s->nsteps++] = cs_member_start;
+    if (pull_first)
+        s->step[s->nsteps++] = cs_pull_start;
+    if (push)
+        s->step[s->nsteps++] = cs_push_start;
+    if (pull)
+        s->step[s->nsteps++] = cs_pull_start;
+    task_begin(e);
+}
+
+static void export_step(struct clawsync_engine *e, cs_step_done done)
+{
+    const struct cs_command *c = e->schedule.current;
+
+    cs_export_start(e, c->path, c->passphrase, c->expires_secs, done);
+}
+
+static void import_step(struct clawsync_engine *e, cs_step_done done)
+{
+    const struct cs_command *c = e->schedule.current;
+
+    cs_import_start(e, c->path, c->passphrase, done);
+}
+
+static void local_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_command *c = e->schedule.current;
+
+    j->rc = c->local(e, c->arg, &j->err);
+}
+
+static void local_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_schedule *s = &e->schedule;
+    struct cs_command *c = s->current;
+
+    s->current = NULL;
+    s->busy = false;
+    cs_command_finish(e, c, j->rc, &j->err);
+    count_start(e);
+    look_soon(e);
+    schedule(e);
+}
+
+/* ---- the daemon ---- */
+
+static void interval_start(struct clawsync_engine *e)
+{
+    cs_timer_start(e->schedule.interval, (uint64_t)e->config.sync_interval_secs * 1000);
+}
+
+static void on_file(void *arg, const char *name)
+{
+    (void)name;
+    look_soon(arg);
+}
+
+static void daemon_start(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+    struct cs_error err = { 0 };
+
+    if (s->running)
+        return;
+    s->running = true;
+    s->failures = 0;
+    s->wanted = CS_WANT_PUSH | CS_WANT_PULL;
+    if (s->watch_files == NULL && cs_watch_new(e->loop, e->db_dir, on_file, e, &s->watch_files, &err) != CS_OK)
+        cs_emit_error(e, CLAWSYNC_EVENT_SYNC_ERROR, "", &err); /* the interval still finds changes */
+    interval_start(e);
+    cs_timer_start(s->heartbeat, (uint64_t)e->config.heartbeat_interval_secs * 1000);
+}
+
+static void daemon_stop(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    s->running = s->connected = s->backing_off = s->needs_you = false;
+    s->wanted = 0;
+    cs_hub_call_cancel(&s->watch);
+    cs_hub_call_cancel(&s->beat);
+    cs_watch_close(s->watch_files);
+    s->watch_files = NULL;
+    cs_timer_stop(s->interval);
+    cs_timer_stop(s->heartbeat);
+    cs_timer_stop(s->look);
+    if (!s->busy)
+        cs_timer_stop(s->retry);
+    publish(e);
+}
+
+/* Has anybody committed anything? */
+static void look_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_schedule *s = &e->schedule;
+    bool changed, unsealed = false, unsent = false;
+
+    s->look_pending = false;
+    if ((j->rc = cs_replica_poll(e->replica, &changed, &j->err)) == CS_OK && changed)
+        j->rc = cs_replica_check_schema(e->replica, &changed, &j->err);
+    if (j->rc == CS_OK)
+        j->rc = cs_replica_pending(e->replica, &unsealed, &unsent, &j->err);
+    s->look_pending = unsealed || unsent;
+}
+
+static void look_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    s->looking = false;
+    s->looked_ms = cs_loop_now_ms(e->loop);
+    if (s->running && (s->look_pending || j->rc != CS_OK))
+        s->wanted |= CS_WANT_PUSH;
+    if (s->look_again)
+        look_soon(e);
+    s->look_again = false;
+    schedule(e);
+}
+
+static void on_look(void *arg)
+{
+    struct clawsync_engine *e = arg;
+    struct cs_schedule *s = &e->schedule;
+
+    if (!s->running || s->closing)
+        return;
+    if (s->looking) {
+        s->look_again = true;
+        return;
+    }
+    s->looking = true;
+    s->look_job = (struct cs_job){ .run = look_run, .done = look_done };
+    cs_job_start(e, &s->look_job);
+}
+
+/* At once, and then at most every DEBOUNCE_MS. */
+static void look_soon(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+    uint64_t since = cs_loop_now_ms(e->loop) - s->looked_ms;
+
+    if (!s->running || s->closing)
+        return;
+    if (s->looking)
+        s->look_again = true;
+    else
+        cs_timer_start(s->look, since >= DEBOUNCE_MS ? 0 : DEBOUNCE_MS - since);
+}
+
+static void on_interval(void *arg)
+{
+    struct clawsync_engine *e = arg;
+
+    if (!e->schedule.running)
+        return;
+    e->schedule.wanted |= CS_WANT_PUSH | CS_WANT_PULL;
+    interval_start(e);
+    schedule(e);
+}
+
+static void on_retry(void *arg)
+{
+    struct clawsync_engine *e = arg;
+    struct cs_schedule *s = &e->schedule;
+
+    s->backing_off = false;
+    if (s->busy)
+        run_step(e);
+    else
+        schedule(e);
+}
+
+static void lost(struct clawsync_engine *e, const struct cs_error *err)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    set_connected(e, false, err);
+    if (s->closing || !s->running)
+        return;
+    s->wanted |= CS_WANT_PUSH | CS_WANT_PULL;
+    if (!s->busy && !s->backing_off) {
+        s->backing_off = true;
+        cs_timer_start(s->retry, retry_pause(e, s->failures++));
+    }
+    publish(e);
+}
+
+static void on_watch(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+    struct cs_error err = c->err;
+
+    if (c->in.first != NULL) {
+        cs_messages_free(&c->in);
+        e->schedule.wanted |= CS_WANT_PULL;
+        cs_hub_call_idle(c, false); /* silence is normal here; the heartbeat notices a dead hub */
+    }
+    if (c->ended) {
+        if (c->rc == CS_OK)
+            cs_fail(&err, CS_EUNAVAILABLE, "hub %.150s ended the connection; changes stay queued",
+                    e->config.hub_endpoint);
+        cs_hub_call_cancel(c);
+        lost(e, &err);
+        return;
+    }
+    schedule(e);
+}
+
+static void watch_start(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+    Clawsync__V1__WatchRequest req = CLAWSYNC__V1__WATCH_REQUEST__INIT;
+
+    if (!s->running || s->closing || s->watch.call != NULL)
+        return;
+    req.workspace_id = e->workspace_text;
+    req.device_id = e->device_text;
+    cs_hub_call_start(e, &s->watch, "Watch", &req.base, true, on_watch, NULL);
+}
+
+static void on_beat(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+    struct cs_schedule *s = &e->schedule;
+    const struct cs_message *m = c->in.first;
+    Clawsync__V1__HeartbeatResponse *r;
+    int64_t skew;
+
+    if (!c->ended)
+        return;
+    if (c->rc == CS_OK && m != NULL &&
+        (r = clawsync__v1__heartbeat_response__unpack(NULL, m->len, m->data)) != NULL) {
+        skew = r->server_time - cs_now_ms(e->world);
+        pthread_mutex_lock(&e->lock);
+        e->status.clock_skew_ms = skew;
+        pthread_mutex_unlock(&e->lock);
+        if (r->sync_required)
+            s->wanted |= CS_WANT_PULL;
+        clawsync__v1__heartbeat_response__free_unpacked(r, NULL);
+    } else if (c->rc != CS_OK && s->watch.call != NULL) {
+        struct cs_error err = c->err;
+
+        cs_hub_call_cancel(&s->watch);
+        lost(e, &err);
+    }
+    cs_hub_call_cancel(c);
+    schedule(e);
+}
+
+static void beat_start(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+    Clawsync__V1__HeartbeatRequest req = CLAWSYNC__V1__HEARTBEAT_REQUEST__INIT;
+
+    req.workspace_id = e->workspace_text;
+    req.device_id = e->device_text;
+    req.timestamp = cs_now_ms(e->world);
+    cs_hub_call_start(e, &s->beat, "Heartbeat", &req.base, true, on_beat, NULL);
+}
+
+static void on_heartbeat(void *arg)
+{
+    struct clawsync_engine *e = arg;
+    struct cs_schedule *s = &e->schedule;
+
+    if (!s->running || s->closing)
+        return;
+    cs_timer_start(s->heartbeat, (uint64_t)e->config.heartbeat_interval_secs * 1000);
+    if (s->connected && s->beat.call == NULL)
+        beat_start(e);
+}
+
+/* ---- what is next ---- */
+
+static void begin_command(struct clawsync_engine *e, struct cs_command *c)
+{
+    struct cs_schedule *s = &e->schedule;
+    struct cs_error err = { 0 };
+
+    s->current = c;
+    switch (c->kind) {
+    case CS_CMD_PUSH:
+        task_round(e, false, true, false);
+        return;
+    case CS_CMD_PULL:
+        task_round(e, true, false, false);
+        return;
+    case CS_CMD_SYNC:
+        task_round(e, true, true, true);
+        return;
+    case CS_CMD_EXPORT:
+        s->step[0] = cs_member_start;
+        s->step[1] = export_step;
+        s->nsteps = 2;
+        task_begin(e);
+        return;
+    case CS_CMD_IMPORT:
+        if (s->running) {
+            s->current = NULL;
+            cs_command_finish(e, c, cs_fail(&err, CS_EINVAL, "stop replication before joining a workspace"), &err);
+            schedule(e);
+            return;
+        }
+        s->step[0] = import_step;
+        s->nsteps = 1;
+        task_begin(e);
+        return;
+    case CS_CMD_LOCAL:
+        s->busy = true;
+        s->job = (struct cs_job){ .run = local_run, .done = local_done };
+        cs_job_start(e, &s->job);
+        return;
+    case CS_CMD_START:
+    case CS_CMD_STOP:
+    case CS_CMD_CLOSE:
+        s->current = NULL;
+        if (c->kind == CS_CMD_START)
+            daemon_start(e);
+        else
+            daemon_stop(e);
+        cs_command_finish(e, c, CS_OK, &err);
+        schedule(e);
+        return;
+    }
+}
+
+static void cut(void *arg)
+{
+    struct clawsync_engine *e = arg;
+
+    cs_hub_disconnect(e); /* every step that waits for the hub ends with "canceled" */
+}
+
+static void closing(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    if (!s->busy && !e->job_running && e->jobs == NULL)
+        cs_loop_stop(e->loop);
+}
+
+static void schedule(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+    struct cs_command *c;
+
+    if (s->closing) {
+        closing(e);
+        return;
+    }
+    if (s->busy)
+        return;
+    if ((c = s->waiting) != NULL) {
+        s->waiting = c->next;
+        c->next = NULL;
+        begin_command(e, c);
+        return;
+    }
+    if (!s->running || s->backing_off || s->wanted == 0) {
+        publish(e);
+        return;
+    }
+    s->taken = s->wanted;
+    s->wanted = 0;
+    task_round(e, false, s->taken & CS_WANT_PUSH, s->taken & CS_WANT_PULL);
+}
+
+static void close_begin(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+    bool retry_waits = s->busy && s->attempt > 0 && s->at == 0;
+
+    if (s->closing)
+        return;
+    daemon_stop(e);
+    s->closing = true;
+    if (retry_waits) {
+        cs_timer_stop(s->retry);
+        cs_timer_start(s->retry, 0);
+    }
+    cs_timer_start(s->close, (uint64_t)e->config.request_timeout_secs * 1000);
+}
+
+void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bool notified)
+{
+    struct cs_schedule *s = &e->schedule;
+    struct cs_command **at = &s->waiting, *c, *next;
+
+    while (*at != NULL)
+        at = &(*at)->next;
+    for (c = commands; c != NULL; c = next) {
+        next = c->next;
+        c->next = NULL;
+        if (c->kind == CS_CMD_CLOSE) {
+            close_begin(e);
+            continue;
+        }
+        *at = c;
+        at = &c->next;
+    }
+    if (notified)
+        look_soon(e);
+    schedule(e);
+}
+
+int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    s->counted_ms = s->looked_ms = 0;
+    if (cs_timer_new(e->loop, on_retry, e, &s->retry) != CS_OK ||
+        cs_timer_new(e->loop, on_look, e, &s->look) != CS_OK ||
+        cs_timer_new(e->loop, on_interval, e, &s->interval) != CS_OK ||
+        cs_timer_new(e->loop, on_heartbeat, e, &s->heartbeat) != CS_OK ||
+        cs_timer_new(e->loop, cut, e, &s->close) != CS_OK)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    return CS_OK;
+}
+
+void cs_schedule_free(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    cs_hub_call_free(&s->watch);
+    cs_hub_call_free(&s->beat);
+    cs_watch_close(s->watch_files);
+    cs_timer_close(s->retry);
+    cs_timer_close(s->look);
+    cs_timer_close(s->interval);
+    cs_timer_close(s->heartbeat);
+    cs_timer_close(s->close);
+}

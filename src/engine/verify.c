@@ -1,0 +1,112 @@
+/* What a receiver checks of a batch before it opens it, in the order of docs/protocol.md. */
+#include <inttypes.h>
+
+#include "engine/engine.h"
+
+static enum cs_severity found(struct cs_finding *f, enum cs_severity severity, const char *name, struct cs_error *err,
+                              const char *why)
+{
+    f->severity = severity;
+    f->name = name;
+    cs_fail(err, severity == CS_STOP_HUB ? CS_EHUB : CS_ECORRUPT, "%s: %s", name, why);
+    return severity;
+}
+
+static enum cs_severity failed(struct cs_finding *f)
+{
+    f->severity = CS_FAILED;
+    f->name = "";
+    return CS_FAILED;
+}
+
+/* L_number, as far back as it is known. */
+static int log_hash_at(struct clawsync_engine *e, const struct cs_pull_mark *mark, uint64_t number, uint8_t out[32],
+                       struct cs_error *err)
+{
+    if (number == 0)
+        memcpy(out, e->log_start, 32);
+    else if (number == mark->number)
+        memcpy(out, mark->log_hash, 32);
+    else
+        return cs_replica_log_hash(e->replica, number, out, err);
+    return CS_OK;
+}
+
+static enum cs_severity check_seen(struct clawsync_engine *e, const struct cs_pull_mark *mark, uint64_t log_number,
+                                   const struct cs_batch_header *h, struct cs_finding *f, struct cs_error *err)
+{
+    static const char why[] = "the sender was shown another log than this device; nothing more is taken from the hub";
+    uint8_t l[32], digest[32];
+    int rc;
+
+    if (h->seen_number >= log_number || h->seen_log != e->head.log_id)
+        return found(f, CS_STOP_HUB, "HUB_FORK", err, why);
+    rc = log_hash_at(e, mark, h->seen_number, l, err);
+    if (rc == CS_ENOTFOUND)
+        return CS_FINE; /* too long ago to know */
+    if (rc != CS_OK)
+        return failed(f);
+    cs_seen_digest(&e->workspace, h->seen_log, h->seen_number, l, h->member_seq, cs_entry_hash_at(e, h->member_seq),
+                   digest);
+    return memcmp(digest, h->seen, 32) == 0 ? CS_FINE : found(f, CS_STOP_HUB, "HUB_FORK", err, why);
+}
+
+static enum cs_severity check_chain(struct clawsync_engine *e, const struct cs_batch *b,
+                                    const struct cs_batch_header *h, struct cs_finding *f, struct cs_error *err)
+{
+    struct cs_peer peer = { 0 };
+    int rc = cs_replica_peer(e->replica, &h->device, &peer, err);
+
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return failed(f);
+    if (h->number == peer.number && peer.number > 0 && memcmp(b->hash, peer.hash, 32) == 0) {
+        f->known = true;
+        return CS_FINE;
+    }
+    if (h->number <= peer.number)
+        return found(f, CS_STOP_HUB, "BATCH_FORK", err, "a device's batch came twice with different content");
+    if (h->number != peer.number + 1 || memcmp(h->prev, peer.hash, 32) != 0)
+        return found(f, CS_STOP_DEVICE, "BROKEN_CHAIN", err, "a batch does not follow its device's last one");
+    if (h->member_seq < peer.member_seq || h->epoch != e->members.epoch || h->member_seq < e->members.epoch_seq)
+        return found(f, CS_STOP_DEVICE, "BAD_HEADER", err, "a batch was not bound to the epoch that was in force");
+    return CS_FINE;
+}
+
+enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pull_mark *mark, const struct cs_batch *b,
+                                  uint64_t log_number, struct cs_batch_header *h, struct cs_finding *f,
+                                  struct cs_error *err)
+{
+    struct cs_slice header = cs_slice(b->header, sizeof b->header);
+    const struct cs_member *member;
+    enum cs_severity s;
+    int rc;
+
+    *f = (struct cs_finding){ CS_FINE, "", false };
+    rc = cs_batch_header_decode(h, header, err);
+    if (rc == CS_EVERSION) {
+        f->severity = CS_NEED_UPDATE;
+        f->name = "UPDATE_NEEDED";
+        cs_fail_context(err, "UPDATE_NEEDED");
+        return f->severity;
+    }
+    if (rc != CS_OK || h->kind != CS_BATCH_OPERATIONS || h->chunk_count != b->nchunks)
+        return found(f, CS_STOP_DEVICE, "BAD_HEADER", err, "a batch's header cannot be read");
+    if (cs_uuid_cmp(&h->workspace, &e->workspace) != 0)
+        return found(f, CS_STOP_HUB, "WRONG_WORKSPACE", err, "the hub gave a batch of another workspace");
+    if (log_number != mark->number + 1)
+        return found(f, CS_STOP_HUB, "HUB_WITHHELD", err, "the hub left out a number of its log");
+    if (h->member_seq > e->members.seq) {
+        f->severity = CS_NEED_MEMBERS;
+        return f->severity;
+    }
+    member = cs_membership_find(&e->members, &h->device);
+    if (member == NULL || !cs_membership_was_member(&e->members, &h->device, h->member_seq))
+        return found(f, CS_STOP_DEVICE, "NOT_A_MEMBER", err, "a batch is of a device that is not a member");
+    if (!cs_batch_verify(member->sign_pk, header, cs_buf_slice(&b->hashes), b->signature))
+        return found(f, CS_STOP_DEVICE, "BAD_SIGNATURE", err, "a batch is not signed by its device");
+    if ((s = check_chain(e, b, h, f, err)) != CS_FINE || f->known)
+        return s;
+    if (h->epoch < mark->highest_epoch)
+        return found(f, CS_STOP_HUB, "EPOCH_REPLAYED", err, "the hub took a batch of an epoch that was over");
+    return check_seen(e, mark, log_number, h, f, err);
+}
