@@ -268,7 +268,7 @@ static int link_to(struct cs_pending *p, struct link **list, struct node *n, str
     return CS_OK;
 }
 
-static int connect(struct cs_replica *r, struct node *n, struct cs_error *err)
+static int tie(struct cs_replica *r, struct node *n, struct cs_error *err)
 {
     struct cs_pending *p = cs_apply_of(r)->pending;
     const struct cs_table_sql *s = cs_sql_of(n->t);
@@ -441,7 +441,7 @@ static int load(struct cs_replica *r, struct cs_table *t, struct cs_slice key, b
         n->values = n->stored;
     else if ((rc = compute_values(r, n, err)) != CS_OK)
         return rc;
-    return n->why == NULL ? connect(r, n, err) : CS_OK;
+    return n->why == NULL ? tie(r, n, err) : CS_OK;
 }
 
 static void enqueue(struct cs_pending *p, struct node *n)
