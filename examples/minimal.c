@@ -15,17 +15,21 @@ int main(void)
 {
     clawsync_config config;
     clawsync_engine *engine = NULL;
-    clawsync_error err = { 0, "" };
+    clawsync_error err;
+    int rc = clawsync_config_from_env(&config, &err);
 
-    if (clawsync_config_from_env(&config, &err) == CLAWSYNC_OK &&
-        clawsync_engine_open(&engine, &config, &err) == CLAWSYNC_OK &&
-        clawsync_engine_subscribe(engine, on_event, NULL, &err) > 0 &&
-        clawsync_engine_start(engine, &err) == CLAWSYNC_OK) {
+    if (rc == CLAWSYNC_OK)
+        rc = clawsync_engine_open(&engine, &config, &err);
+    if (rc == CLAWSYNC_OK)
+        rc = clawsync_engine_subscribe(engine, on_event, NULL, &err); /* its id, or an error */
+    if (rc >= CLAWSYNC_OK)
+        rc = clawsync_engine_start(engine, &err);
+    if (rc == CLAWSYNC_OK) {
         puts("replicating; Enter ends it");
         getchar();
-    }
-    if (err.code != CLAWSYNC_OK)
+    } else {
         fprintf(stderr, "minimal: %s\n", err.msg);
+    }
     clawsync_engine_close(engine);
-    return err.code == CLAWSYNC_OK ? 0 : 1;
+    return rc == CLAWSYNC_OK ? 0 : 1;
 }
