@@ -29,7 +29,7 @@ static int print_stats(const struct cs_cli *c, const clawsync_stats *s, bool cre
 {
     if (c->json) {
         cs_cli_json(json_pack(
-            "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "pushed", (json_int_t)s->operations_pushed,
+            "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "pushed", (json_int_t)s->operations_pushed,
             "pulled", (json_int_t)s->operations_pulled, "deltas_pushed", (json_int_t)s->deltas_pushed, "deltas_pulled",
             (json_int_t)s->deltas_pulled, "chunks_pushed", (json_int_t)s->chunks_pushed, "chunks_pulled",
             (json_int_t)s->chunks_pulled, "bytes_pushed", (json_int_t)s->bytes_pushed, "bytes_pulled",

@@ -65,7 +65,7 @@ static void job_next(struct clawsync_engine *e)
     job_done(e);
 }
 
-void cs_job_start(struct clawsync_engine *e, struct cs_job *j)
+void cs_engine_job(struct clawsync_engine *e, struct cs_job *j)
 {
     j->next = NULL;
     if (e->last_job != NULL)
@@ -399,8 +399,8 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
     cs_uuid_parse(&e->workspace, e->config.workspace_id);
     cs_uuid_text(e->workspace_text, &e->workspace);
     e->rng.world = e->world;
-    if ((rc = cs_identity_open(e, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
-        (rc = find_db_dir(e, err)) != CS_OK || (rc = cs_identity_save_first(e, err)) != CS_OK ||
+    if ((rc = cs_self_open(e, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
+        (rc = find_db_dir(e, err)) != CS_OK || (rc = cs_self_save_first(e, err)) != CS_OK ||
         (rc = track_tables(e, err)) != CS_OK || (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||
         (rc = cs_loop_new(e->world, &e->loop, err)) != CS_OK || (rc = cs_schedule_open(e, err)) != CS_OK)
         return rc;
@@ -506,7 +506,7 @@ static void save_positions(struct clawsync_engine *e)
     e->ks->log_number = mark.number;
     memcpy(e->ks->log_hash, mark.log_hash, 32);
     cs_replica_chain(e->replica, &e->ks->own_number, e->ks->own_hash);
-    cs_identity_save(e, NULL);
+    cs_self_save(e, NULL);
 }
 
 void clawsync_engine_close(clawsync_engine *e)

@@ -29,7 +29,7 @@ struct cs_job {
     int rc;
     struct cs_error err; /* of a failed run */
 };
-void cs_job_start(struct clawsync_engine *e, struct cs_job *j);
+void cs_engine_job(struct clawsync_engine *e, struct cs_job *j);
 
 /* ---- calls to the hub (hub_client.c) ---- */
 
@@ -80,7 +80,7 @@ int cs_engine_no_head(struct cs_error *err);
 typedef void (*cs_step_done)(struct clawsync_engine *e, int rc, const struct cs_error *err);
 
 /* register.c: registers what waits to be registered, then brings the membership log up to date. */
-void cs_member_start(struct clawsync_engine *e, cs_step_done done);
+void cs_step_member(struct clawsync_engine *e, cs_step_done done);
 bool cs_is_member(const struct clawsync_engine *e); /* [job] */
 struct cs_member_step {
     struct cs_job job;
@@ -96,7 +96,7 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
                    bool check_head, struct cs_error *err);
 
 /* pull.c */
-void cs_pull_start(struct clawsync_engine *e, cs_step_done done);
+void cs_step_pull(struct clawsync_engine *e, cs_step_done done);
 struct cs_pull_step {
     struct cs_job job;
     struct cs_hub_call call;
@@ -129,7 +129,7 @@ enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pul
                                   struct cs_error *err);
 
 /* push.c */
-void cs_push_start(struct clawsync_engine *e, cs_step_done done);
+void cs_step_push(struct clawsync_engine *e, cs_step_done done);
 struct cs_push_item {
     uint64_t number;
     uint8_t hash[32];
@@ -159,9 +159,9 @@ struct cs_push_step {
 };
 
 /* join.c */
-void cs_export_start(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
+void cs_step_export(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
                      cs_step_done done);
-void cs_import_start(struct clawsync_engine *e, const char *path, const char *passphrase, cs_step_done done);
+void cs_step_import(struct clawsync_engine *e, const char *path, const char *passphrase, cs_step_done done);
 struct cs_join_step {
     struct cs_job job;
     struct cs_hub_call call;
@@ -309,16 +309,16 @@ void cs_emit_error(struct clawsync_engine *e, clawsync_event_type t, const char 
 void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, const struct cs_error *err);
 
 /* identity_store.c */
-int cs_identity_open(struct clawsync_engine *e, struct cs_error *err);       /* reads or makes; writes nothing */
-int cs_identity_save_first(struct clawsync_engine *e, struct cs_error *err); /* dirs, keystore when new */
-int cs_identity_save(struct clawsync_engine *e, struct cs_error *err);       /* the keystore. In a job. */
-int cs_identity_members_save(struct clawsync_engine *e, struct cs_error *err);
-int cs_identity_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms,
+int cs_self_open(struct clawsync_engine *e, struct cs_error *err);       /* reads or makes; writes nothing */
+int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err); /* dirs, keystore when new */
+int cs_self_save(struct clawsync_engine *e, struct cs_error *err);       /* the keystore. In a job. */
+int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err);
+int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms,
                             struct cs_error *err);
-void cs_identity_members_reset(struct clawsync_engine *e);
-int cs_identity_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err); /* CS_ENOTFOUND */
-int cs_identity_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err);
-int cs_identity_pending_drop(struct clawsync_engine *e, struct cs_error *err);
+void cs_self_members_reset(struct clawsync_engine *e);
+int cs_self_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err); /* CS_ENOTFOUND */
+int cs_self_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err);
+int cs_self_pending_drop(struct clawsync_engine *e, struct cs_error *err);
 const uint8_t *cs_entry_hash_at(const struct clawsync_engine *e, uint32_t seq); /* NULL: not here */
 
 #endif

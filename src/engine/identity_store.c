@@ -33,7 +33,7 @@ static int make_paths(struct clawsync_engine *e, struct cs_error *err)
 
 /* ---- the membership log ---- */
 
-void cs_identity_members_reset(struct clawsync_engine *e)
+void cs_self_members_reset(struct clawsync_engine *e)
 {
     cs_membership_free(&e->members);
     e->members = (struct cs_membership){ .workspace = e->workspace };
@@ -47,7 +47,7 @@ const uint8_t *cs_entry_hash_at(const struct clawsync_engine *e, uint32_t seq)
     return seq == 0 || seq > e->members.seq ? NULL : e->entry_hashes.data + (size_t)(seq - 1) * 32;
 }
 
-int cs_identity_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err)
+int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err)
 {
     uint8_t *hash;
     int rc;
@@ -64,7 +64,7 @@ int cs_identity_members_add(struct clawsync_engine *e, struct cs_slice entry, in
     return CS_OK;
 }
 
-int cs_identity_members_save(struct clawsync_engine *e, struct cs_error *err)
+int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_files *f = &e->world->files;
     int rc;
@@ -77,7 +77,7 @@ int cs_identity_members_save(struct clawsync_engine *e, struct cs_error *err)
     memcpy(e->ks->genesis, e->members.genesis, 32);
     e->ks->member_seq = e->members.seq;
     memcpy(e->ks->entry_hash, e->members.head, 32);
-    if ((rc = cs_identity_save(e, err)) == CS_OK)
+    if ((rc = cs_self_save(e, err)) == CS_OK)
         e->member_log_dirty = false;
     return rc;
 }
@@ -91,7 +91,7 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
     const uint8_t *pinned;
     int rc = f->ops->read(f->self, e->members_path, LOG_MAX, &bytes, err);
 
-    cs_identity_members_reset(e);
+    cs_self_members_reset(e);
     if (rc == CS_ENOTFOUND && e->ks->member_seq == 0)
         rc = CS_OK;
     else if (rc == CS_ENOTFOUND)
@@ -103,7 +103,7 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
 
         if (r.bad)
             rc = cs_fail(err, CS_ECORRUPT, "%s is cut off", e->members_path);
-        else if ((rc = cs_identity_members_add(e, entry, 0, err)) != CS_OK)
+        else if ((rc = cs_self_members_add(e, entry, 0, err)) != CS_OK)
             cs_fail_context(err, "%s", e->members_path);
     }
     pinned = cs_entry_hash_at(e, e->ks->member_seq);
@@ -119,7 +119,7 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
 
 /* ---- an entry that waits to be registered ---- */
 
-int cs_identity_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err)
+int cs_self_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err)
 {
     struct cs_files *f = &e->world->files;
 
@@ -127,14 +127,14 @@ int cs_identity_pending(struct clawsync_engine *e, struct cs_buf *entry, struct 
     return f->ops->read(f->self, e->pending_path, CS_ENTRY_MAX, entry, err);
 }
 
-int cs_identity_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
+int cs_self_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
 {
     struct cs_files *f = &e->world->files;
 
     return f->ops->write_atomic(f->self, e->pending_path, entry, 0600, err);
 }
 
-int cs_identity_pending_drop(struct clawsync_engine *e, struct cs_error *err)
+int cs_self_pending_drop(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_files *f = &e->world->files;
     int rc = f->ops->remove(f->self, e->pending_path, err);
@@ -144,7 +144,7 @@ int cs_identity_pending_drop(struct clawsync_engine *e, struct cs_error *err)
 
 /* ---- the keystore ---- */
 
-int cs_identity_save(struct clawsync_engine *e, struct cs_error *err)
+int cs_self_save(struct clawsync_engine *e, struct cs_error *err)
 {
     return cs_keystore_save(e->ks, e->world, &e->rng, e->keystore_path, e->config.passphrase, err);
 }
@@ -183,7 +183,7 @@ static int keystore_fits(struct clawsync_engine *e, const struct cs_uuid *wanted
     return CS_OK;
 }
 
-int cs_identity_open(struct clawsync_engine *e, struct cs_error *err)
+int cs_self_open(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_uuid wanted = { 0 }, *wants = NULL;
     int rc = make_paths(e, err);
@@ -212,7 +212,7 @@ int cs_identity_open(struct clawsync_engine *e, struct cs_error *err)
 }
 
 /* The database is what decides who we are in it: nothing is written to data_dir before it agreed. */
-int cs_identity_save_first(struct clawsync_engine *e, struct cs_error *err)
+int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_replica_identity id = { e->workspace, e->device, e->incarnation }, have = { 0 };
     struct cs_files *f = &e->world->files;
@@ -235,7 +235,7 @@ int cs_identity_save_first(struct clawsync_engine *e, struct cs_error *err)
     }
     if (f->ops->stat(f->self, e->keystore_path, &info, NULL) != CS_OK) {
         if ((rc = f->ops->mkdir(f->self, e->config.data_dir, 0700, err)) != CS_OK ||
-            (rc = f->ops->mkdir(f->self, e->identity_dir, 0700, err)) != CS_OK || (rc = cs_identity_save(e, err)) != CS_OK)
+            (rc = f->ops->mkdir(f->self, e->identity_dir, 0700, err)) != CS_OK || (rc = cs_self_save(e, err)) != CS_OK)
             return rc;
     }
     return cs_replica_set_identity(e->replica, &id, err);

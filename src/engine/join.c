@@ -26,7 +26,7 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
                      void (*done)(struct clawsync_engine *, struct cs_job *))
 {
     e->join.job = (struct cs_job){ .run = run, .done = done };
-    cs_job_start(e, &e->join.job);
+    cs_engine_job(e, &e->join.job);
 }
 
 static int invite_keys(struct clawsync_engine *e, struct cs_error *err)
@@ -103,7 +103,7 @@ static void on_appended(struct cs_hub_call *c)
     if (c->rc != CS_OK && !(c->rc == CS_EABORTED && e->join.tries++ < MAX_TRIES))
         finish(e, c->rc, &c->err);
     else
-        cs_member_start(e, export_fetched);
+        cs_step_member(e, export_fetched);
 }
 
 static int make_invite(struct clawsync_engine *e, struct cs_error *err)
@@ -157,7 +157,7 @@ static void export_call(struct clawsync_engine *e)
     next_job(e, export_run, export_made);
 }
 
-void cs_export_start(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
+void cs_step_export(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
                      cs_step_done done)
 {
     struct cs_join_step *s = &e->join;
@@ -223,7 +223,7 @@ static int check_log(struct clawsync_engine *e, struct cs_error *err)
     memcpy(e->ks->genesis, s->export.genesis, 32);
     memcpy(e->ks->hub_key, s->export.hub_key, 32);
     e->head.log_id = 0;
-    cs_identity_members_reset(e);
+    cs_self_members_reset(e);
     if ((rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, err)) != CS_OK)
         return rc;
     pinned = cs_entry_hash_at(e, s->export.member_seq);
@@ -258,15 +258,15 @@ static void join_run(struct clawsync_engine *e, struct cs_job *j)
     struct cs_join_step *s = &e->join;
 
     if ((j->rc = check_log(e, &j->err)) == CS_OK && (j->rc = make_add(e, &j->err)) == CS_OK &&
-        (j->rc = cs_identity_save(e, &j->err)) == CS_OK)
-        j->rc = cs_identity_pending_save(e, cs_buf_slice(&s->entry), &j->err);
+        (j->rc = cs_self_save(e, &j->err)) == CS_OK)
+        j->rc = cs_self_pending_save(e, cs_buf_slice(&s->entry), &j->err);
     if (j->rc != CS_OK) {
         memset(e->ks->genesis, 0, 32);
         memset(e->ks->hub_key, 0, 32);
         e->head = (struct cs_hub_head){ 0 };
     }
     /* The log is folded again from the hub's when the entry is in; nothing of it was written. */
-    cs_identity_members_reset(e);
+    cs_self_members_reset(e);
     cs_messages_free(&s->taken);
 }
 
@@ -275,7 +275,7 @@ static void join_done(struct clawsync_engine *e, struct cs_job *j)
     if (j->rc != CS_OK)
         finish(e, j->rc, &j->err);
     else
-        cs_member_start(e, finish);
+        cs_step_member(e, finish);
 }
 
 static void on_log(struct cs_hub_call *c)
@@ -321,10 +321,10 @@ static int open_file(struct clawsync_engine *e, struct cs_error *err)
     cs_wipe(&code, sizeof code);
     /* An earlier import of ours whose answer was lost: the same entry again settles it. A genesis that waits was never
      * accepted. */
-    rc = cs_identity_pending(e, &waiting, err);
+    rc = cs_self_pending(e, &waiting, err);
     s->pending = rc == CS_OK && waiting.len > 4 && waiting.data[4] == CS_ENTRY_ADD;
     if (rc == CS_OK && !s->pending)
-        rc = cs_identity_pending_drop(e, err);
+        rc = cs_self_pending_drop(e, err);
     cs_buf_free(&waiting);
     return rc == CS_OK || rc == CS_ENOTFOUND ? invite_keys(e, err) : rc;
 }
@@ -340,7 +340,7 @@ static void open_done(struct clawsync_engine *e, struct cs_job *j)
     char id[CS_UUID_TEXT];
 
     if (j->rc == CS_OK && e->join.pending) {
-        cs_member_start(e, finish);
+        cs_step_member(e, finish);
         return;
     }
     if (j->rc == CS_OK) {
@@ -354,7 +354,7 @@ static void open_done(struct clawsync_engine *e, struct cs_job *j)
         finish(e, j->rc, &j->err);
 }
 
-void cs_import_start(struct clawsync_engine *e, const char *path, const char *passphrase, cs_step_done done)
+void cs_step_import(struct clawsync_engine *e, const char *path, const char *passphrase, cs_step_done done)
 {
     struct cs_join_step *s = &e->join;
 

@@ -296,7 +296,7 @@ static void take_done(struct clawsync_engine *e, struct cs_job *j)
     if (s->need_member) {
         cs_hub_call_cancel(&s->call);
         if (s->restarts++ < MAX_RESTARTS)
-            cs_member_start(e, members_done);
+            cs_step_member(e, members_done);
         else
             finish(e, cs_fail(&j->err, CS_EHUB, "HUB_WITHHELD: the hub withholds membership entries"), &j->err);
         return;
@@ -339,7 +339,7 @@ static void pull_work(struct clawsync_engine *e)
     cs_hub_call_pause(&s->call, false);
     s->busy = true;
     s->job = (struct cs_job){ .run = take_run, .done = take_done };
-    cs_job_start(e, &s->job);
+    cs_engine_job(e, &s->job);
 }
 
 static void on_pull(struct cs_hub_call *c)
@@ -398,7 +398,7 @@ static void load_done(struct clawsync_engine *e, struct cs_job *j)
         pull_call(e);
 }
 
-void cs_pull_start(struct clawsync_engine *e, cs_step_done done)
+void cs_step_pull(struct clawsync_engine *e, cs_step_done done)
 {
     struct cs_pull_step *s = &e->pull;
 
@@ -406,5 +406,5 @@ void cs_pull_start(struct clawsync_engine *e, cs_step_done done)
     s->restarts = 0;
     s->conflicts = 0;
     s->job = (struct cs_job){ .run = load_run, .done = load_done };
-    cs_job_start(e, &s->job);
+    cs_engine_job(e, &s->job);
 }

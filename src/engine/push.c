@@ -33,7 +33,7 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
 {
     e->push.job = (struct cs_job){ .run = run, .done = done };
     e->push.busy = true;
-    cs_job_start(e, &e->push.job);
+    cs_engine_job(e, &e->push.job);
 }
 
 /* ---- making requests, in a job ---- */
@@ -406,7 +406,7 @@ static void membered(struct clawsync_engine *e, int rc, const struct cs_error *e
     if (rc != CS_OK)
         finish(e, rc, err);
     else
-        cs_pull_start(e, pulled);
+        cs_step_pull(e, pulled);
 }
 
 static void recover(struct clawsync_engine *e)
@@ -420,7 +420,7 @@ static void recover(struct clawsync_engine *e)
     if ((stale || refused_by_clock(s)) && s->tries < MAX_TRIES) {
         s->tries++;
         e->totals.retries++;
-        cs_member_start(e, membered);
+        cs_step_member(e, membered);
         return;
     }
     if (refused_by_clock(s))
@@ -504,7 +504,7 @@ static void push_work(struct clawsync_engine *e)
     }
 }
 
-void cs_push_start(struct clawsync_engine *e, cs_step_done done)
+void cs_step_push(struct clawsync_engine *e, cs_step_done done)
 {
     struct cs_push_step *s = &e->push;
 

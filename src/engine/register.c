@@ -31,7 +31,7 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
 
     j->run = run;
     j->done = done;
-    cs_job_start(e, j);
+    cs_engine_job(e, j);
 }
 
 /* ---- the membership log ---- */
@@ -80,7 +80,7 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
         for (size_t i = 0; i < r->n_entries && rc == CS_OK; i++) {
             struct cs_slice entry = cs_slice(r->entries[i].data, r->entries[i].len);
 
-            if ((rc = cs_identity_members_add(e, entry, time_ms, err)) != CS_OK)
+            if ((rc = cs_self_members_add(e, entry, time_ms, err)) != CS_OK)
                 rc = entry_failed(rc, err);
             else if (e->members.seq == 1 && memcmp(e->ks->genesis, zero, 32) != 0 &&
                      memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
@@ -108,14 +108,14 @@ static void fold_run(struct clawsync_engine *e, struct cs_job *j)
     struct cs_hub_head head;
 
     if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, &j->err)) == CS_OK)
-        j->rc = cs_identity_members_save(e, &j->err);
+        j->rc = cs_self_members_save(e, &j->err);
     if (j->rc == CS_OK && !cs_is_member(e))
         j->rc = cs_fail(&j->err, CS_EAUTH, "this device is not a member of the workspace; join it with: claw-sync keys "
                                            "import FILE");
     if (j->rc == CS_OK && cs_keystore_epoch(e->ks, e->members.epoch) == NULL)
         j->rc = cs_fail(&j->err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
     if (j->rc == CS_OK && s->entry.len > 0) {
-        j->rc = cs_identity_pending_drop(e, &j->err);
+        j->rc = cs_self_pending_drop(e, &j->err);
         cs_buf_free(&s->entry);
         if (s->created)
             cs_note(e, CLAWSYNC_EVENT_WORKSPACE_CREATED, 0, "", "%s", "");
@@ -175,7 +175,7 @@ static void settle_run(struct clawsync_engine *e, struct cs_job *j)
         if (s->entry.data[4] == CS_ENTRY_GENESIS)
             cs_entry_hash(cs_buf_slice(&s->entry), e->ks->genesis);
         s->created = s->entry.data[4] == CS_ENTRY_GENESIS;
-        j->rc = cs_identity_save(e, &j->err);
+        j->rc = cs_self_save(e, &j->err);
     } else if (memcmp(e->ks->hub_key, r->server_public_key.data, 32) != 0) {
         j->rc = cs_fail(&j->err, CS_EHUB, "HUB_KEY_CHANGED: the hub has another key than the one that is pinned");
     }
@@ -196,13 +196,13 @@ static void drop_run(struct clawsync_engine *e, struct cs_job *j)
     bool genesis = e->member.entry.len > 4 && e->member.entry.data[4] == CS_ENTRY_GENESIS;
     struct cs_error err = { 0 };
 
-    if (cs_identity_pending_drop(e, &err) != CS_OK)
+    if (cs_self_pending_drop(e, &err) != CS_OK)
         j->err = err;
     if (!genesis && !cs_is_member(e)) {
         memset(e->ks->genesis, 0, 32);
         memset(e->ks->hub_key, 0, 32);
-        cs_identity_members_reset(e);
-        cs_identity_save(e, &err);
+        cs_self_members_reset(e);
+        cs_self_save(e, &err);
     }
     if (genesis && j->rc == CS_EEXIST)
         cs_fail(&j->err, CS_EEXIST,
@@ -294,7 +294,7 @@ static int make_genesis(struct clawsync_engine *e, struct cs_buf *entry, struct 
     cs_wipe(key, sizeof key);
     rc = cs_entry_genesis(entry, &e->rng, &e->workspace, &e->device, e->keys, name, epoch, cs_now_ms(e->world), err);
     cs_secret_free(epoch);
-    return rc == CS_OK ? cs_identity_pending_save(e, cs_buf_slice(entry), err) : rc;
+    return rc == CS_OK ? cs_self_pending_save(e, cs_buf_slice(entry), err) : rc;
 }
 
 static void load_run(struct clawsync_engine *e, struct cs_job *j)
@@ -304,7 +304,7 @@ static void load_run(struct clawsync_engine *e, struct cs_job *j)
     cs_buf_reset(&s->entry);
     if (cs_is_member(e))
         return;
-    j->rc = cs_identity_pending(e, &s->entry, &j->err);
+    j->rc = cs_self_pending(e, &s->entry, &j->err);
     if (j->rc == CS_ENOTFOUND && e->members.seq == 0)
         j->rc = make_genesis(e, &s->entry, &j->err);
     else if (j->rc == CS_ENOTFOUND)
@@ -321,7 +321,7 @@ static void load_done(struct clawsync_engine *e, struct cs_job *j)
         fetch(e);
 }
 
-void cs_member_start(struct clawsync_engine *e, cs_step_done done)
+void cs_step_member(struct clawsync_engine *e, cs_step_done done)
 {
     e->member.done = done;
     e->member.job.rc = CS_OK;

@@ -83,7 +83,7 @@ static void count_start(struct clawsync_engine *e)
     s->counting = true;
     s->counted_ms = cs_loop_now_ms(e->loop);
     s->count_job = (struct cs_job){ .run = count_run, .done = count_done };
-    cs_job_start(e, &s->count_job);
+    cs_engine_job(e, &s->count_job);
 }
 
 static void set_error(struct clawsync_engine *e, int rc, const struct cs_error *err)
@@ -242,9 +242,9 @@ static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *
     struct cs_schedule *s = &e->schedule;
     struct cs_error none = { 0 };
 
-    if (rc == CS_OK && s->step[s->at] == cs_push_start)
+    if (rc == CS_OK && s->step[s->at] == cs_step_push)
         s->pushed = true;
-    if (rc == CS_OK && s->step[s->at] == cs_pull_start)
+    if (rc == CS_OK && s->step[s->at] == cs_step_pull)
         s->pulled = true;
     if (rc == CS_OK && ++s->at < s->nsteps) {
         run_step(e);
@@ -288,13 +288,13 @@ static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bo
     struct cs_schedule *s = &e->schedule;
 
     s->nsteps = 0;
-    s->step[s->nsteps++] = cs_member_start;
+    s->step[s->nsteps++] = cs_step_member;
     if (pull_first)
-        s->step[s->nsteps++] = cs_pull_start;
+        s->step[s->nsteps++] = cs_step_pull;
     if (push)
-        s->step[s->nsteps++] = cs_push_start;
+        s->step[s->nsteps++] = cs_step_push;
     if (pull)
-        s->step[s->nsteps++] = cs_pull_start;
+        s->step[s->nsteps++] = cs_step_pull;
     task_begin(e);
 }
 
@@ -302,14 +302,14 @@ static void export_step(struct clawsync_engine *e, cs_step_done done)
 {
     const struct cs_command *c = e->schedule.current;
 
-    cs_export_start(e, c->path, c->passphrase, c->expires_secs, done);
+    cs_step_export(e, c->path, c->passphrase, c->expires_secs, done);
 }
 
 static void import_step(struct clawsync_engine *e, cs_step_done done)
 {
     const struct cs_command *c = e->schedule.current;
 
-    cs_import_start(e, c->path, c->passphrase, done);
+    cs_step_import(e, c->path, c->passphrase, done);
 }
 
 static void local_run(struct clawsync_engine *e, struct cs_job *j)
@@ -420,7 +420,7 @@ static void on_look(void *arg)
     }
     s->looking = true;
     s->look_job = (struct cs_job){ .run = look_run, .done = look_done };
-    cs_job_start(e, &s->look_job);
+    cs_engine_job(e, &s->look_job);
 }
 
 /* At once, and then at most every DEBOUNCE_MS. */
@@ -579,7 +579,7 @@ static void begin_command(struct clawsync_engine *e, struct cs_command *c)
         task_round(e, true, true, true);
         return;
     case CS_CMD_EXPORT:
-        s->step[0] = cs_member_start;
+        s->step[0] = cs_step_member;
         s->step[1] = export_step;
         s->nsteps = 2;
         task_begin(e);
@@ -598,7 +598,7 @@ static void begin_command(struct clawsync_engine *e, struct cs_command *c)
     case CS_CMD_LOCAL:
         s->busy = true;
         s->job = (struct cs_job){ .run = local_run, .done = local_done };
-        cs_job_start(e, &s->job);
+        cs_engine_job(e, &s->job);
         return;
     case CS_CMD_START:
     case CS_CMD_STOP:
