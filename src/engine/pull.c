@@ -7,7 +7,7 @@
 
 #include "engine/engine.h"
 
-enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3 };
+enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3, SEAL_SLICE = 1000 };
 
 static void pull_work(struct clawsync_engine *e);
 static void pull_call(struct clawsync_engine *e);
@@ -374,12 +374,25 @@ static void pull_call(struct clawsync_engine *e)
         finish(e, rc, &err);
 }
 
+/* Local changes get their stamps before others' are merged over them: also the rows that were here before tracking. */
+static int seal_all(struct clawsync_engine *e, struct cs_error *err)
+{
+    uint64_t sealed = 0;
+    bool more = true, changed;
+    int rc = cs_replica_check_schema(e->replica, &changed, err);
+
+    while (more && rc == CS_OK)
+        rc = cs_replica_seal(e->replica, SEAL_SLICE, &more, &sealed, err);
+    return rc;
+}
+
 static void load_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_pull_step *s = &e->pull;
 
+    if ((j->rc = seal_all(e, &j->err)) != CS_OK)
+        return;
     cs_replica_pull_mark(e->replica, &s->mark);
-    j->rc = CS_OK;
     if (s->mark.number == 0)
         memcpy(s->mark.log_hash, e->log_start, 32);
     if (s->mark.log_id == 0)
