@@ -96,6 +96,17 @@ int cs_schema_version(struct cs_replica *r, int64_t *out, struct cs_error *err)
     return rc;
 }
 
+/* The schema that was looked at last, by whichever engine: cs_replica_check_schema compares with it. */
+static int schema_seen(struct cs_replica *r, struct cs_error *err)
+{
+    int rc = cs_meta_int(r, "schema", &r->schema_version, err);
+
+    if (rc != CS_ENOTFOUND)
+        return rc;
+    r->schema_version = -1;
+    return CS_OK;
+}
+
 static int open_all(struct cs_replica *r, const struct cs_replica_options *o, struct cs_error *err)
 {
     int rc;
@@ -107,7 +118,7 @@ static int open_all(struct cs_replica *r, const struct cs_replica_options *o, st
     r->read_only = o->read_only;
     if ((rc = settings(r, o, err)) != CS_OK || (rc = prepare_layout(r, o, err)) != CS_OK ||
         (rc = cs_db_reload(r, err)) != CS_OK || (rc = cs_apply_open(r, err)) != CS_OK ||
-        (rc = cs_schema_version(r, &r->schema_version, err)) != CS_OK || (rc = cs_schema_load(r, err)) != CS_OK)
+        (rc = schema_seen(r, err)) != CS_OK || (rc = cs_schema_load(r, err)) != CS_OK)
         return rc;
     return o->take_lease ? cs_lease_take(r, err) : CS_OK;
 }

@@ -29,16 +29,20 @@ static int run(struct cs_replica *r, const char *sql, int64_t table, int64_t val
 static int end(struct cs_replica *r, int rc, struct cs_error *err)
 {
     struct cs_error ignored;
+    int64_t now = 0;
 
+    /* kept with the rows, so that a change while no engine runs is noticed by the next one */
+    if (rc == CS_OK && (rc = cs_schema_version(r, &now, err)) == CS_OK)
+        rc = cs_meta_put_int(r, "schema", now, err);
     if (rc == CS_OK)
         rc = cs_db_commit(r, err);
     else
         cs_db_rollback(r);
-    if (rc != CS_OK) {
+    if (rc != CS_OK)
         cs_schema_load(r, &ignored);
-        return rc;
-    }
-    return cs_schema_version(r, &r->schema_version, err);
+    else
+        r->schema_version = now;
+    return rc;
 }
 
 /* ---- may it be tracked? ---- */
@@ -198,6 +202,8 @@ int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_opt
                  err);
     if (rc == CS_OK && (rc = cs_schema_load(r, err)) == CS_OK && (tracked = cs_table_by_id(r, id)) != NULL)
         rc = cs_triggers_install(r, tracked, err);
+    if (rc == CS_OK && tracked != NULL)
+        rc = cs_gap_meet_known(r, tracked, err);
     if (rc == CS_OK)
         rc = cs_project_schema_changed(r, err);
     rc = end(r, rc, err);
@@ -345,6 +351,49 @@ int cs_replica_track_defaults(cs_replica *r, const struct cs_track_options *o, s
     return rc;
 }
 
+/* Tables that are not under their name any more while their triggers stand on another: renamed. Tracking goes on under
+ * the new name, where all rows are new; what was known under the old one stays, and is deleted nowhere. */
+static int follow_renames(struct cs_replica *r, struct cs_error *err)
+{
+    static const char sql[] =
+        "SELECT t.id, g.tbl_name FROM main.sync_tables t JOIN main.sqlite_schema g ON g.type = 'trigger' AND "
+        "g.name = 'sync_' || t.id || '_ins0' AND g.tbl_name <> t.name COLLATE NOCASE "
+        "WHERE t.state = 1 AND NOT EXISTS (SELECT 1 FROM main.sqlite_schema o WHERE o.type = 'table' AND o.name = "
+        "t.name "
+        "COLLATE NOCASE) LIMIT 1";
+    sqlite3_stmt *s = NULL;
+    struct cs_arena a = { 0 };
+    const char *name = NULL, *problem;
+    struct cs_table t;
+    int64_t old = 0, id;
+    int rc = CS_OK, step;
+
+    for (;;) {
+        if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
+            return cs_db_fail(r, err, "cannot read the schema");
+        if ((step = sqlite3_step(s)) == SQLITE_ROW) {
+            old = sqlite3_column_int64(s, 0);
+            name = cs_arena_str(&a, (const char *)sqlite3_column_text(s, 1));
+        }
+        sqlite3_finalize(s);
+        if (step == SQLITE_DONE)
+            break;
+        if (step != SQLITE_ROW)
+            rc = cs_db_fail(r, err, "cannot read the schema");
+        else if (name == NULL)
+            rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        if (rc == CS_OK && (rc = cs_triggers_drop(r, old, err)) == CS_OK)
+            rc = examine(r, &a, name, true, &t, &problem, err);
+        if (rc == CS_OK && problem == NULL && (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
+            rc = run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1, never = 0 WHERE id = ?1", id,
+                     0, err);
+        if (rc != CS_OK)
+            break;
+    }
+    cs_arena_free(&a);
+    return rc;
+}
+
 int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
 {
     int64_t now;
@@ -356,7 +405,7 @@ int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
     *changed = true;
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
-    if ((rc = cs_layout_check(r, err)) == CS_OK)
+    if ((rc = cs_layout_check(r, err)) == CS_OK && (rc = follow_renames(r, err)) == CS_OK)
         rc = cs_schema_load(r, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
         struct cs_table *t = &r->tables[i];

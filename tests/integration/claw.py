@@ -133,6 +133,7 @@ class Device:
     def connect(self):
         db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
         db.execute("PRAGMA foreign_keys=ON")
+        db.text_factory = lambda b: b.decode("utf-8", "surrogateescape")  # SQLite's text need not be UTF-8
         return contextlib.closing(db)
 
     def query(self, sql, *args):
