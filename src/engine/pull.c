@@ -89,7 +89,7 @@ static int set_aside(struct clawsync_engine *e, const struct cs_batch_header *h,
     struct cs_pull_mark mark = e->pull.mark;
     struct cs_apply_result result;
 
-    cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, name, "%s; batch %" PRIu64 " of the log was set aside", err->msg,
+    cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, name, "%s (number %" PRIu64 " of the log)", err->msg,
             e->pull.log_number);
     return advance(e, &mark, h, NULL, &result, err);
 }
