@@ -749,6 +749,8 @@ static int run(struct cs_replica *r, const struct cs_delta *d, const struct cs_p
         return CS_ENOMEM;
     if ((rc = begin(r, err)) != CS_OK)
         return rc;
+    if ((rc = cs_gap_before_apply(r, d, err)) != CS_OK)
+        return rc;
     /* What the last call left in the scratch arena is gone; these lists lie there. */
     cs_scratch_reset(r);
     if (!cs_row_reserve(&r->row, 32, &r->scratch))
@@ -760,7 +762,7 @@ static int run(struct cs_replica *r, const struct cs_delta *d, const struct cs_p
     b->err = err;
     if (d != NULL && d->nops > 0) {
         if ((rc = cs_apply_ready(r, err)) != CS_OK || (rc = apply_ops(b)) != CS_OK ||
-            (rc = cs_hlc_save(r, err)) != CS_OK)
+            (rc = cs_gap_after_apply(r, d, err)) != CS_OK || (rc = cs_hlc_save(r, err)) != CS_OK)
             return rc;
     }
     if ((rc = cs_mark_save(r, mark, err)) != CS_OK)

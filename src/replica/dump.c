@@ -26,7 +26,8 @@ static void put_version(struct cs_buf *out, const struct cs_version *v)
     cs_buf_put(out, v->device.b, 16);
 }
 
-/* The merged value: kept aside, or in the application's table. */
+/* The merged value: kept aside, or in the application's table. The application can drop a column or a table, and with
+ * it what others still have: a NULL then. */
 static int value_of(struct cs_replica *r, struct cs_table *t, int64_t table, struct cs_slice key, uint32_t col,
                     struct cs_value *out, struct cs_error *err)
 {
@@ -34,11 +35,11 @@ static int value_of(struct cs_replica *r, struct cs_table *t, int64_t table, str
 
     if (rc != CS_ENOTFOUND)
         return rc;
+    *out = (struct cs_value){ .type = CS_NULL };
     if (t == NULL || col >= t->ncolumn_ids || t->by_id[col] == CS_NO_COLUMN)
-        return cs_fail(err, CS_ECORRUPT, "the value of a hidden cell is missing");
+        return CS_OK;
     if ((step = cs_table_read(r, t, key, err)) != SQLITE_ROW)
-        return step == SQLITE_DONE ? cs_fail(err, CS_ECORRUPT, "a shown row of table \"%s\" is missing", t->name)
-                                   : step;
+        return step == SQLITE_DONE ? CS_OK : step;
     cs_value_from_column(out, t->read, (int)t->by_id[col]);
     return CS_OK;
 }

@@ -218,13 +218,15 @@ static int copy_value(struct extract *x, struct cs_value *v, struct cs_error *er
     return CS_OK;
 }
 
-/* The merged value of a cell: what sync_hidden keeps, else what the table shows. */
+/* The merged value of a cell: what sync_hidden keeps, else what the table shows. *gone: the application dropped the
+ * column, and the value with it. CS_ENOTFOUND: the row, or the whole table, is not there at present. */
 static int read_value(struct cs_replica *r, struct extract *x, struct source *src, uint32_t col, struct cs_value *out,
-                      struct cs_error *err)
+                      bool *gone, struct cs_error *err)
 {
     uint32_t pos = src->t != NULL && col < src->t->ncolumn_ids ? src->t->by_id[col] : CS_NO_COLUMN;
     int rc;
 
+    *gone = false;
     if (src->t == NULL || src->hidden || src->t->nhidden_cells > 0 || pos == CS_NO_COLUMN) {
         rc = cs_hidden_cell(r, x->a, src->table_id, src->key, col, out, err);
         if (rc == CS_OK && out->type >= CS_TEXT)
@@ -232,8 +234,10 @@ static int read_value(struct cs_replica *r, struct extract *x, struct source *sr
         if (rc != CS_ENOTFOUND)
             return rc;
     }
-    if (src->t == NULL || pos == CS_NO_COLUMN)
-        return cs_fail(err, CS_ECORRUPT, "the value of a hidden cell is missing");
+    if (src->t == NULL)
+        return CS_ENOTFOUND;
+    if ((*gone = pos == CS_NO_COLUMN))
+        return CS_OK;
     if (!src->read) {
         rc = cs_table_read(r, src->t, src->key, err);
         if (rc != SQLITE_ROW)
@@ -308,18 +312,23 @@ static int put_write(struct cs_replica *r, struct extract *x, struct source *src
         const struct cs_row_cell *cell = &r->row.cells[i];
         const struct cs_row_cell *base;
         struct cs_op_cell *out;
+        bool gone;
 
         if (cell->v.stamp != stamp || !is_unsent(r, src, cell))
             continue;
         out = &op->cells[op->ncells];
         if ((rc = set_column(r, x, src->table, cell->col, &out->col, err)) != CS_OK ||
-            (rc = read_value(r, x, src, cell->col, &out->value, err)) != CS_OK)
+            (rc = read_value(r, x, src, cell->col, &out->value, &gone, err)) != CS_OK)
             return rc;
+        if (gone)
+            continue;
         op->ncells++;
         base = cs_unsent_find(src->u.base, src->u.nbase, cell->col);
         if (kind == CS_OP_UPDATE && base != NULL)
             rc = put_over(r, x, op, cell->col, &base->v, src->u.nbase, err);
     }
+    if (rc == CS_OK && kind == CS_OP_UPDATE && op->ncells == 0)
+        x->nops--; /* nothing is left of it */
     return rc;
 }
 

@@ -5,7 +5,10 @@
  * What a comparison can know: a row without versions is an insert; living, shown versions without a row are a delete; a
  * column without a cell whose value is not the default is an update. Changed values show only against the hashes that
  * cs_shadow_store left when the table was paused; a table that was rebuilt without `pause` keeps such edits to
- * itself until they are made again. */
+ * itself until they are made again.
+ *
+ * What others wrote must not cover an edit that was not looked at yet: before a batch is merged, its rows of such
+ * tables are looked at out of turn, and a row's hashes go once it was looked at. */
 #include "replica/apply.h"
 #include "replica/statements.h"
 #include "replica/store.h"
@@ -132,6 +135,17 @@ static int changed_columns(struct cs_replica *r, const struct cs_table *t, struc
     return rc;
 }
 
+static int forget_shadow(struct cs_replica *r, const struct cs_table *t, struct cs_slice key, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_SHADOW_FORGET, err);
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, t->id);
+    cs_db_bind_slice(s, 2, key);
+    return cs_db_step(r, s, "cannot forget what a pause had noted", err);
+}
+
 static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sqlite3_stmt *s, struct cs_slice key,
                        uint64_t *sealed, struct cs_error *err)
 {
@@ -151,7 +165,8 @@ static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sq
         return CS_OK;
     if ((cells = cs_arena_zalloc(&r->scratch, (size_t)t->ncolumn_ids + 1, sizeof *cells)) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    if ((rc = changed_columns(r, t, key, s, cells, &c.ncells, err)) != CS_OK || c.ncells == 0)
+    if ((rc = changed_columns(r, t, key, s, cells, &c.ncells, err)) != CS_OK || c.ncells == 0 ||
+        (rc = forget_shadow(r, t, key, err)) != CS_OK)
         return rc;
     c.kind = CS_OP_UPDATE;
     c.cells = cells;
@@ -341,5 +356,127 @@ int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *e
     sqlite3_finalize(s);
     cs_buf_free(&key);
     cs_buf_free(&hashes);
+    return rc;
+}
+
+/* ---- others' edits in the middle of it ---- */
+
+/* The row as it is now, out of turn. */
+static int look_at_key(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err)
+{
+    uint64_t sealed = 0;
+    int rc, step;
+
+    if (cs_key_parts(key) != (int)t->nkey)
+        return CS_OK;
+    if ((step = cs_table_read(r, t, key, err)) == SQLITE_DONE)
+        return (rc = look_at_versions(r, t, key, &sealed, err)) == CS_ENOTFOUND ? CS_OK : rc;
+    if (step != SQLITE_ROW)
+        return step;
+    rc = look_at_row(r, t, 1, t->read, key, &sealed, err);
+    sqlite3_reset(t->read);
+    return rc;
+}
+
+static bool has_gap(const struct cs_table *t)
+{
+    return t != NULL && (t->backfilling || t->state == CS_PAUSED);
+}
+
+/* Calls fn for each row of the set that lies in a table with a gap. */
+static int each_in_gap(struct cs_replica *r, const struct cs_delta *d, bool (*wanted)(const struct cs_table *t),
+                       int (*fn)(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err),
+                       struct cs_error *err)
+{
+    struct cs_table *t = NULL;
+    uint32_t last = UINT32_MAX;
+    int rc = CS_OK;
+
+    for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++) {
+        if (d->ops[i].table != last)
+            t = cs_table_by_name(r, d->tables[last = d->ops[i].table].name);
+        if (t != NULL && wanted(t))
+            rc = fn(r, t, d->ops[i].key, err);
+    }
+    return rc;
+}
+
+static bool any_gap(const struct cs_replica *r, bool (*wanted)(const struct cs_table *t))
+{
+    for (size_t i = 0; i < r->ntables; i++)
+        if (wanted(&r->tables[i]))
+            return true;
+    return false;
+}
+
+int cs_gap_before_apply(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err)
+{
+    int rc;
+
+    if (d == NULL || !any_gap(r, has_gap) || cs_uuid_is_zero(&r->id.device))
+        return CS_OK;
+    if ((rc = cs_seal_begin(r, err)) == CS_OK && (rc = each_in_gap(r, d, has_gap, look_at_key, err)) == CS_OK)
+        rc = cs_seal_finish(r, err);
+    return rc;
+}
+
+static bool is_paused(const struct cs_table *t)
+{
+    return t->state == CS_PAUSED;
+}
+
+/* What the row holds now is no edit of the application's. */
+static int shadow_anew(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err)
+{
+    struct cs_buf k = { 0 }, hashes = { 0 };
+    int rc = forget_shadow(r, t, key, err), step;
+
+    if (rc != CS_OK || cs_key_parts(key) != (int)t->nkey || (step = cs_table_read(r, t, key, err)) == SQLITE_DONE)
+        return rc;
+    if (step != SQLITE_ROW)
+        return step;
+    cs_buf_put_slice(&k, key);
+    rc = shadow_row(r, t, t->read, &k, &hashes, err);
+    sqlite3_reset(t->read);
+    cs_buf_free(&k);
+    cs_buf_free(&hashes);
+    return rc;
+}
+
+int cs_gap_after_apply(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err)
+{
+    return d == NULL || !any_gap(r, is_paused) ? CS_OK : each_in_gap(r, d, is_paused, shadow_anew, err);
+}
+
+/* Rows that others sent before the table was tracked, and that the application has too: its own are taken in first. */
+int cs_gap_meet_known(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    struct cs_slice *keys;
+    struct cs_arena a = { 0 };
+    size_t n = 0;
+    int rc;
+
+    if (cs_uuid_is_zero(&r->id.device))
+        return CS_OK;
+    if ((rc = cs_apply_ready(r, err)) == CS_OK &&
+        (rc = cs_hidden_keys(r, &a, CS_OWN_HIDDEN_ROWS, t->id, &keys, &n, err)) == CS_OK && n > 0)
+        rc = cs_seal_begin(r, err);
+    for (size_t i = 0; i < n && rc == CS_OK; i++) {
+        struct cs_seal_change c = { .table = t, .key = keys[i], .kind = CS_OP_INSERT, .ms = cs_now_ms(r->world) };
+        int step;
+
+        if (cs_key_parts(keys[i]) != (int)t->nkey || (step = cs_table_read(r, t, keys[i], err)) == SQLITE_DONE)
+            continue;
+        sqlite3_reset(t->read);
+        if (step != SQLITE_ROW)
+            rc = step;
+        else if ((c.cells = cs_seal_all_columns(r, t, &c.ncells, err)) == NULL)
+            rc = err_code(err);
+        else
+            rc = cs_seal_change(r, &c, NULL, err);
+    }
+    if (rc == CS_OK && n > 0)
+        rc = cs_seal_finish(r, err);
+    cs_arena_free(&a);
     return rc;
 }

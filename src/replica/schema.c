@@ -290,6 +290,31 @@ static int read_columns(struct cs_replica *r, struct cs_arena *a, struct cs_tabl
     return rc;
 }
 
+/* The key's own index may compare in another way than its columns: then which rows are one is not what `=` says. */
+static int check_key_index(struct cs_replica *r, const struct cs_table *t, const char **problem, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = prepare_text(r, &s,
+                          "SELECT x.name, x.coll FROM pragma_index_list(?1) l JOIN pragma_index_xinfo(l.name) x "
+                          "WHERE l.origin = 'pk' AND x.key = 1",
+                          t->name, err);
+
+    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW) {
+        const char *name = (const char *)sqlite3_column_text(s, 0);
+        enum cs_collation collation;
+
+        for (uint32_t i = 0; i < t->nkey; i++) {
+            const struct cs_column *c = &t->columns[t->key[i]];
+
+            if (name != NULL && sqlite3_stricmp(c->name, name) == 0 && *problem == NULL &&
+                (!collation_of((const char *)sqlite3_column_text(s, 1), &collation) || collation != c->collation))
+                *problem = "its key has another collation than the column";
+        }
+    }
+    sqlite3_finalize(s);
+    return rc;
+}
+
 /* The condition of a partial index: what follows the column list in its SQL. */
 static const char *index_condition(struct cs_arena *a, const char *sql)
 {
@@ -462,6 +487,7 @@ int cs_schema_read_table(struct cs_replica *r, struct cs_arena *a, const char *n
     *problem = NULL;
     if ((rc = read_kind(r, a, name, out, problem, err)) != CS_OK || *problem != NULL ||
         (rc = read_columns(r, a, out, problem, err)) != CS_OK ||
+        (rc = check_key_index(r, out, problem, err)) != CS_OK ||
         (rc = read_uniques(r, a, out, problem, err)) != CS_OK || (rc = read_fks(r, a, out, err)) != CS_OK)
         return rc;
     return read_check(r, out, err);

@@ -46,6 +46,7 @@ enum cs_statement {
     CS_STMT_SHADOW_GET,
     CS_STMT_SHADOW_PUT,
     CS_STMT_SHADOW_DROP,
+    CS_STMT_SHADOW_FORGET, /* of one row */
     CS_STMT_GAP_ANY,
     CS_STMT_PEER_GET,
     CS_STMT_PEER_SET,

@@ -46,6 +46,12 @@ int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *pr
 /* gap.c: one slice of backfill or comparison inside an open transaction; *more: another slice is needed. */
 int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);
 int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err); /* when pausing */
+/* Around the merge of a set, inside its transaction: what the application did unseen to the same rows is sealed first.
+ */
+int cs_gap_before_apply(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err);
+int cs_gap_after_apply(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err);
+/* When tracking begins, before what others sent is shown. */
+int cs_gap_meet_known(struct cs_replica *r, struct cs_table *t, struct cs_error *err);
 
 /* seal.c: one change of one row, inside an open transaction: versions, unsent record, touched list. */
 struct cs_seal_change {
@@ -98,7 +104,7 @@ int cs_schema_version(struct cs_replica *r, int64_t *out, struct cs_error *err);
 /* extract.c */
 void cs_extract_free(struct cs_replica *r);
 int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err); /* what the last extract took is bound: sent */
-int64_t cs_extract_held_back(const struct cs_replica *r); /* rows that the last extract found too large */
+int64_t cs_extract_held_back(const struct cs_replica *r);              /* rows that the last extract found too large */
 void cs_over_sort(struct cs_op_over *over, uint32_t n);
 
 #endif
