@@ -170,9 +170,9 @@ class Failures(ClawTest):
         self.hub.stop()
         with contextlib.closing(self.hub.database()) as db:
             number, = db.execute("SELECT max(number) - 1 FROM log").fetchone()
-            payload, = db.execute("SELECT payload FROM chunks WHERE number = ?", (number,)).fetchone()
+            payload, = db.execute("SELECT payload FROM chunk WHERE number = ?", (number,)).fetchone()
             broken = bytes([payload[0] ^ 1]) + payload[1:]
-            db.execute("UPDATE chunks SET payload = ? WHERE number = ?", (broken, number))
+            db.execute("UPDATE chunk SET payload = ? WHERE number = ?", (broken, number))
             db.commit()
         self.hub.start()
         done = b.claw("sync", want=None)
