@@ -253,8 +253,7 @@ int cs_config_copy(clawsync_config *out, struct cs_arena *a, const clawsync_conf
             *number_of(out, f) = f->number;
         }
     }
-    if (c->passphrase != NULL && c->passphrase[0] != '\0' &&
-        (out->passphrase = cs_arena_str(a, c->passphrase)) == NULL)
+    if (c->passphrase != NULL && c->passphrase[0] != '\0' && (out->passphrase = cs_arena_str(a, c->passphrase)) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     return CS_OK;
 }

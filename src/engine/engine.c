@@ -265,7 +265,9 @@ int clawsync_engine_sync_now(clawsync_engine *e, clawsync_stats *stats, clawsync
 int clawsync_engine_export_keys(clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
                                 clawsync_error *err)
 {
-    struct cs_command c = { .kind = CS_CMD_EXPORT, .path = path, .passphrase = passphrase, .expires_secs = expires_secs };
+    struct cs_command c = {
+        .kind = CS_CMD_EXPORT, .path = path, .passphrase = passphrase, .expires_secs = expires_secs
+    };
 
     if (path == NULL || passphrase == NULL || passphrase[0] == '\0')
         return cs_fail((struct cs_error *)err, CS_EINVAL, "an export needs a file name and a passphrase");

@@ -51,7 +51,7 @@ struct cs_hub_call {
     struct clawsync_engine *e;
     cs_rpc_call *call; /* NULL: not running */
     struct cs_messages in;
-    cs_timer *idle;    /* runs out when the hub says nothing for request_timeout_secs */
+    cs_timer *idle; /* runs out when the hub says nothing for request_timeout_secs */
     bool ended, paused, timed_out;
     int rc;              /* of an ended call */
     struct cs_error err; /* the same as a sentence */
@@ -160,7 +160,7 @@ struct cs_push_step {
 
 /* join.c */
 void cs_step_export(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
-                     cs_step_done done);
+                    cs_step_done done);
 void cs_step_import(struct clawsync_engine *e, const char *path, const char *passphrase, cs_step_done done);
 struct cs_join_step {
     struct cs_job job;
@@ -236,6 +236,7 @@ struct cs_schedule {
     struct cs_hub_call watch, beat;
     struct cs_job look_job;
     bool look_pending;
+    unsigned relooks;
     struct cs_replica_counts counts;
     uint64_t counted_ms, looked_ms;
     struct cs_job count_job;
@@ -303,8 +304,8 @@ struct clawsync_engine {
 
 /* engine.c */
 void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));                                  /* in a job */
-void cs_emit(struct clawsync_engine *e, const clawsync_event *ev);          /* on the loop */
+    __attribute__((format(printf, 5, 6)));                         /* in a job */
+void cs_emit(struct clawsync_engine *e, const clawsync_event *ev); /* on the loop */
 void cs_emit_error(struct clawsync_engine *e, clawsync_event_type t, const char *name, const struct cs_error *err);
 void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, const struct cs_error *err);
 
@@ -313,8 +314,7 @@ int cs_self_open(struct clawsync_engine *e, struct cs_error *err);       /* read
 int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err); /* dirs, keystore when new */
 int cs_self_save(struct clawsync_engine *e, struct cs_error *err);       /* the keystore. In a job. */
 int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err);
-int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms,
-                            struct cs_error *err);
+int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err);
 void cs_self_members_reset(struct clawsync_engine *e);
 int cs_self_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err); /* CS_ENOTFOUND */
 int cs_self_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err);

@@ -273,7 +273,8 @@ int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, st
                        "BAD_HUB_HEAD: the hub's head is not signed with the key that is pinned; nothing "
                        "was taken from it");
     if (e->head.log_id != 0 && out->log_id != e->head.log_id)
-        return cs_fail(err, CS_EHUB, "LOG_REPLACED: the hub's log is another one than before; nothing was taken from it");
+        return cs_fail(err, CS_EHUB,
+                       "LOG_REPLACED: the hub's log is another one than before; nothing was taken from it");
     if (e->head.log_id != 0 &&
         ((out->number == e->head.number && memcmp(out->log_hash, e->head.log_hash, 32) != 0) ||
          (out->member_seq == e->head.member_seq && memcmp(out->entry_hash, e->head.entry_hash, 32) != 0)))

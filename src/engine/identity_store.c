@@ -95,8 +95,9 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
     if (rc == CS_ENOTFOUND && e->ks->member_seq == 0)
         rc = CS_OK;
     else if (rc == CS_ENOTFOUND)
-        rc = cs_fail(err, CS_ECORRUPT, "%s is missing, which the keystore knows %u entries of; restore it from a backup",
-                     e->members_path, e->ks->member_seq);
+        rc =
+            cs_fail(err, CS_ECORRUPT, "%s is missing, which the keystore knows %u entries of; restore it from a backup",
+                    e->members_path, e->ks->member_seq);
     r = cs_reader(cs_buf_slice(&bytes));
     while (rc == CS_OK && cs_reader_left(&r) > 0) {
         struct cs_slice entry = cs_read_bytes(&r, cs_read_u32(&r));

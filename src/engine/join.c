@@ -158,7 +158,7 @@ static void export_call(struct clawsync_engine *e)
 }
 
 void cs_step_export(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
-                     cs_step_done done)
+                    cs_step_done done)
 {
     struct cs_join_step *s = &e->join;
 

@@ -215,8 +215,8 @@ static int take_chunk(struct clawsync_engine *e, const Clawsync__V1__DeltaChunk 
     s->next = s->header_only ? s->total : s->next + 1;
     if (s->batch.sealed.len + c->encrypted_payload.len > CS_BATCH_MAX_PLAIN + CS_BATCH_MAX_PLAIN / 4)
         return bad_stream(err);
-    if (s->next < s->total ? c->encrypted_payload.len != s->batch.chunk_len :
-                             c->encrypted_payload.len > s->batch.chunk_len)
+    if (s->next < s->total ? c->encrypted_payload.len != s->batch.chunk_len
+                           : c->encrypted_payload.len > s->batch.chunk_len)
         s->uneven = true;
     if (c->encrypted_payload.len > 0)
         cs_buf_put(&s->batch.sealed, c->encrypted_payload.data, c->encrypted_payload.len);
@@ -272,7 +272,8 @@ static int end_check(struct clawsync_engine *e, struct cs_error *err)
         return cs_fail(err, CS_EHUB, "HUB_ROLLBACK: the hub's log ends at %" PRIu64 ", below %" PRIu64 " that it gave",
                        s->head.number, s->mark.number);
     if (s->head.number == s->mark.number && memcmp(s->head.log_hash, s->mark.log_hash, 32) != 0)
-        return cs_fail(err, CS_EHUB, "HUB_FORK: the hub's log is not what its head says; nothing more is taken from it");
+        return cs_fail(err, CS_EHUB,
+                       "HUB_FORK: the hub's log is not what its head says; nothing more is taken from it");
     return CS_OK;
 }
 

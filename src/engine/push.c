@@ -320,9 +320,9 @@ static int bind_anew(struct clawsync_engine *e, struct cs_error *err)
                             err)) != CS_OK)
             break;
         cs_batch_encode(&s->stored, &s->batch);
-        rc = s->stored.failed ? cs_fail(err, CS_ENOMEM, "out of memory") :
-                                cs_replica_rebind(e->replica, bound[i].number, s->batch.hash, cs_buf_slice(&s->stored),
-                                                  err);
+        rc = s->stored.failed
+                 ? cs_fail(err, CS_ENOMEM, "out of memory")
+                 : cs_replica_rebind(e->replica, bound[i].number, s->batch.hash, cs_buf_slice(&s->stored), err);
         memcpy(prev, s->batch.hash, 32);
     }
     cs_batch_free(&old);
@@ -424,9 +424,11 @@ static void recover(struct clawsync_engine *e)
         return;
     }
     if (refused_by_clock(s))
-        cs_fail(&err, CS_ECLOCK, "this device's clock is too far ahead of the hub's: %s; changes stay queued", s->reason);
+        cs_fail(&err, CS_ECLOCK, "this device's clock is too far ahead of the hub's: %s; changes stay queued",
+                s->reason);
     else if (strcmp(s->refused, "duplicate") == 0)
-        cs_fail(&err, CS_EHUB, "DEVICE_CLONED: %s; is this database or data_dir a copy of another device's?", s->reason);
+        cs_fail(&err, CS_EHUB, "DEVICE_CLONED: %s; is this database or data_dir a copy of another device's?",
+                s->reason);
     else
         cs_fail(&err, stale ? CS_EHUB : s->refused_code, "the hub refused a batch (%s): %s; changes stay queued",
                 s->refused, s->reason);

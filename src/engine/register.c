@@ -40,8 +40,8 @@ static int entry_failed(int rc, struct cs_error *err)
 {
     if (rc == CS_EVERSION || rc == CS_ENOMEM)
         return rc;
-    cs_fail_context(err, rc == CS_EAUTH ? "MEMBER_FORGED: the hub gave a forged membership entry" :
-                                          "MEMBER_FORK: the hub's membership log does not continue the known one");
+    cs_fail_context(err, rc == CS_EAUTH ? "MEMBER_FORGED: the hub gave a forged membership entry"
+                                        : "MEMBER_FORK: the hub's membership log does not continue the known one");
     err->code = CS_EHUB;
     return CS_EHUB;
 }
@@ -110,8 +110,9 @@ static void fold_run(struct clawsync_engine *e, struct cs_job *j)
     if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, &j->err)) == CS_OK)
         j->rc = cs_self_members_save(e, &j->err);
     if (j->rc == CS_OK && !cs_is_member(e))
-        j->rc = cs_fail(&j->err, CS_EAUTH, "this device is not a member of the workspace; join it with: claw-sync keys "
-                                           "import FILE");
+        j->rc = cs_fail(&j->err, CS_EAUTH,
+                        "this device is not a member of the workspace; join it with: claw-sync keys "
+                        "import FILE");
     if (j->rc == CS_OK && cs_keystore_epoch(e->ks, e->members.epoch) == NULL)
         j->rc = cs_fail(&j->err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
     if (j->rc == CS_OK && s->entry.len > 0) {
@@ -205,9 +206,10 @@ static void drop_run(struct clawsync_engine *e, struct cs_job *j)
         cs_self_save(e, &err);
     }
     if (genesis && j->rc == CS_EEXIST)
-        cs_fail(&j->err, CS_EEXIST,
-                "this workspace exists; join it with: claw-sync keys import FILE (made by claw-sync keys export FILE on "
-                "a device that is in)");
+        cs_fail(
+            &j->err, CS_EEXIST,
+            "this workspace exists; join it with: claw-sync keys import FILE (made by claw-sync keys export FILE on "
+            "a device that is in)");
     cs_buf_free(&e->member.entry);
 }
 

@@ -1,5 +1,5 @@
-/* What runs now and what comes next. A task is a row of steps: for a command of another thread, or for the daemon, which
- * wants a push when something was committed here and a pull when the hub tells of something. One task at a time.
+/* What runs now and what comes next. A task is a row of steps: for a command of another thread, or for the daemon,
+ * which wants a push when something was committed here and a pull when the hub tells of something. One task at a time.
  *
  *   idle ──▶ step ──▶ step ──▶ finished ──▶ idle
  *              └─ transient failure ─▶ pause ─▶ from the first step again */
@@ -186,7 +186,8 @@ static void daemon_failed(struct clawsync_engine *e, int rc, const struct cs_err
         cs_emit_error(e, CLAWSYNC_EVENT_SYNC_ERROR, name, err);
     }
     s->needs_you = !cs_code_is_transient(rc);
-    cs_timer_start(s->retry, s->needs_you ? (uint64_t)e->config.sync_interval_secs * 1000 : retry_pause(e, s->failures));
+    cs_timer_start(s->retry,
+                   s->needs_you ? (uint64_t)e->config.sync_interval_secs * 1000 : retry_pause(e, s->failures));
     s->failures++;
 }
 
@@ -393,6 +394,11 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
     s->look_pending = unsealed || unsent;
 }
 
+/* The write of a file is told before the commit can be seen (in WAL mode it shows in shared memory, untold): a look
+ * that finds nothing is repeated. */
+enum { RELOOKS = 3 };
+static const uint64_t relook_ms[RELOOKS] = { 20, 100, 500 };
+
 static void look_done(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_schedule *s = &e->schedule;
@@ -403,6 +409,8 @@ static void look_done(struct clawsync_engine *e, struct cs_job *j)
         s->wanted |= CS_WANT_PUSH;
     if (s->look_again)
         look_soon(e);
+    else if (s->running && !s->look_pending && s->relooks < RELOOKS)
+        cs_timer_start(s->look, relook_ms[s->relooks++]);
     s->look_again = false;
     schedule(e);
 }
@@ -431,6 +439,7 @@ static void look_soon(struct clawsync_engine *e)
 
     if (!s->running || s->closing)
         return;
+    s->relooks = 0;
     if (s->looking)
         s->look_again = true;
     else
@@ -518,8 +527,7 @@ static void on_beat(struct cs_hub_call *c)
 
     if (!c->ended)
         return;
-    if (c->rc == CS_OK && m != NULL &&
-        (r = clawsync__v1__heartbeat_response__unpack(NULL, m->len, m->data)) != NULL) {
+    if (c->rc == CS_OK && m != NULL && (r = clawsync__v1__heartbeat_response__unpack(NULL, m->len, m->data)) != NULL) {
         skew = r->server_time - cs_now_ms(e->world);
         pthread_mutex_lock(&e->lock);
         e->status.clock_skew_ms = skew;
