@@ -171,6 +171,41 @@ void cs_replica_chain(const cs_replica *r, uint64_t *number, uint8_t hash[32])
 
 /* ---- taking batches back ---- */
 
+/* What the operation overwrote in this column: CS_NEVER if it says nothing. */
+static struct cs_version overwrote(const struct cs_delta *d, const struct cs_op *op, const uint32_t *cols, uint32_t col)
+{
+    for (uint32_t i = 0; i < op->nover; i++)
+        if (cols[op->over[i].col] == col)
+            return (struct cs_version){ .stamp = op->over[i].stamp, .device = d->devices[op->over[i].device] };
+    return CS_NEVER;
+}
+
+/* Nobody else knows the operation's version any more: newer records that name it name what it overwrote. */
+static void forget_version(const struct cs_delta *d, const struct cs_op *op, const struct cs_version *v,
+                           const uint32_t *cols, struct cs_row_cell *cells, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (cs_version_cmp(&cells[i].v, v) == 0)
+            cells[i].v = overwrote(d, op, cols, cells[i].col);
+}
+
+/* What a delete that goes again saw; what a newer unsent one saw of the same column stays. */
+static int restore_seen(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, const uint32_t *cols,
+                        struct cs_unsent *u, struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (uint32_t i = 0; i < op->nover && rc == CS_OK; i++) {
+        struct cs_row_cell cell = { .col = cols[op->over[i].col] };
+        const struct cs_row_cell *newer = cs_unsent_find(u->seen, u->nseen, cell.col);
+
+        cell.v = overwrote(d, op, cols, cell.col);
+        if (newer == NULL || cs_version_is_never(&newer->v))
+            rc = cs_unsent_add(&r->scratch, &u->seen, &u->nseen, cell, err);
+    }
+    return rc;
+}
+
 /* What the operation carried is unsent again, where it still stands; `over` is the base again. */
 static int restore_op(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, int64_t table,
                       const uint32_t *cols, struct cs_error *err)
@@ -188,22 +223,21 @@ static int restore_op(struct cs_replica *r, const struct cs_delta *d, const stru
     if (rc == CS_ENOTFOUND)
         seq = 0;
     rc = CS_OK;
-    if (op->kind == CS_OP_INSERT && cs_version_cmp(&r->row.ins, &v) == 0)
-        u.ins = true;
-    if (op->kind == CS_OP_DELETE && cs_version_cmp(&r->row.del, &v) == 0)
-        u.del = true;
-    for (uint32_t i = 0; i < op->nover && rc == CS_OK; i++) {
-        struct cs_row_cell cell = { .col = cols[op->over[i].col],
-                                    .v = { .stamp = op->over[i].stamp, .device = d->devices[op->over[i].device] } };
+    forget_version(d, op, &v, cols, u.base, u.nbase);
+    forget_version(d, op, &v, cols, u.seen, u.nseen);
+    if (op->kind == CS_OP_DELETE) {
+        u.del = u.del || cs_version_cmp(&r->row.del, &v) == 0;
+        if (u.del)
+            rc = restore_seen(r, d, op, cols, &u, err);
+    } else if (op->kind == CS_OP_INSERT && cs_version_cmp(&r->row.ins, &v) == 0) {
+        u.ins = true; /* and all its cells with it */
+    } else {
+        for (uint32_t i = 0; i < op->ncells && rc == CS_OK; i++) {
+            uint32_t col = cols[op->cells[i].col];
 
-        rc = op->kind == CS_OP_DELETE ? cs_unsent_add(&r->scratch, &u.seen, &u.nseen, cell, err)
-                                      : cs_unsent_add(&r->scratch, &u.base, &u.nbase, cell, err);
-    }
-    for (uint32_t i = 0; op->kind == CS_OP_UPDATE && i < op->ncells && rc == CS_OK; i++) {
-        struct cs_row_cell cell = { .col = cols[op->cells[i].col] };
-
-        if (cs_unsent_find(u.base, u.nbase, cell.col) == NULL)
-            rc = cs_unsent_add(&r->scratch, &u.base, &u.nbase, cell, err);
+            rc = cs_unsent_add(&r->scratch, &u.base, &u.nbase, (struct cs_row_cell){ col, overwrote(d, op, cols, col) },
+                               err);
+        }
     }
     if (rc != CS_OK)
         return rc;
@@ -240,6 +274,7 @@ int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, st
     if (rc != CS_OK)
         return rc;
     cs_scratch_reset(r);
+    cs_extract_stale(r);
     for (size_t i = n; i > 0 && rc == CS_OK; i--) /* the newest first: the oldest `over` is the base in the end */
         rc = restore_set(r, &deltas[i - 1], err);
     if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_BOUND_DROP_WAITING, err)) != NULL)

@@ -32,6 +32,7 @@ struct set_table {
 struct extract {
     struct taken *taken; /* owned; what the last extract took */
     size_t ntaken, taken_cap;
+    bool stale;    /* something was sealed since: taken records may have newer edits in them */
     int64_t nhuge; /* rows above ROW_MAX that the last extract left out */
     /* of the running call, in the caller's arena but for the first two */
     struct cs_arena busy_arena;
@@ -538,6 +539,22 @@ static int drop_settled(struct cs_replica *r, struct cs_error *err)
     return rc;
 }
 
+/* A read transaction in which the schema is the one in memory. */
+static int begin_snapshot(struct cs_replica *r, struct cs_error *err)
+{
+    for (;;) {
+        int64_t now;
+        bool changed;
+        int rc = cs_db_exec(r, "BEGIN", err);
+
+        if (rc != CS_OK || ((rc = cs_schema_version(r, &now, err)) == CS_OK && now == r->schema_version))
+            return rc;
+        sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+        if (rc != CS_OK || (rc = cs_replica_check_schema(r, &changed, err)) != CS_OK)
+            return rc;
+    }
+}
+
 int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size_t max_bytes, struct cs_delta *out,
                        struct cs_error *err)
 {
@@ -552,7 +569,7 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
         .taken = x->taken, .taken_cap = x->taken_cap, .a = a, .max_ops = max_ops, .max_bytes = max_bytes
     };
     cs_scratch_reset(r);
-    if ((rc = set_device(x, &r->id.device, &self, err)) != CS_OK || (rc = cs_db_exec(r, "BEGIN", err)) != CS_OK)
+    if ((rc = set_device(x, &r->id.device, &self, err)) != CS_OK || (rc = begin_snapshot(r, err)) != CS_OK)
         return rc;
     if ((rc = load_busy(r, x, err)) == CS_OK && (rc = walk(r, x, err)) == CS_OK)
         rc = finish(r, x, out, err);
@@ -577,12 +594,22 @@ int64_t cs_extract_held_back(const struct cs_replica *r)
     return x == NULL ? 0 : x->nhuge;
 }
 
+void cs_extract_stale(struct cs_replica *r)
+{
+    struct extract *x = r->extract;
+
+    if (x != NULL && x->ntaken > 0)
+        x->stale = true;
+}
+
 /* Runs of consecutive records go by one statement. */
 int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err)
 {
     struct extract *x = r->extract;
     int rc = CS_OK;
 
+    if (x != NULL && x->stale)
+        return cs_fail(err, CS_EABORTED, "rows were sealed after they were extracted; extract again");
     for (size_t i = 0, k; x != NULL && i < x->ntaken && rc == CS_OK; i = k) {
         sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_UNSENT_DROP, err);
 

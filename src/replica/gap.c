@@ -26,7 +26,15 @@ static uint64_t hash_value(const struct cs_value *v)
     return h;
 }
 
-/* SELECT all columns FROM t [WHERE key > (?…)] ORDER BY key LIMIT n */
+static void put_key_columns(struct cs_buf *sql, const struct cs_table *t)
+{
+    for (uint32_t i = 0; i < t->nkey; i++) {
+        cs_buf_put_str(sql, i > 0 ? ", " : "");
+        cs_put_identifier(sql, t->columns[t->key[i]].name);
+    }
+}
+
+/* SELECT all columns FROM t WHERE no NULL in the key [AND key > (?…)] ORDER BY key LIMIT n */
 static int prepare_walk(struct cs_replica *r, const struct cs_table *t, bool from, sqlite3_stmt **s,
                         struct cs_error *err)
 {
@@ -40,16 +48,23 @@ static int prepare_walk(struct cs_replica *r, const struct cs_table *t, bool fro
     }
     cs_buf_put_str(&sql, " FROM main.");
     cs_put_identifier(&sql, t->name);
-    for (int part = from ? 0 : 2; part < 3; part++) {
-        cs_buf_put_str(&sql, part == 0 ? " WHERE (" : part == 1 ? ") > (" : from ? ") ORDER BY " : " ORDER BY ");
-        for (uint32_t i = 0; i < t->nkey; i++) {
-            cs_buf_put_str(&sql, i > 0 ? ", " : "");
-            if (part == 1)
-                cs_buf_printf(&sql, "?%u", i + 2);
-            else
-                cs_put_identifier(&sql, t->columns[t->key[i]].name);
+    cs_buf_put_str(&sql, " WHERE true");
+    for (uint32_t i = 0; i < t->nkey; i++)
+        if (!t->columns[t->key[i]].notnull) {
+            cs_buf_put_str(&sql, " AND ");
+            cs_put_identifier(&sql, t->columns[t->key[i]].name);
+            cs_buf_put_str(&sql, " IS NOT NULL");
         }
+    if (from) {
+        cs_buf_put_str(&sql, " AND (");
+        put_key_columns(&sql, t);
+        cs_buf_put_str(&sql, ") > (");
+        for (uint32_t i = 0; i < t->nkey; i++)
+            cs_buf_printf(&sql, "%s?%u", i > 0 ? ", " : "", i + 2);
+        cs_buf_put_str(&sql, ")");
     }
+    cs_buf_put_str(&sql, " ORDER BY ");
+    put_key_columns(&sql, t);
     cs_buf_put_str(&sql, " LIMIT ?1");
     if (sql.failed)
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
@@ -205,12 +220,8 @@ static int walk_table(struct cs_replica *r, struct cs_table *t, int64_t gap, str
     cs_buf_put_slice(&key, from);
     while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
         n++;
-        if (row_key(t, s, &key))
-            rc = look_at_row(r, t, gap, s, cs_buf_slice(&key), sealed, err);
-        else if (key.failed)
-            rc = cs_fail(err, CS_ENOMEM, "out of memory");
-        else
-            r->held_back++;
+        rc = row_key(t, s, &key) ? look_at_row(r, t, gap, s, cs_buf_slice(&key), sealed, err)
+                                 : cs_fail(err, CS_ENOMEM, "out of memory");
     }
     if (rc == CS_OK && step != SQLITE_DONE)
         rc = cs_db_fail(r, err, "cannot read an application's table");

@@ -151,6 +151,7 @@ int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
 
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
+    cs_extract_stale(r);
     rc = load_rows(r, &m, err);
     if (rc == CS_OK)
         rc = on_rows(r, &m, false, err);
@@ -166,7 +167,14 @@ int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
             memcpy(m.fresh, m.old, n * sizeof *m.fresh);
     }
     if (rc == CS_OK) {
-        r->hlc = cs_hlc_reseal(m.fresh, m.n, highest);
+        int64_t hlc = cs_hlc_reseal(m.fresh, m.n, highest);
+
+        if (hlc < 0)
+            rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        else
+            r->hlc = hlc;
+    }
+    if (rc == CS_OK) {
         if ((rc = on_rows(r, &m, true, err)) == CS_OK)
             rc = cs_hlc_save(r, err);
     }

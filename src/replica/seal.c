@@ -58,6 +58,7 @@ int cs_seal_begin(struct cs_replica *r, struct cs_error *err)
     if (l == NULL && (r->seal = l = calloc(1, sizeof *l)) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     cs_scratch_reset(r);
+    cs_extract_stale(r);
     l->now_ms = cs_now_ms(r->world);
     l->expect_new = true;
     return cs_apply_ready(r, err); /* the counts of hidden rows must be right from here on */
@@ -442,6 +443,22 @@ int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t 
     return n > 0 ? cs_seal_finish(r, err) : CS_OK;
 }
 
+/* Under the write lock the schema cannot change any more: it is the one in memory, or is looked at first. */
+static int begin_with_schema(struct cs_replica *r, struct cs_error *err)
+{
+    for (;;) {
+        int64_t now;
+        bool changed;
+        int rc = cs_db_begin(r, err);
+
+        if (rc != CS_OK || ((rc = cs_schema_version(r, &now, err)) == CS_OK && now == r->schema_version))
+            return rc;
+        cs_db_rollback(r);
+        if (rc != CS_OK || (rc = cs_replica_check_schema(r, &changed, err)) != CS_OK)
+            return rc;
+    }
+}
+
 int cs_replica_seal(cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
 {
     uint64_t count = 0, *counter = sealed != NULL ? sealed : &count;
@@ -453,7 +470,7 @@ int cs_replica_seal(cs_replica *r, uint32_t max_rows, bool *more, uint64_t *seal
         return rc;
     if (cs_uuid_is_zero(&r->id.device))
         return cs_fail(err, CS_EINVAL, "changes cannot be sealed before this device has an identity");
-    if ((rc = cs_db_begin(r, err)) != CS_OK)
+    if ((rc = begin_with_schema(r, err)) != CS_OK)
         return rc;
     rc = cs_seal_slice(r, max_rows, more, counter, err);
     if (rc == CS_OK && !*more) /* nothing of the application's waits: go on with existing rows */

@@ -104,7 +104,8 @@ int cs_schema_version(struct cs_replica *r, int64_t *out, struct cs_error *err);
 /* extract.c */
 void cs_extract_free(struct cs_replica *r);
 int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err); /* what the last extract took is bound: sent */
-int64_t cs_extract_held_back(const struct cs_replica *r);              /* rows that the last extract found too large */
+void cs_extract_stale(struct cs_replica *r); /* versions change: what was extracted must not be bound any more */
+int64_t cs_extract_held_back(const struct cs_replica *r); /* rows that the last extract found too large */
 void cs_over_sort(struct cs_op_over *over, uint32_t n);
 
 #endif

@@ -271,8 +271,12 @@ static int seal_all(struct cs_replica *r, struct cs_error *err)
     bool more = true;
     int rc = CS_OK;
 
-    while (rc == CS_OK && more && !cs_uuid_is_zero(&r->id.device))
+    if (cs_uuid_is_zero(&r->id.device))
+        return CS_OK;
+    while (rc == CS_OK && more)
         rc = cs_seal_slice(r, 1000, &more, NULL, err);
+    for (more = true; rc == CS_OK && more;) /* what an earlier gap has left to look at */
+        rc = cs_gap_slice(r, 1000, &more, NULL, err);
     return rc;
 }
 
