@@ -289,7 +289,9 @@ static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bo
     struct cs_schedule *s = &e->schedule;
 
     s->nsteps = 0;
-    s->step[s->nsteps++] = cs_step_member;
+    /* While the hub is watched, what it says of the membership comes with the heads, and a refusal tells the rest. */
+    if (s->watch.call == NULL || e->head.member_seq > e->members.seq)
+        s->step[s->nsteps++] = cs_step_member;
     if (pull_first)
         s->step[s->nsteps++] = cs_step_pull;
     if (push)
