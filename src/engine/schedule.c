@@ -396,10 +396,10 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
     s->look_pending = unsealed || unsent;
 }
 
-/* The write of a file is told before the commit can be seen (in WAL mode it shows in shared memory, untold): a look
- * that finds nothing is repeated. */
-enum { RELOOKS = 3 };
-static const uint64_t relook_ms[RELOOKS] = { 20, 100, 500 };
+/* The write of a file is told before the commit can be seen: in WAL mode the writer syncs the log first, for as long as
+ * its disk takes, and then shows the commit in shared memory, untold. So a look that finds nothing is repeated. */
+static const uint64_t relook_ms[] = { 2, 5, 20, 100, 500, 1000, 2000, 5000, 10000 };
+enum { RELOOKS = sizeof relook_ms / sizeof relook_ms[0] };
 
 static void look_done(struct clawsync_engine *e, struct cs_job *j)
 {

@@ -178,7 +178,8 @@ class ClawTest(unittest.TestCase):
         self.passphrase.write_text("correct horse battery staple\n")
 
     def tearDown(self):
-        failed = any(e for _, e in getattr(getattr(self, "_outcome", None), "errors", []) or [])
+        result = getattr(getattr(self, "_outcome", None), "result", None)
+        failed = result is not None and any(t is self for t, _ in result.failures + result.errors)
         for d in self.devices:
             with contextlib.suppress(Exception):
                 d.stop(signal.SIGKILL)
