@@ -261,8 +261,11 @@ static int restore_set(struct cs_replica *r, const struct cs_delta *d, struct cs
         for (uint32_t k = 0; k < d->tables[i].ncolumns && rc == CS_OK; k++)
             rc = cs_column_number(r, tables[i], d->tables[i].columns[k], &cols[i][k], err);
     }
-    for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
-        rc = restore_op(r, d, &d->ops[i], tables[d->ops[i].table], cols[d->ops[i].table], err);
+    for (uint32_t i = d->nops; i > 0 && rc == CS_OK; i--) { /* of one row a delete stands before what came after it */
+        const struct cs_op *op = &d->ops[i - 1];
+
+        rc = restore_op(r, d, op, tables[op->table], cols[op->table], err);
+    }
     return rc;
 }
 
