@@ -60,11 +60,14 @@ static void put_changed(struct cs_buf *sql, const struct cs_column *c)
     if (c->collation != CS_BINARY)
         cs_buf_put_str(sql, " COLLATE BINARY");
     if (c->affinity == CS_AFF_BLOB) {
-        cs_buf_put_str(sql, " OR typeof(");
+        /* only numbers can be equal in two types, and numbers are below every text */
+        cs_buf_put_str(sql, " OR (");
+        put_column(sql, "OLD.", c);
+        cs_buf_put_str(sql, " < '' AND typeof(");
         put_column(sql, "OLD.", c);
         cs_buf_put_str(sql, ") IS NOT typeof(");
         put_column(sql, "NEW.", c);
-        cs_buf_put_u8(sql, ')');
+        cs_buf_put_str(sql, "))");
     }
     cs_buf_put_u8(sql, ')');
 }
