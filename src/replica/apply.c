@@ -731,6 +731,8 @@ static int begin(struct cs_replica *r, struct cs_error *err)
                 return rc;
             continue;
         }
+        if (r->bare)
+            return cs_fail(err, CS_ENOTFOUND, "no table of this database is tracked any more");
         if ((rc = cs_apply_ready(r, err)) != CS_OK || (rc = cs_seal_slice(r, SLICE, &more, &sealed, err)) != CS_OK)
             return rc;
         if (more && (rc = cs_db_commit(r, err)) != CS_OK)

@@ -102,7 +102,13 @@ int cs_db_exec(struct cs_replica *r, const char *sql, struct cs_error *err)
 sqlite3_stmt *cs_db_stmt(struct cs_replica *r, int which, struct cs_error *err)
 {
     sqlite3_stmt **s = &r->stmts[which];
+    bool needs_tables = which != CS_STMT_BEGIN && which != CS_STMT_COMMIT && which != CS_STMT_DATA_VERSION &&
+                        which != CS_STMT_SCHEMA_VERSION;
 
+    if (r->bare && needs_tables) {
+        cs_fail(err, CS_ENOTFOUND, "no table of this database is tracked any more");
+        return NULL;
+    }
     if (*s == NULL) {
         if (sqlite3_prepare_v3(r->db, sql_of[which], -1, SQLITE_PREPARE_PERSISTENT, s, NULL) != SQLITE_OK) {
             cs_db_fail(r, err, "cannot prepare a statement on our tables");
@@ -145,7 +151,8 @@ void cs_db_rollback(struct cs_replica *r)
 
     if (sqlite3_get_autocommit(r->db) == 0)
         sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
-    cs_db_reload(r, &ignored);
+    if (!r->bare)
+        cs_db_reload(r, &ignored);
 }
 
 void cs_db_finalize(struct cs_replica *r)

@@ -563,6 +563,8 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
     int rc;
 
     *out = (struct cs_delta){ 0 };
+    if (r->bare)
+        return CS_OK;
     if (x == NULL && (r->extract = x = calloc(1, sizeof *x)) == NULL)
         return no_memory(err);
     *x = (struct extract){

@@ -83,6 +83,7 @@ struct cs_replica {
     void *extract;           /* extract.c: what the last extract took, for bind */
     void *apply;             /* apply.c's state: guards, probes */
     bool lease_held, read_only;
+    bool bare;          /* the last table was untracked: ours are gone, until one is tracked again */
     int64_t held_back;  /* changes that cannot be sent: a NULL in the key, a row above 16 MiB */
     struct cs_buf meta; /* scratch: a row's versions, encoded */
     void *seal;         /* seal.c's state of the running transaction */

@@ -77,18 +77,26 @@ static int file_of(struct cs_replica *r, struct cs_file_info *f, struct cs_error
     return r->world->files.ops->stat(r->world->files.self, sqlite3_db_filename(r->db, "main"), f, err);
 }
 
+int cs_lease_note(struct cs_replica *r, struct cs_error *err)
+{
+    struct cs_process self;
+    char text[160];
+
+    cs_process_self(&self);
+    describe(&self, text);
+    return cs_meta_put(r, "lease", cs_slice_str(text), err);
+}
+
 int cs_lease_take(struct cs_replica *r, struct cs_error *err)
 {
     struct cs_buf b = { 0 };
     struct cs_process self, other;
     struct cs_file_info f;
-    char text[160];
     int rc;
 
     if ((rc = file_of(r, &f, err)) != CS_OK || (rc = take_here(&f, err)) != CS_OK)
         return rc;
     cs_process_self(&self);
-    describe(&self, text);
     if ((rc = cs_db_begin(r, err)) == CS_OK) {
         rc = cs_replica_meta_get(r, "lease", &b, err);
         cs_buf_put_u8(&b, 0);
@@ -96,7 +104,7 @@ int cs_lease_take(struct cs_replica *r, struct cs_error *err)
             cs_process_lives(&other))
             rc = cs_fail(err, CS_EBUSY, "process %" PRId64 " replicates this database already", other.pid);
         else if (rc == CS_OK || rc == CS_ENOTFOUND)
-            rc = cs_meta_put(r, "lease", cs_slice_str(text), err);
+            rc = cs_lease_note(r, err);
         if (rc == CS_OK)
             rc = cs_db_commit(r, err);
         else

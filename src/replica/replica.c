@@ -179,6 +179,10 @@ int cs_replica_set_identity(cs_replica *r, const struct cs_replica_identity *id,
     if (!cs_uuid_is_zero(&r->id.device) && cs_uuid_cmp(&r->id.device, &id->device) != 0)
         return cs_fail(err, CS_EEXIST,
                        "this database was set up by device %s; use the data directory that belongs to it", ours);
+    if (r->bare) { /* recorded when a table is tracked */
+        r->id = *id;
+        return CS_OK;
+    }
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
     if ((rc = cs_device_number(r, &id->device, &self, err)) == CS_OK && self != 1)
@@ -248,7 +252,12 @@ static int any(struct cs_replica *r, int which, bool *out, struct cs_error *err)
 
 int cs_replica_pending(cs_replica *r, bool *unsealed, bool *unsent, struct cs_error *err)
 {
-    int rc = any(r, CS_STMT_LOG_ANY, unsealed, err);
+    int rc;
+
+    *unsealed = *unsent = false;
+    if (r->bare)
+        return CS_OK;
+    rc = any(r, CS_STMT_LOG_ANY, unsealed, err);
 
     if (rc == CS_OK && !*unsealed)
         rc = any(r, CS_STMT_GAP_ANY, unsealed, err);
@@ -294,6 +303,10 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
     int rc = CS_OK;
 
     *out = (struct cs_replica_counts){ .held_back = r->held_back + cs_extract_held_back(r) };
+    if (r->bare) {
+        out->hlc = r->hlc;
+        return data_version(r, &out->data_version, err);
+    }
     if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW) {
         rc = cs_db_fail(r, err, "cannot count");
     } else {

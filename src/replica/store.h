@@ -96,6 +96,7 @@ int cs_unsent_set(struct cs_replica *r, int64_t seq, const struct cs_unsent *u, 
 
 /* lease.c */
 int cs_lease_take(struct cs_replica *r, struct cs_error *err);
+int cs_lease_note(struct cs_replica *r, struct cs_error *err); /* the row that names us */
 void cs_lease_give(struct cs_replica *r);
 
 /* replica.c */

@@ -45,6 +45,43 @@ static int end(struct cs_replica *r, int rc, struct cs_error *err)
     return rc;
 }
 
+/* Our tables are gone, by our own doing or another process's: only who we are, and the clock, stay in memory. */
+static int become_bare(struct cs_replica *r, struct cs_error *err)
+{
+    cs_schema_release(r);
+    cs_db_finalize(r);
+    cs_extract_free(r);
+    r->bare = true;
+    r->ndevices = 1;
+    r->held_back = 0;
+    r->mark = (struct cs_pull_mark){ 0 };
+    r->chain_number = 0;
+    if ((r->stmts = calloc(CS_NSTATEMENTS, sizeof(sqlite3_stmt *))) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    return cs_schema_version(r, &r->schema_version, err);
+}
+
+/* Makes our tables again, inside the transaction that tracks a table. */
+static int revive(struct cs_replica *r, struct cs_error *err)
+{
+    uint32_t self;
+    int rc = cs_layout_check(r, err);
+
+    if (rc != CS_ENOTFOUND)
+        return rc == CS_OK ? cs_fail(err, CS_EBUSY, "another process is tracking tables of this database; try again")
+                           : rc;
+    if ((rc = cs_layout_create(r, err)) != CS_OK)
+        return rc;
+    r->bare = false;
+    r->next_unsent = 1;
+    if ((rc = cs_hlc_save(r, err)) == CS_OK && !cs_uuid_is_zero(&r->id.device) &&
+        (rc = cs_device_number(r, &r->id.device, &self, err)) == CS_OK)
+        rc = cs_identity_save(r, &r->id, err);
+    if (rc == CS_OK && r->lease_held)
+        rc = cs_lease_note(r, err);
+    return rc;
+}
+
 /* ---- may it be tracked? ---- */
 
 static int one_int(struct cs_replica *r, struct cs_buf *sql, int64_t *out, struct cs_error *err)
@@ -187,7 +224,9 @@ int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_opt
     struct cs_arena a = { 0 };
     struct cs_table t, *tracked;
     const char *problem = NULL;
-    int64_t id;
+    bool was_bare = r->bare;
+    struct cs_replica_identity self = r->id;
+    int64_t id, hlc = r->hlc;
     int rc;
 
     if ((tracked = cs_table_by_name(r, cs_slice_str(table))) != NULL && tracked->state == CS_TRACKED)
@@ -197,6 +236,8 @@ int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_opt
     rc = examine(r, &a, table, o != NULL && o->force_rowid_key, &t, &problem, err);
     if (rc == CS_OK && problem != NULL)
         rc = cs_fail(err, CS_EINVAL, "table \"%s\" cannot be tracked: %s", table, problem);
+    if (rc == CS_OK && was_bare)
+        rc = revive(r, err);
     if (rc == CS_OK && (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
         rc = run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1, never = 0 WHERE id = ?1", id, 0,
                  err);
@@ -207,6 +248,11 @@ int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_opt
     if (rc == CS_OK)
         rc = cs_project_schema_changed(r, err);
     rc = end(r, rc, err);
+    if (rc != CS_OK && was_bare) {
+        r->bare = true; /* the rollback took our tables again */
+        r->id = self;
+        r->hlc = hlc;
+    }
     if (rc == CS_OK)
         warn_orphans(r, &t, o);
     cs_arena_free(&a);
@@ -240,14 +286,11 @@ int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err)
     for (size_t i = 0; i < sizeof forget / sizeof forget[0] && rc == CS_OK; i++)
         rc = run(r, forget[i], id, 0, err);
     if (rc == CS_OK && last) {
-        cs_db_finalize(r);
+        cs_db_finalize(r); /* statements in use would keep the tables locked */
         if ((r->stmts = calloc(CS_NSTATEMENTS, sizeof(sqlite3_stmt *))) == NULL)
             rc = cs_fail(err, CS_ENOMEM, "out of memory");
-        else
-            rc = cs_layout_drop(r, err);
-        r->lease_held = false; /* its row went with the rest */
-        if (rc == CS_OK)
-            return cs_db_commit(r, err);
+        if (rc == CS_OK && (rc = cs_layout_drop(r, err)) == CS_OK && (rc = cs_db_commit(r, err)) == CS_OK)
+            return become_bare(r, err);
     }
     if (rc == CS_OK && (rc = cs_schema_load(r, err)) == CS_OK)
         rc = cs_project_schema_changed(r, err);
@@ -326,6 +369,8 @@ static int never_by_hand(struct cs_replica *r, const char *table, bool *never, s
     int rc = CS_OK;
 
     *never = false;
+    if (r->bare)
+        return CS_OK;
     if (sqlite3_prepare_v2(r->db, "SELECT never FROM main.sync_tables WHERE name = ?1", -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot read our tables");
     sqlite3_bind_text(s, 1, table, -1, SQLITE_STATIC);
@@ -409,7 +454,15 @@ int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
     *changed = true;
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
-    if ((rc = cs_layout_check(r, err)) == CS_OK && (rc = follow_renames(r, err)) == CS_OK)
+    if ((rc = cs_layout_check(r, err)) == CS_ENOTFOUND) { /* another process untracked the last table */
+        cs_db_rollback(r);
+        return become_bare(r, err);
+    }
+    if (rc == CS_OK && r->bare) { /* or tracked one again */
+        r->bare = false;
+        rc = cs_db_reload(r, err);
+    }
+    if (rc == CS_OK && (rc = follow_renames(r, err)) == CS_OK)
         rc = cs_schema_load(r, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
         struct cs_table *t = &r->tables[i];
@@ -462,10 +515,14 @@ static int describe(struct cs_replica *r, struct cs_arena *a, const char *name, 
 
 int cs_replica_tables(cs_replica *r, struct cs_arena *a, struct cs_table_info **out, size_t *n, struct cs_error *err)
 {
-    static const char sql[] =
+    static const char tracked_first[] =
         "SELECT t.name, count(*) OVER () FROM pragma_table_list t LEFT JOIN main.sync_tables s ON s.name = t.name "
         "WHERE t.schema = 'main' AND t.type = 'table' AND t.name NOT LIKE 'sync\\_%' ESCAPE '\\' "
         "AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY coalesce(s.state, 0) = 0, t.name";
+    static const char by_name[] =
+        "SELECT t.name, count(*) OVER () FROM pragma_table_list t "
+        "WHERE t.schema = 'main' AND t.type = 'table' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY t.name";
+    const char *sql = r->bare ? by_name : tracked_first;
     sqlite3_stmt *s = NULL;
     int rc = CS_OK, step = SQLITE_DONE;
 
