@@ -109,14 +109,14 @@ static int encode(struct cs_replica *r, const struct cs_row *row, struct cs_buf 
     cs_buf_put_varint(out, del);
     cs_buf_put_varint(out, n);
     for (uint32_t i = 0; rc == CS_OK && i <= row->ncells; i++) {
-        const struct cs_row_cell *cell = &row->cells[i];
-        uint32_t col = i < row->ncells ? cell->col : n;
+        const struct cs_row_cell *cell = i < row->ncells ? &row->cells[i] : NULL;
+        uint32_t col = cell != NULL ? cell->col : n;
 
         for (; next < n && next < col; next++) { /* no cell here */
             cs_buf_put_varint(out, next);
             cs_buf_put_varint(out, 0);
         }
-        if (i == row->ncells)
+        if (cell == NULL)
             break;
         next = col + 1;
         if (col < n && cs_version_cmp(&cell->v, &row->ins) == 0)

@@ -357,8 +357,7 @@ static void only_the_application_has_it(void **state)
         "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a); CREATE TRIGGER x AFTER DELETE ON t BEGIN SELECT "
         "twice(OLD.a); "
         "END;",
-        "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a); CREATE TRIGGER x AFTER UPDATE OF a ON t BEGIN SELECT "
-        "twice(OLD.a); END;",
+        "CREATE TABLE t(id TEXT PRIMARY KEY, a); CREATE TRIGGER x AFTER UPDATE ON t BEGIN SELECT twice(1); END;",
     };
 
     (void)state;
@@ -428,10 +427,11 @@ static void receive(struct capture *c, enum cs_op_kind kind, const char *id, con
     struct cs_uuid device = { .b = { 0x44 } };
     struct cs_op op = { .kind = kind, .stamp = stamp, .cells = &cell, .ncells = kind == CS_OP_DELETE ? 0 : 1 };
     struct cs_delta d = { .tables = &table, .devices = &device, .ops = &op, .ntables = 1, .ndevices = 1, .nops = 1 };
-    struct cs_pull_mark mark = { .log_id = 1, .number = ++number, .device = device, .device_number = number };
+    struct cs_pull_mark mark = { .log_id = 1, .number = number, .device = device, .device_number = number };
     struct cs_apply_result result;
     struct cs_error err = { 0 };
 
+    number++;
     cs_key_put(&key, &part, CS_BINARY);
     op.key = cs_buf_slice(&key);
     must(cs_replica_apply(c->r, &d, &mark, &result, &err), &err, "apply");

@@ -96,9 +96,7 @@ static void no_conflicts(struct capture *c)
 static void publish(struct capture *from, const struct cs_delta *d)
 {
     struct capture *to = from == &dev[0] ? &dev[1] : &dev[0];
-    struct cs_pull_mark mark = {
-        .log_id = 1, .number = ++log_number, .device = d->devices[0], .device_number = log_number
-    };
+    struct cs_pull_mark mark = { .log_id = 1, .number = log_number + 1, .device = d->devices[0] };
     struct cs_apply_result result;
     struct cs_error err = { 0 };
 
@@ -110,6 +108,7 @@ static void publish(struct capture *from, const struct cs_delta *d)
         one.nops = 1;
         assert_int_equal(cs_state_apply(&model, &one, never, NULL), CS_OK);
     }
+    mark.device_number = ++log_number;
     must(cs_replica_apply(to->r, d, &mark, &result, &err), &err, "apply");
     no_conflicts(to);
 }
