@@ -54,7 +54,6 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_GAP_NEXT] =
         "SELECT id, gap, backfill FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL ORDER BY id",
     [CS_STMT_GAP_SET] = "UPDATE main.sync_tables SET backfill = ?2, gap = ?3 WHERE id = ?1",
-    [CS_STMT_GAP_ANY] = "SELECT 1 FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL",
     [CS_STMT_SHADOW_GET] = "SELECT hashes FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_SHADOW_PUT] = "INSERT OR REPLACE INTO main.sync_shadow(tbl, key, hashes) VALUES(?1, ?2, ?3)",
     [CS_STMT_SHADOW_DROP] = "DELETE FROM main.sync_shadow WHERE tbl = ?1",
@@ -151,8 +150,10 @@ void cs_db_rollback(struct cs_replica *r)
 
     if (sqlite3_get_autocommit(r->db) == 0)
         sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
-    if (!r->bare)
+    if (!r->bare) {
         cs_db_reload(r, &ignored);
+        cs_gap_rolled_back(r);
+    }
 }
 
 void cs_db_finalize(struct cs_replica *r)

@@ -13,6 +13,34 @@
 #include "replica/statements.h"
 #include "replica/store.h"
 
+int cs_gap_waits(struct cs_replica *r, bool *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_GAP_NEXT, err);
+    int step = SQLITE_DONE;
+
+    *out = false;
+    if (s == NULL)
+        return err_code(err);
+    while (!*out && (step = sqlite3_step(s)) == SQLITE_ROW) /* a dropped table waits until it is back */
+        *out = cs_table_by_id(r, sqlite3_column_int64(s, 0)) != NULL;
+    sqlite3_reset(s);
+    return step == SQLITE_ROW || step == SQLITE_DONE ? CS_OK : cs_db_fail(r, err, "cannot read our tables");
+}
+
+void cs_gap_rolled_back(struct cs_replica *r)
+{
+    struct cs_error ignored;
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_GAP_NEXT, &ignored);
+    struct cs_table *t;
+
+    for (size_t i = 0; s != NULL && i < r->ntables; i++)
+        r->tables[i].backfilling = false;
+    while (s != NULL && sqlite3_step(s) == SQLITE_ROW)
+        if ((t = cs_table_by_id(r, sqlite3_column_int64(s, 0))) != NULL)
+            t->backfilling = true;
+    sqlite3_reset(s);
+}
+
 /* FNV-1a, 64 bits: against accidents, not adversaries; what it hashes never leaves the file. */
 static uint64_t hash_value(const struct cs_value *v)
 {

@@ -260,7 +260,7 @@ int cs_replica_pending(cs_replica *r, bool *unsealed, bool *unsent, struct cs_er
     rc = any(r, CS_STMT_LOG_ANY, unsealed, err);
 
     if (rc == CS_OK && !*unsealed)
-        rc = any(r, CS_STMT_GAP_ANY, unsealed, err);
+        rc = cs_gap_waits(r, unsealed, err);
     return rc == CS_OK ? any(r, CS_STMT_UNSENT_ANY, unsent, err) : rc;
 }
 

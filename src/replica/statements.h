@@ -47,7 +47,6 @@ enum cs_statement {
     CS_STMT_SHADOW_PUT,
     CS_STMT_SHADOW_DROP,
     CS_STMT_SHADOW_FORGET, /* of one row */
-    CS_STMT_GAP_ANY,
     CS_STMT_PEER_GET,
     CS_STMT_PEER_SET,
     CS_STMT_DATA_VERSION,

@@ -45,6 +45,8 @@ int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *pr
 
 /* gap.c: one slice of backfill or comparison inside an open transaction; *more: another slice is needed. */
 int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);
+int cs_gap_waits(struct cs_replica *r, bool *out, struct cs_error *err); /* is there anything for cs_gap_slice? */
+void cs_gap_rolled_back(struct cs_replica *r);
 int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err); /* when pausing */
 /* Around the merge of a set, inside its transaction: what the application did unseen to the same rows is sealed first.
  */

@@ -239,8 +239,10 @@ int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_opt
     if (rc == CS_OK && was_bare)
         rc = revive(r, err);
     if (rc == CS_OK && (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
-        rc = run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1, never = 0 WHERE id = ?1", id, 0,
-                 err);
+        rc = run(r,
+                 "UPDATE main.sync_tables SET state = 1, backfill = x'', never = 0, "
+                 "gap = EXISTS(SELECT 1 FROM main.sync_rows WHERE tbl = ?1) WHERE id = ?1",
+                 id, 0, err);
     if (rc == CS_OK && (rc = cs_schema_load(r, err)) == CS_OK && (tracked = cs_table_by_id(r, id)) != NULL)
         rc = cs_triggers_install(r, tracked, err);
     if (rc == CS_OK && tracked != NULL)

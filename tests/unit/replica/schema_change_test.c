@@ -190,6 +190,7 @@ static void a_dropped_table(void **state)
     struct cs_delta d;
     struct cs_buf b = { 0 };
     struct capture c;
+    bool unsealed, unsent;
 
     begin(&c, *state != NULL, KA THREE "CREATE TABLE u(id TEXT PRIMARY KEY NOT NULL, z);");
     app(&c, "INSERT INTO t VALUES('n', 4, 'w'); INSERT INTO u VALUES('k', 1)");
@@ -206,6 +207,8 @@ static void a_dropped_table(void **state)
     must(cs_replica_dump(c.r, &b, &err), &err, "dump");
     cs_buf_free(&b);
     cs_arena_free(&a);
+    must(cs_replica_pending(c.r, &unsealed, &unsent, &err), &err, "pending");
+    assert_false(unsealed);
     reopen(&c);
     app(&c, "DELETE FROM u");
     seal_all(&c);
