@@ -238,7 +238,8 @@ struct cs_schedule {
     bool look_pending;
     unsigned relooks;
     struct cs_replica_counts counts;
-    uint64_t counted_ms, looked_ms;
+    uint64_t counted_ms;
+    uint64_t looked_ms, found_ms; /* the last look, and the last that found something */
     struct cs_job count_job;
     bool counting;
 };

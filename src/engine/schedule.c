@@ -9,7 +9,7 @@
 
 #include "engine/engine.h"
 
-enum { DEBOUNCE_MS = 20, RETRY_MAX_MS = 30000, COUNT_MS = 500 };
+enum { DEBOUNCE_MS = 20, LOOK_GAP_MS = 2, RETRY_MAX_MS = 30000, COUNT_MS = 500 };
 
 static void schedule(struct clawsync_engine *e);
 static void run_step(struct clawsync_engine *e);
@@ -407,8 +407,10 @@ static void look_done(struct clawsync_engine *e, struct cs_job *j)
 
     s->looking = false;
     s->looked_ms = cs_loop_now_ms(e->loop);
-    if (s->running && (s->look_pending || j->rc != CS_OK))
+    if (s->running && (s->look_pending || j->rc != CS_OK)) {
         s->wanted |= CS_WANT_PUSH;
+        s->found_ms = s->looked_ms;
+    }
     if (s->look_again)
         look_soon(e);
     else if (s->running && !s->look_pending && s->relooks < RELOOKS)
@@ -433,11 +435,12 @@ static void on_look(void *arg)
     cs_engine_job(e, &s->look_job);
 }
 
-/* At once, and then at most every DEBOUNCE_MS. */
+/* The first change at once, a stream of them every DEBOUNCE_MS; looks that find nothing hold nothing up. */
 static void look_soon(struct clawsync_engine *e)
 {
     struct cs_schedule *s = &e->schedule;
-    uint64_t since = cs_loop_now_ms(e->loop) - s->looked_ms;
+    uint64_t now = cs_loop_now_ms(e->loop), found = now - s->found_ms, looked = now - s->looked_ms;
+    uint64_t wait = found < DEBOUNCE_MS ? DEBOUNCE_MS - found : looked < LOOK_GAP_MS ? LOOK_GAP_MS - looked : 0;
 
     if (!s->running || s->closing)
         return;
@@ -445,7 +448,7 @@ static void look_soon(struct clawsync_engine *e)
     if (s->looking)
         s->look_again = true;
     else
-        cs_timer_start(s->look, since >= DEBOUNCE_MS ? 0 : DEBOUNCE_MS - since);
+        cs_timer_start(s->look, wait);
 }
 
 static void on_interval(void *arg)
@@ -707,7 +710,7 @@ int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
 
-    s->counted_ms = s->looked_ms = 0;
+    s->counted_ms = s->looked_ms = s->found_ms = 0;
     if (cs_timer_new(e->loop, on_retry, e, &s->retry) != CS_OK ||
         cs_timer_new(e->loop, on_look, e, &s->look) != CS_OK ||
         cs_timer_new(e->loop, on_interval, e, &s->interval) != CS_OK ||
