@@ -3,6 +3,8 @@
 #include "replica/statements.h"
 #include "replica/store.h"
 
+enum { LOOKASIDE_BYTES = 1200, LOOKASIDE_SLOTS = 512 };
+
 static int open_file(struct cs_replica *r, const struct cs_replica_options *o, struct cs_error *err)
 {
     struct cs_file_info f;
@@ -52,6 +54,8 @@ static int settings(struct cs_replica *r, const struct cs_replica_options *o, st
     int rc;
 
     sqlite3_extended_result_codes(r->db, 1);
+    /* our prepared statements alone fill the default's slots for good, and every row would go to malloc then */
+    sqlite3_db_config(r->db, SQLITE_DBCONFIG_LOOKASIDE, NULL, LOOKASIDE_BYTES, LOOKASIDE_SLOTS);
     sqlite3_busy_timeout(r->db, o->busy_timeout_ms == 0 ? 5000 : (int)o->busy_timeout_ms);
     if ((rc = load_extension(r, o->load_extension, err)) != CS_OK)
         return rc;

@@ -6,7 +6,7 @@
 
 enum { GROUP_BITS = 62 };
 
-#define NOW_MS "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)"
+#define NOW_MS "CAST((julianday() - 2440587.5) * 86400000.0 AS INTEGER)"
 
 static void put_column(struct cs_buf *sql, const char *row, const struct cs_column *c)
 {
