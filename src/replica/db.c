@@ -64,7 +64,7 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_SCHEMA_VERSION] = "PRAGMA main.schema_version",
 };
 
-int cs_db_fail(struct cs_replica *r, struct cs_error *err, const char *what)
+int(cs_db_fail)(struct cs_replica *r, struct cs_error *err, const char *what)
 {
     int code;
 
@@ -129,8 +129,11 @@ int cs_db_step(struct cs_replica *r, sqlite3_stmt *s, const char *what, struct c
 
 int cs_db_begin(struct cs_replica *r, struct cs_error *err)
 {
-    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_BEGIN, err);
+    sqlite3_stmt *s;
 
+    if (r->must_reload && !r->bare && cs_db_reload(r, err) != CS_OK)
+        return err_code(err);
+    s = cs_db_stmt(r, CS_STMT_BEGIN, err);
     return s == NULL ? err_code(err) : cs_db_step(r, s, "cannot lock the database for writing", err);
 }
 
@@ -382,9 +385,8 @@ int cs_devices_append(struct cs_replica *r, const uint8_t id[16], struct cs_erro
     return CS_OK;
 }
 
-int cs_db_reload(struct cs_replica *r, struct cs_error *err)
+static int read_state(struct cs_replica *r, struct cs_buf *b, struct cs_error *err)
 {
-    struct cs_buf b = { 0 };
     struct cs_reader rd;
     int64_t v;
     int rc;
@@ -400,24 +402,45 @@ int cs_db_reload(struct cs_replica *r, struct cs_error *err)
     r->next_unsent = v < 1 ? 1 : (uint64_t)v;
     if ((rc = cs_meta_int(r, "held_back", &r->held_back, err)) != CS_OK && rc != CS_ENOTFOUND)
         return rc;
-    if ((rc = load_blob(r, "mark", MARK_LEN, &b, err)) == CS_OK) {
-        rd = cs_reader(cs_buf_slice(&b));
+    if ((rc = load_blob(r, "mark", MARK_LEN, b, err)) == CS_OK) {
+        rd = cs_reader(cs_buf_slice(b));
         r->mark.log_id = cs_read_u64(&rd);
         r->mark.number = cs_read_u64(&rd);
         cs_read_into(&rd, r->mark.log_hash, 32);
         r->mark.highest_epoch = cs_read_u32(&rd);
     }
-    if ((rc == CS_OK || rc == CS_ENOTFOUND) && (rc = load_blob(r, "chain", CHAIN_LEN, &b, err)) == CS_OK) {
-        r->chain_number = cs_load_u64(b.data);
-        memcpy(r->chain_hash, b.data + 8, 32);
+    if ((rc == CS_OK || rc == CS_ENOTFOUND) && (rc = load_blob(r, "chain", CHAIN_LEN, b, err)) == CS_OK) {
+        r->chain_number = cs_load_u64(b->data);
+        memcpy(r->chain_hash, b->data + 8, 32);
     }
-    if ((rc == CS_OK || rc == CS_ENOTFOUND) && (rc = load_blob(r, "identity", IDENTITY_LEN, &b, err)) == CS_OK) {
-        memcpy(r->id.workspace.b, b.data, 16);
-        memcpy(r->id.device.b, b.data + 16, 16);
-        r->id.incarnation = cs_load_u64(b.data + 32);
+    if ((rc == CS_OK || rc == CS_ENOTFOUND) && (rc = load_blob(r, "identity", IDENTITY_LEN, b, err)) == CS_OK) {
+        memcpy(r->id.workspace.b, b->data, 16);
+        memcpy(r->id.device.b, b->data + 16, 16);
+        r->id.incarnation = cs_load_u64(b->data + 32);
     }
-    cs_buf_free(&b);
     return rc == CS_OK || rc == CS_ENOTFOUND ? load_devices(r, err) : rc;
+}
+
+/* What memory held stays when the database cannot be read: the next transaction tries again before it begins. */
+int cs_db_reload(struct cs_replica *r, struct cs_error *err)
+{
+    struct cs_replica was = *r;
+    struct cs_buf b = { 0 };
+    int rc = read_state(r, &b, err);
+
+    if (rc != CS_OK) {
+        r->hlc = was.hlc;
+        r->next_unsent = was.next_unsent;
+        r->held_back = was.held_back;
+        r->mark = was.mark;
+        r->chain_number = was.chain_number;
+        memcpy(r->chain_hash, was.chain_hash, sizeof r->chain_hash);
+        r->id = was.id;
+        r->ndevices = was.ndevices;
+    }
+    r->must_reload = rc != CS_OK;
+    cs_buf_free(&b);
+    return rc;
 }
 
 int cs_hlc_save(struct cs_replica *r, struct cs_error *err)

@@ -351,7 +351,7 @@ int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *
     *more = true;
     rc = gap == 2 ? walk_versions(r, t, from, max_rows, sealed, err)
                   : walk_table(r, t, gap, from, max_rows, sealed, err);
-    return rc == CS_OK ? cs_seal_finish(r, err) : rc;
+    return rc == CS_OK ? cs_seal_finish(r, true, err) : rc;
 }
 
 static int shadow_row(struct cs_replica *r, struct cs_table *t, sqlite3_stmt *row, struct cs_buf *key,
@@ -455,7 +455,7 @@ int cs_gap_before_apply(struct cs_replica *r, const struct cs_delta *d, struct c
     if (d == NULL || !any_gap(r, has_gap) || cs_uuid_is_zero(&r->id.device))
         return CS_OK;
     if ((rc = cs_seal_begin(r, err)) == CS_OK && (rc = each_in_gap(r, d, has_gap, look_at_key, err)) == CS_OK)
-        rc = cs_seal_finish(r, err);
+        rc = cs_seal_finish(r, true, err);
     return rc;
 }
 
@@ -515,7 +515,7 @@ int cs_gap_meet_known(struct cs_replica *r, struct cs_table *t, struct cs_error 
             rc = cs_seal_change(r, &c, NULL, err);
     }
     if (rc == CS_OK && n > 0)
-        rc = cs_seal_finish(r, err);
+        rc = cs_seal_finish(r, true, err);
     cs_arena_free(&a);
     return rc;
 }

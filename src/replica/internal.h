@@ -83,6 +83,7 @@ struct cs_replica {
     void *extract;           /* extract.c: what the last extract took, for bind */
     void *apply;             /* apply.c's state: guards, probes */
     bool lease_held, read_only;
+    bool must_reload;   /* what memory mirrors is doubtful: a rollback could not be followed by reading */
     bool bare;          /* the last table was untracked: ours are gone, until one is tracked again */
     int64_t held_back;  /* changes that cannot be sent: a NULL in the key, a row above 16 MiB */
     struct cs_buf meta; /* scratch: a row's versions, encoded */
@@ -91,6 +92,9 @@ struct cs_replica {
 
 /* db.c: statements, transactions and errors. */
 int cs_db_fail(struct cs_replica *r, struct cs_error *err, const char *what); /* from sqlite3_errcode: EBUSY, EIO … */
+#ifdef __clang_analyzer__
+#define cs_db_fail(r, err, what) ((void)cs_db_fail(r, err, what), cs_fail_code(CS_EDB))
+#endif
 int cs_db_exec(struct cs_replica *r, const char *sql, struct cs_error *err);
 int cs_db_begin(struct cs_replica *r, struct cs_error *err);  /* BEGIN IMMEDIATE */
 int cs_db_commit(struct cs_replica *r, struct cs_error *err); /* on failure rolled back */

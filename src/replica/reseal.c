@@ -152,7 +152,10 @@ int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
     cs_extract_stale(r);
-    rc = load_rows(r, &m, err);
+    for (bool more = true; rc == CS_OK && more;) /* rows are projected again, which wants an empty changelog */
+        rc = cs_seal_slice(r, 1000, &more, NULL, err);
+    if (rc == CS_OK)
+        rc = load_rows(r, &m, err);
     if (rc == CS_OK)
         rc = on_rows(r, &m, false, err);
     if (rc == CS_OK && m.n > 0) {

@@ -1,6 +1,10 @@
 /* Sealing: logged changes become versions. What one change becomes is cs_row_seal's matter (spec: local_operation);
- * here is the reading of the changelog, the record of what is unsent, and the step to projection at the end of each
- * slice. */
+ * here is the reading of the changelog, the record of what is unsent, and the step to projection.
+ *
+ * Projection waits until the changelog is empty. While it is not, the application's tables are ahead of the versions: a
+ * row that was hidden in between would be missing when a later entry says that the application wrote it. What earlier
+ * slices touched is kept in memory; should the process end between two slices, a note in sync_meta ("unprojected")
+ * makes the next one look at everything. */
 #include "replica/apply.h"
 #include "replica/statements.h"
 #include "replica/store.h"
@@ -8,10 +12,22 @@
 enum { LOG_SEQ = 0, LOG_TABLE, LOG_OP, LOG_MASK, LOG_MS, LOG_KEY };
 enum { OP_INSERT = 1, OP_UPDATE = 2, OP_DELETE = 3, OP_SUSPECT = 4, OP_GROUP = 16, GROUP_BITS = 62 };
 
+enum { TOUCHED_MAX = 200000 }; /* rows remembered from slice to slice; more: everything is looked at */
+
+/* As cs_touched, and good for another schema. */
+struct touched {
+    int64_t table;
+    struct cs_slice key;
+    enum cs_op_kind kind;
+    bool was_hidden, structural;
+};
+
 /* One sealing transaction. Kept from one to the next for its memory. */
 struct seal {
-    struct cs_touched *touched; /* owned */
+    struct touched *touched; /* owned: what was sealed and not yet projected */
     size_t ntouched, cap;
+    struct cs_arena keys;     /* theirs */
+    bool complete;            /* they are all that the note in sync_meta is about */
     struct cs_op_cell *cells; /* owned: the columns of the change in hand */
     uint32_t ncells, cells_cap;
     struct cs_seal_out out;
@@ -32,6 +48,7 @@ void cs_seal_free(struct cs_replica *r)
     if (l == NULL)
         return;
     free(l->touched);
+    cs_arena_free(&l->keys);
     free(l->cells);
     cs_buf_free(&l->key);
     free(l);
@@ -45,10 +62,8 @@ void cs_scratch_reset(struct cs_replica *r)
 
     cs_arena_reset(&r->scratch);
     r->row = (struct cs_row){ 0 };
-    if (l != NULL) {
+    if (l != NULL)
         l->out = (struct cs_seal_out){ 0 };
-        l->ntouched = 0;
-    }
 }
 
 int cs_seal_begin(struct cs_replica *r, struct cs_error *err)
@@ -64,12 +79,78 @@ int cs_seal_begin(struct cs_replica *r, struct cs_error *err)
     return cs_apply_ready(r, err); /* the counts of hidden rows must be right from here on */
 }
 
-int cs_seal_finish(struct cs_replica *r, struct cs_error *err)
+static void forget_touched(struct seal *l)
+{
+    l->ntouched = 0;
+    cs_arena_reset(&l->keys);
+}
+
+static int project_list(struct cs_replica *r, struct seal *l, struct cs_error *err)
+{
+    struct cs_touched *rows;
+    size_t n = 0;
+
+    if (l->ntouched == 0)
+        return CS_OK;
+    if ((rows = cs_arena_zalloc(&l->keys, l->ntouched, sizeof *rows)) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    for (size_t i = 0; i < l->ntouched; i++) {
+        const struct touched *x = &l->touched[i];
+
+        rows[n] = (struct cs_touched){ .table = cs_table_by_id(r, x->table),
+                                       .key = x->key,
+                                       .kind = x->kind,
+                                       .was_hidden = x->was_hidden,
+                                       .mask_any = x->structural };
+        n += rows[n].table != NULL;
+    }
+    return cs_project_touched(r, rows, n, err);
+}
+
+/* The changelog is empty: what was touched since it was so last is decided. */
+static int project_now(struct cs_replica *r, struct cs_error *err)
 {
     struct seal *l = seal_of(r);
-    int rc = l->ntouched == 0 ? CS_OK : cs_project_touched(r, l->touched, l->ntouched, err);
+    int64_t noted;
+    int rc = cs_meta_int(r, "unprojected", &noted, err);
 
-    l->ntouched = 0;
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    rc = noted != 0 && !l->complete ? cs_project_schema_changed(r, err) : project_list(r, l, err);
+    if (rc == CS_OK && noted != 0)
+        rc = cs_meta_drop(r, "unprojected", err);
+    if (rc == CS_OK) {
+        forget_touched(l);
+        l->complete = false;
+    }
+    return rc;
+}
+
+/* More slices follow: notes that the projection is owed. */
+static int project_later(struct cs_replica *r, struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+    int64_t noted;
+    int rc;
+
+    if (l->ntouched == 0)
+        return CS_OK;
+    if (l->ntouched > TOUCHED_MAX)
+        forget_touched(l);
+    if ((rc = cs_meta_int(r, "unprojected", &noted, err)) != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    if (l->ntouched == 0 || (noted != 0 && !l->complete)) {
+        l->complete = false;
+        return noted != 0 ? CS_OK : cs_meta_put_int(r, "unprojected", 1, err);
+    }
+    l->complete = true;
+    return noted != 0 ? CS_OK : cs_meta_put_int(r, "unprojected", 1, err);
+}
+
+int cs_seal_finish(struct cs_replica *r, bool drained, struct cs_error *err)
+{
+    int rc = drained ? project_now(r, err) : project_later(r, err);
+
     if (rc != CS_OK || (rc = cs_hlc_save(r, err)) != CS_OK ||
         (rc = cs_meta_put_int(r, "next_unsent", (int64_t)r->next_unsent, err)) != CS_OK)
         return rc;
@@ -81,7 +162,7 @@ static int touch(struct cs_replica *r, const struct cs_seal_change *c, bool was_
 {
     struct seal *l = seal_of(r);
     struct cs_table *t = c->table;
-    struct cs_touched *p;
+    struct touched *p;
 
     if (t->nuniques == 0 && t->nfks == 0 && !t->is_parent && t->nhidden == 0 && !was_hidden)
         return CS_OK;
@@ -96,11 +177,11 @@ static int touch(struct cs_replica *r, const struct cs_seal_change *c, bool was_
         l->cap = cap;
     }
     p = &l->touched[l->ntouched++];
-    *p = (struct cs_touched){ .table = t,
-                              .key = cs_arena_copy(&r->scratch, c->key),
-                              .kind = c->kind,
-                              .was_hidden = was_hidden,
-                              .mask_any = structural };
+    *p = (struct touched){ .table = t->id,
+                           .key = cs_arena_copy(&l->keys, c->key),
+                           .kind = c->kind,
+                           .was_hidden = was_hidden,
+                           .structural = structural };
     return p->key.data == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
 }
 
@@ -409,6 +490,19 @@ static int seal_logged(struct cs_replica *r, sqlite3_stmt *s, uint64_t *sealed, 
     return c.cells == NULL ? err_code(err) : cs_seal_change(r, &c, sealed, err);
 }
 
+static int is_more(struct cs_replica *r, bool *more, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_LOG_ANY, err);
+    int step;
+
+    if (s == NULL)
+        return err_code(err);
+    step = sqlite3_step(s);
+    *more = step == SQLITE_ROW;
+    sqlite3_reset(s);
+    return step == SQLITE_ROW || step == SQLITE_DONE ? CS_OK : cs_db_fail(r, err, "cannot read the changelog");
+}
+
 int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
 {
     sqlite3_stmt *s;
@@ -432,7 +526,6 @@ int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t 
     sqlite3_reset(s);
     if (rc != CS_OK)
         return rc;
-    *more = n == max_rows;
     if (n > 0) {
         if ((s = cs_db_stmt(r, CS_STMT_LOG_DELETE, err)) == NULL)
             return err_code(err);
@@ -440,7 +533,9 @@ int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t 
         if ((rc = cs_db_step(r, s, "cannot clear the changelog", err)) != CS_OK)
             return rc;
     }
-    return n > 0 ? cs_seal_finish(r, err) : CS_OK;
+    if (n == max_rows && (rc = is_more(r, more, err)) != CS_OK)
+        return rc;
+    return n > 0 ? cs_seal_finish(r, !*more, err) : CS_OK;
 }
 
 /* Under the write lock the schema cannot change any more: it is the one in memory, or is looked at first. */

@@ -9,7 +9,7 @@
 /* For "return err_code(err)" after a call that filled err and answers NULL; err may be NULL. */
 static inline int err_code(const struct cs_error *err)
 {
-    return err != NULL ? err->code : CS_EDB;
+    return err != NULL && err->code != CS_OK ? err->code : CS_EDB;
 }
 
 /* db.c */
@@ -66,8 +66,8 @@ struct cs_seal_change {
 };
 int cs_seal_change(struct cs_replica *r, const struct cs_seal_change *c, uint64_t *sealed, struct cs_error *err);
 int cs_seal_begin(struct cs_replica *r, struct cs_error *err); /* resets the touched list */
-int cs_seal_finish(struct cs_replica *r,
-                   struct cs_error *err); /* projects what was touched, saves clock and counters */
+/* Saves clock and counters. drained: the changelog is empty now; what was touched is projected. */
+int cs_seal_finish(struct cs_replica *r, bool drained, struct cs_error *err);
 
 void cs_seal_free(struct cs_replica *r);
 void cs_scratch_reset(struct cs_replica *r);

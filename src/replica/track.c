@@ -219,6 +219,18 @@ static void warn_orphans(struct cs_replica *r, const struct cs_table *t, const s
     }
 }
 
+/* Seals all that is logged, inside the running transaction: before rows are decided again, and before hashes are taken.
+ */
+static int drain_log(struct cs_replica *r, struct cs_error *err)
+{
+    bool more = !cs_uuid_is_zero(&r->id.device);
+    int rc = CS_OK;
+
+    while (rc == CS_OK && more)
+        rc = cs_seal_slice(r, 1000, &more, NULL, err);
+    return rc;
+}
+
 int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_options *o, struct cs_error *err)
 {
     struct cs_arena a = { 0 };
@@ -245,6 +257,8 @@ int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_opt
                  id, 0, err);
     if (rc == CS_OK && (rc = cs_schema_load(r, err)) == CS_OK && (tracked = cs_table_by_id(r, id)) != NULL)
         rc = cs_triggers_install(r, tracked, err);
+    if (rc == CS_OK)
+        rc = drain_log(r, err);
     if (rc == CS_OK && tracked != NULL)
         rc = cs_gap_meet_known(r, tracked, err);
     if (rc == CS_OK)
@@ -284,6 +298,8 @@ int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err)
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
     rc = cs_triggers_drop(r, id, err);
+    if (rc == CS_OK)
+        rc = drain_log(r, err);
     cs_schema_release(r);
     for (size_t i = 0; i < sizeof forget / sizeof forget[0] && rc == CS_OK; i++)
         rc = run(r, forget[i], id, 0, err);
@@ -310,21 +326,6 @@ static int pause_one(struct cs_replica *r, struct cs_table *t, struct cs_error *
     return run(r, "UPDATE main.sync_tables SET state = 2, shape = NULL WHERE id = ?1", t->id, 0, err);
 }
 
-/* What was logged before the pause must be versions before the hashes are taken. */
-static int seal_all(struct cs_replica *r, struct cs_error *err)
-{
-    bool more = true;
-    int rc = CS_OK;
-
-    if (cs_uuid_is_zero(&r->id.device))
-        return CS_OK;
-    while (rc == CS_OK && more)
-        rc = cs_seal_slice(r, 1000, &more, NULL, err);
-    for (more = true; rc == CS_OK && more;) /* what an earlier gap has left to look at */
-        rc = cs_gap_slice(r, 1000, &more, NULL, err);
-    return rc;
-}
-
 int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
 {
     int rc;
@@ -333,7 +334,10 @@ int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
         return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
-    rc = seal_all(r, err);
+    rc = drain_log(r, err);
+    for (bool more = !cs_uuid_is_zero(&r->id.device);
+         rc == CS_OK && more;) /* what an earlier gap has left to look at */
+        rc = cs_gap_slice(r, 1000, &more, NULL, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
         if (table == NULL || cs_table_by_name(r, cs_slice_str(table)) == &r->tables[i])
             rc = pause_one(r, &r->tables[i], err);
@@ -360,7 +364,7 @@ int cs_replica_resume(cs_replica *r, const char *table, struct cs_error *err)
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
         if (r->tables[i].state == CS_TRACKED)
             rc = cs_triggers_install(r, &r->tables[i], err);
-    if (rc == CS_OK)
+    if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK)
         rc = cs_project_schema_changed(r, err);
     return end(r, rc, err);
 }
@@ -476,7 +480,7 @@ int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
             rc = run(r, "UPDATE main.sync_tables SET backfill = x'', gap = 1 WHERE id = ?1", t->id, 0, err);
         t->backfilling = true;
     }
-    if (rc == CS_OK)
+    if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK)
         rc = cs_project_schema_changed(r, err);
     return end(r, rc, err);
 }

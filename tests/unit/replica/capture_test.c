@@ -134,6 +134,13 @@ static const struct change_case {
     { "REPLACE with recursive triggers", UNIQ "INSERT INTO t VALUES('k', 'u', 'x');",
       "PRAGMA recursive_triggers=ON; REPLACE INTO t VALUES('l', 'u', 'y'); PRAGMA recursive_triggers=OFF",
       "D t 'k' /a /b\nI t 'l' a='u' b='y'\n" },
+    { "UNIQUE ON CONFLICT REPLACE",
+      "CREATE TABLE t(id TEXT PRIMARY KEY ON CONFLICT REPLACE NOT NULL, a UNIQUE ON CONFLICT REPLACE);"
+      "INSERT INTO t VALUES('k', 1), ('l', 2);",
+      "INSERT INTO t VALUES('m', 1); INSERT INTO t VALUES('l', 3)", "D t 'k' /a\nI t 'm' a=1\nU t 'l' a=3 /a\n" },
+    { "an untrusted schema", UNIQ,
+      "PRAGMA trusted_schema=OFF; INSERT INTO t VALUES('k', 'u', 'x'); UPDATE t SET b = 'y'; PRAGMA trusted_schema=ON",
+      "I t 'k' a='u'\nU t 'k' b='y'\n" },
     { "upsert that inserts", KA, "INSERT INTO t VALUES('k', 1, 'x') ON CONFLICT(id) DO UPDATE SET a = 9",
       "I t 'k' a=1 b='x'\n" },
     { "upsert that updates", KA "INSERT INTO t VALUES('k', 1, 'x');",
@@ -264,6 +271,154 @@ static void a_null_key_is_held_back(void **state)
     assert_true(n.held_back > 0);
     app(&c, "UPDATE t SET id = 'l' WHERE id IS NULL"); /* now it has one */
     sends(&c, "I t 'l' a=2\n");
+    close_all(&c);
+}
+
+/* Our triggers do not show in what the application asks SQLite about its own statement. */
+static void the_application_does_not_notice(void **state)
+{
+    struct capture c;
+
+    (void)state;
+    open_database(&c, false,
+                  "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a UNIQUE, b);"
+                  "CREATE TABLE other(n INTEGER PRIMARY KEY);");
+    open_replica(&c);
+    track(&c, "t");
+    run_here(&c, "INSERT INTO other VALUES(70); INSERT INTO t VALUES('k', 1, 2), ('l', 3, 4)");
+    assert_int_equal(sqlite3_changes(c.app), 2);
+    assert_int_equal(sqlite3_last_insert_rowid(c.app), 2);
+    run_here(&c, "REPLACE INTO t VALUES('m', 1, 2)");
+    assert_int_equal(sqlite3_changes(c.app), 1);
+    assert_int_equal(sqlite3_last_insert_rowid(c.app), 3);
+    run_here(&c, "UPDATE t SET b = 9");
+    assert_int_equal(sqlite3_changes(c.app), 2);
+    run_here(&c, "DELETE FROM t");
+    assert_int_equal(sqlite3_changes(c.app), 2);
+    close_all(&c);
+}
+
+/* The file is one of several that the application has attached. */
+static void an_attached_database(void **state)
+{
+    struct capture c;
+    sqlite3 *other;
+    char *sql;
+
+    (void)state;
+    open_database(&c, false, KA);
+    open_replica(&c);
+    track(&c, "t");
+    send_silently(&c);
+    assert_int_equal(sqlite3_open(":memory:", &other), SQLITE_OK);
+    sql = sqlite3_mprintf(
+        "CREATE TABLE t(id); CREATE TABLE sync_changelog(x); ATTACH %Q AS x; INSERT INTO x.t VALUES('k', 1, "
+        "2)",
+        c.path);
+    assert_int_equal(sqlite3_exec(other, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_free(sql);
+    sqlite3_close(other);
+    sends(&c, "I t 'k' a=1 b=2\n");
+    close_all(&c);
+}
+
+/* An application that does not enforce its foreign keys: the row is hidden here, and sent with all its values. */
+static void an_orphan_is_sent_all_the_same(void **state)
+{
+    struct capture c;
+
+    open_database(
+        &c, *state != NULL,
+        "CREATE TABLE p(id TEXT PRIMARY KEY NOT NULL); CREATE TABLE c(id TEXT PRIMARY KEY NOT NULL, a, p TEXT "
+        "REFERENCES p(id));");
+    open_replica(&c);
+    track_all(&c);
+    send_silently(&c);
+    app(&c, "INSERT INTO c VALUES('c', 1, 'p')");
+    sends(&c, "I c 'c' a=1 p='p'\n");
+    assert_string_equal(value_of(&c, "SELECT count(*) FROM c"), "0");
+    app(&c, "REPLACE INTO c VALUES('c', 2, 'p')"); /* what it does not see it does not overwrite knowingly */
+    sends(&c, "U c 'c' a=2 p='p'\n");
+    app(&c, "INSERT INTO p VALUES('p')");
+    sends(&c, "I p 'p'\n");
+    assert_string_equal(value_of(&c, "SELECT id || a || p FROM c"), "c2p");
+    app(&c, "DELETE FROM p");
+    sends(&c, "D p 'p'\n");
+    assert_string_equal(value_of(&c, "SELECT count(*) FROM c"), "0");
+    app(&c, "INSERT INTO p VALUES('p'); UPDATE c SET a = 3");
+    sends(&c, "I p 'p'\n");
+    app(&c, "UPDATE c SET a = 3");
+    sends(&c, "U c 'c' a=3 /a\n");
+    close_all(&c);
+}
+
+/* The log of one row in many slices, between which the row must not be hidden: later entries are about it. */
+static void an_orphan_in_several_slices(void **state)
+{
+    static const char sql[] =
+        "INSERT INTO c VALUES('c', 1, 'p'); UPDATE c SET a = 2; DELETE FROM c; INSERT INTO c VALUES('c', 3, 'p');"
+        "UPDATE c SET a = 4; INSERT INTO p VALUES('p'); DELETE FROM p; REPLACE INTO c VALUES('c', 5, 'p');";
+    const char *restart = *state;
+    struct cs_error err = { 0 };
+    struct capture c;
+    bool more;
+
+    open_database(
+        &c, false,
+        "CREATE TABLE p(id TEXT PRIMARY KEY NOT NULL); CREATE TABLE c(id TEXT PRIMARY KEY NOT NULL, a, p TEXT "
+        "REFERENCES p(id));");
+    open_replica(&c);
+    track_all(&c);
+    send_silently(&c);
+    for (int round = 0; round < 3; round++) {
+        app(&c, sql);
+        more = true;
+        while (more) {
+            must(cs_replica_seal(c.r, 1, &more, NULL, &err), &err, "seal");
+            if (more && restart != NULL) {
+                cs_replica_close(c.r);
+                open_replica(&c);
+            }
+        }
+        assert_string_equal(value_of(&c, "SELECT count(*) FROM c"), "0");
+        assert_string_equal(value_of(&c, "SELECT count(*) FROM sync_meta WHERE name = 'unprojected'"), "0");
+        send_silently(&c);
+        app(&c, "INSERT INTO p VALUES('p')");
+        send_silently(&c);
+        assert_string_equal(value_of(&c, "SELECT id || a || p FROM c"), "c5p");
+        app(&c, round == 1 ? "DELETE FROM p" : "DELETE FROM c; DELETE FROM p");
+        send_silently(&c);
+    }
+    close_all(&c);
+}
+
+/* An edit is as old as it is, however late it is sealed; never younger than this device's clock says now. */
+static void stamps_are_of_the_edit(void **state)
+{
+    struct cs_arena a = { 0 };
+    struct cs_error err = { 0 };
+    struct cs_delta d;
+    struct capture c;
+    int64_t first;
+
+    (void)state;
+    open_database(&c, false, KA);
+    open_replica(&c);
+    track(&c, "t");
+    send_silently(&c);
+    app(&c, "INSERT INTO t VALUES('k', 1, 2)");
+    run_here(&c, "UPDATE sync_changelog SET ms = 1000000000000"); /* 2001: as if the clock had been slow */
+    app(&c, "INSERT INTO t VALUES('l', 1, 2); INSERT INTO t VALUES('m', 1, 2)");
+    run_here(&c, "UPDATE sync_changelog SET ms = 9000000000000 WHERE k1 = 'm'"); /* 2255 */
+    first = strtoll(value_of(&c, "SELECT ms FROM sync_changelog WHERE k1 = 'l'"), NULL, 10);
+    usleep(3000);
+    seal_all(&c);
+    must(cs_replica_extract(c.r, &a, 10, 1 << 20, &d, &err), &err, "extract");
+    assert_int_equal(d.nops, 3);
+    assert_int_equal(d.ops[0].stamp, INT64_C(1000000000000) << 16);
+    assert_int_equal(d.ops[1].stamp, first << 16);
+    assert_in_range(d.ops[2].stamp >> 16, first, first + 60000);
+    cs_arena_free(&a);
     close_all(&c);
 }
 
@@ -411,6 +566,13 @@ int main(void)
         { "more_columns_than_bits (shell)", more_columns_than_bits, NULL, NULL, (void *)"shell" },
         cmocka_unit_test(a_null_key_is_held_back),
         { "a_null_key_is_held_back (shell)", a_null_key_is_held_back, NULL, NULL, (void *)"shell" },
+        cmocka_unit_test(the_application_does_not_notice),
+        cmocka_unit_test(an_attached_database),
+        cmocka_unit_test(an_orphan_is_sent_all_the_same),
+        { "an_orphan_is_sent_all_the_same (shell)", an_orphan_is_sent_all_the_same, NULL, NULL, (void *)"shell" },
+        cmocka_unit_test(an_orphan_in_several_slices),
+        { "an_orphan_in_several_slices (restarts)", an_orphan_in_several_slices, NULL, NULL, (void *)"restart" },
+        cmocka_unit_test(stamps_are_of_the_edit),
         cmocka_unit_test(rows_in_the_changelog_are_not_extracted),
         cmocka_unit_test(an_edit_while_packing_is_sent_next),
         cmocka_unit_test(batches_are_bounded),

@@ -77,6 +77,8 @@ static const struct schema_case {
       "DROP TRIGGER sync_1_ins0; DROP TRIGGER sync_1_del0; INSERT INTO t VALUES('n', 4, 'w'); DELETE FROM t WHERE id = "
       "'k'",
       "D t 'k' /a /b\nI t 'n' a=4 b='w'\n", false, "DELETE FROM t WHERE id = 'n'", "D t 'n' /a /b\n" },
+    { "VACUUM, REINDEX, another journal", KA THREE, "VACUUM; REINDEX; PRAGMA journal_mode=WAL; CREATE INDEX i ON t(a)",
+      "", false, "UPDATE t SET a = 9 WHERE id = 'k'", "U t 'k' a=9 /a\n" },
     { "a unique index comes later", KA THREE, "CREATE UNIQUE INDEX u ON t(a)", "", false,
       "REPLACE INTO t VALUES('n', 1, 'w')", "D t 'k' /a /b\nI t 'n' a=1 b='w'\n" },
     { "another collation comes later", KA THREE,
