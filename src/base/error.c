@@ -38,7 +38,7 @@ static const struct code_info *info(int code)
     return &codes[-code];
 }
 
-int cs_fail(struct cs_error *err, int code, const char *fmt, ...)
+int(cs_fail)(struct cs_error *err, int code, const char *fmt, ...)
 {
     va_list ap;
 

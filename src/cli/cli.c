@@ -99,7 +99,7 @@ int cs_cli_main(int argc, char **argv, struct cs_world *w)
     for (int i = words; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return print_command_help(cmd);
-    if ((rc = cs_cli_parse(&c, cmd, argc - words, argv + words, &err)) != 0)
+    if (cs_cli_parse(&c, cmd, argc - words, argv + words, &err) != CLAWSYNC_OK)
         rc = cs_cli_fail(&c, &err);
     else
         rc = cmd->run(&c);

@@ -13,7 +13,6 @@ static int prompt(const char *question, char out[PASSPHRASE_MAX], clawsync_error
     struct termios old, quiet;
     size_t n = 0;
     char ch;
-    ssize_t got;
 
     if (tcgetattr(STDIN_FILENO, &old) != 0)
         return cs_fail((struct cs_error *)err, CS_EINVAL,
@@ -23,7 +22,7 @@ static int prompt(const char *question, char out[PASSPHRASE_MAX], clawsync_error
     fputs(question, stderr);
     fflush(stderr);
     tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet);
-    while ((got = read(STDIN_FILENO, &ch, 1)) == 1 && ch != '\n' && n < PASSPHRASE_MAX - 1)
+    while (read(STDIN_FILENO, &ch, 1) == 1 && ch != '\n' && n < PASSPHRASE_MAX - 1)
         out[n++] = ch;
     tcsetattr(STDIN_FILENO, TCSAFLUSH, &old);
     fputc('\n', stderr);

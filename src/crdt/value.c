@@ -35,6 +35,7 @@ static double real_of_bits(uint64_t b)
 /* A real that an int64 holds exactly. 0x1p63 itself is one too many. */
 static bool integral(double r, int64_t *i)
 {
+    /* cppcheck-suppress incorrectLogicOperator ; it cannot read hexadecimal floats */
     if (!(r >= -0x1p63 && r < 0x1p63) || (double)(int64_t)r != r)
         return false;
     *i = (int64_t)r;

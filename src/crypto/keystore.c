@@ -39,6 +39,8 @@ static int file_key(uint8_t key[32], const uint8_t head[CS_ENVELOPE_HEAD], const
     size_t memory = (size_t)cs_load_u32(head + AT_MEMLIMIT) * 1024;
 
     memcpy(m, head, CS_ENVELOPE_HEAD);
+    if (head[AT_KDF] == CS_KDF_ARGON2ID13 && passphrase == NULL)
+        return cs_fail(err, CS_EAUTH, "the file is protected by a passphrase, and none was given");
     if (head[AT_KDF] == CS_KDF_ARGON2ID13 &&
         crypto_pwhash(m + CS_ENVELOPE_HEAD, 32, passphrase, strlen(passphrase), head + AT_SALT,
                       cs_load_u32(head + AT_OPSLIMIT), memory, crypto_pwhash_ALG_ARGON2ID13) != 0)

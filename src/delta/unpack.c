@@ -107,7 +107,7 @@ int cs_batch_open(struct cs_packer *p, const struct cs_batch *b, const struct cs
     int rc;
 
     *fault = CS_FAULT_NONE;
-    if ((rc = cs_batch_header_decode(h, cs_slice(b->header, sizeof b->header), err)) < 0) {
+    if (cs_batch_header_decode(h, cs_slice(b->header, sizeof b->header), err) < 0) {
         *fault = CS_FAULT_BAD_HEADER;
         return CS_ECORRUPT;
     }

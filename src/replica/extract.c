@@ -429,7 +429,7 @@ static int by_sending(const void *a, const void *b)
 
 static int finish(struct cs_replica *r, struct extract *x, struct cs_delta *out, struct cs_error *err)
 {
-    uint32_t ranks[64];
+    uint32_t ranks[64] = { 0 };
     bool several = false;
 
     for (uint32_t i = 0; i < x->nops; i++)

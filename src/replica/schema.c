@@ -77,6 +77,7 @@ int cs_column_number(struct cs_replica *r, int64_t table, struct cs_slice name, 
         return err_code(err);
     sqlite3_bind_int64(s, 1, table);
     cs_db_bind_text(s, 2, name);
+    *id = CS_NO_COLUMN;
     if ((step = sqlite3_step(s)) == SQLITE_ROW) {
         *id = (uint32_t)sqlite3_column_int64(s, 0);
         step = sqlite3_step(s);
@@ -142,7 +143,7 @@ static enum cs_affinity affinity_of(const char *type)
     char t[64];
     size_t n = 0;
 
-    for (; type[n] != '\0' && n < sizeof t - 1; n++)
+    for (; n < sizeof t - 1 && type[n] != '\0'; n++)
         t[n] = (char)toupper((unsigned char)type[n]);
     t[n] = '\0';
     if (strstr(t, "INT") != NULL)
@@ -503,7 +504,7 @@ static bool carries_cell(const struct cs_column *c)
 
 static int number_columns(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
 {
-    uint32_t id, max = 0;
+    uint32_t id = CS_NO_COLUMN, max = 0;
     int rc = CS_OK;
 
     for (uint32_t i = 0; i < t->ncolumns && rc == CS_OK; i++) {

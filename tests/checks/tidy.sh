@@ -4,6 +4,11 @@ set -euo pipefail
 build=$(realpath "$1")
 cd "$(dirname "$0")/../.."
 mapfile -t files < <(git ls-files 'src/*.c')
-printf '%s\n' "${files[@]}" | xargs -P 2 -n 8 clang-tidy --quiet -p "$build" --warnings-as-errors='*' 2>/dev/null
+if ! clang-tidy --version | grep -q 'version 14\.'; then
+  echo "skipped: no clang-tidy 14 here, for which the checks are chosen"
+  exit 77
+fi
+# one file a run: with several, clang-tidy 14 takes every va_list for uninitialised
+printf '%s\n' "${files[@]}" | xargs -P 2 -n 1 clang-tidy --quiet -p "$build" --warnings-as-errors='*' 2>/dev/null
 cppcheck --quiet --enable=warning,performance,portability --std=c11 --inline-suppr --error-exitcode=1 -j 2 \
   --suppressions-list=tests/checks/cppcheck.txt -D__x86_64__=1 -Isrc -Iinclude src
