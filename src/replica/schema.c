@@ -143,8 +143,8 @@ static enum cs_affinity affinity_of(const char *type)
     char t[64];
     size_t n = 0;
 
-    for (; n < sizeof t - 1 && type[n] != '\0'; n++)
-        t[n] = (char)toupper((unsigned char)type[n]);
+    for (const char *p = type; *p != '\0' && n < sizeof t - 1; p++)
+        t[n++] = (char)toupper((unsigned char)*p);
     t[n] = '\0';
     if (strstr(t, "INT") != NULL)
         return CS_AFF_INTEGER;
