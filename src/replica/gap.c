@@ -195,11 +195,22 @@ static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sq
     struct cs_seal_change c = { .table = t, .key = key, .kind = CS_OP_INSERT, .ms = cs_now_ms(r->world) };
     struct cs_op_cell *cells;
     int64_t unsent;
+    bool taken; /* its insert was */
     int rc = cs_rows_get(r, t->id, key, &r->row, &unsent, err);
 
     if (rc != CS_OK && rc != CS_ENOTFOUND)
         return rc;
-    if (rc == CS_ENOTFOUND || !cs_row_lives(&r->row)) {
+    taken = rc == CS_OK && cs_row_lives(&r->row);
+    if (taken && t->nhidden > 0) { /* hidden, and in the table all the same: the application wrote over it unseen */
+        struct cs_buf reason = { 0 };
+
+        rc = cs_hidden_row_reason(r, t->id, key, &reason, err);
+        cs_buf_free(&reason);
+        if (rc != CS_OK && rc != CS_ENOTFOUND)
+            return rc;
+        taken = rc == CS_ENOTFOUND;
+    }
+    if (!taken) {
         if ((c.cells = cs_seal_all_columns(r, t, &c.ncells, err)) == NULL)
             return err_code(err);
         return cs_seal_change(r, &c, sealed, err);
