@@ -72,7 +72,7 @@ static inline void open_database(struct capture *c, bool shell, const char *sche
     c->shell = shell;
     snprintf(c->dir, sizeof c->dir, "%s/cs-capture-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     assert_non_null(mkdtemp(c->dir));
-    snprintf(c->path, sizeof c->path, "%s/app.db", c->dir);
+    snprintf(c->path, sizeof c->path, "%.100s/app.db", c->dir);
     assert_int_equal(sqlite3_open(c->path, &c->app), SQLITE_OK);
     sqlite3_busy_timeout(c->app, 5000);
     run_here(c, schema);
