@@ -402,6 +402,8 @@ static int read_state(struct cs_replica *r, struct cs_buf *b, struct cs_error *e
     r->next_unsent = v < 1 ? 1 : (uint64_t)v;
     if ((rc = cs_meta_int(r, "held_back", &r->held_back, err)) != CS_OK && rc != CS_ENOTFOUND)
         return rc;
+    if ((rc = cs_meta_int(r, "huge", &r->huge, err)) != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
     if ((rc = load_blob(r, "mark", MARK_LEN, b, err)) == CS_OK) {
         rd = cs_reader(cs_buf_slice(b));
         r->mark.log_id = cs_read_u64(&rd);

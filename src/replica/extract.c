@@ -555,6 +555,21 @@ static int begin_snapshot(struct cs_replica *r, struct cs_error *err)
     }
 }
 
+/* Kept with the rows, so that whoever looks at the database is told too. */
+static int save_huge(struct cs_replica *r, int64_t n, struct cs_error *err)
+{
+    int rc = cs_db_begin(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if ((rc = cs_meta_put_int(r, "huge", n, err)) == CS_OK && (rc = cs_db_commit(r, err)) == CS_OK) {
+        r->huge = n;
+        return CS_OK;
+    }
+    cs_db_rollback(r);
+    return rc;
+}
+
 int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size_t max_bytes, struct cs_delta *out,
                        struct cs_error *err)
 {
@@ -582,18 +597,13 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
     cs_buf_free(&x->lookup);
     if (rc == CS_OK && x->nops == 0 && x->ntaken > 0)
         rc = drop_settled(r, err);
+    if (rc == CS_OK && x->nhuge != r->huge)
+        rc = save_huge(r, x->nhuge, err);
     if (rc != CS_OK) {
         x->ntaken = 0;
         *out = (struct cs_delta){ 0 };
     }
     return rc;
-}
-
-int64_t cs_extract_held_back(const struct cs_replica *r)
-{
-    const struct extract *x = r->extract;
-
-    return x == NULL ? 0 : x->nhuge;
 }
 
 void cs_extract_stale(struct cs_replica *r)

@@ -306,7 +306,7 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
 
-    *out = (struct cs_replica_counts){ .held_back = r->held_back + cs_extract_held_back(r) };
+    *out = (struct cs_replica_counts){ .held_back = r->held_back + r->huge };
     if (r->bare) {
         out->hlc = r->hlc;
         return data_version(r, &out->data_version, err);

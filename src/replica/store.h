@@ -52,6 +52,9 @@ int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *e
  */
 int cs_gap_before_apply(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err);
 int cs_gap_after_apply(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err);
+/* Do tables with UNIQUE or foreign keys wait to be looked at? Then nothing is projected: it could reach any row. */
+bool cs_gap_linked_waits(const struct cs_replica *r);
+int cs_gap_finish_linked(struct cs_replica *r, struct cs_error *err); /* at once, in the running transaction */
 /* When tracking begins, before what others sent is shown. */
 int cs_gap_meet_known(struct cs_replica *r, struct cs_table *t, struct cs_error *err);
 
@@ -108,7 +111,6 @@ int cs_schema_version(struct cs_replica *r, int64_t *out, struct cs_error *err);
 void cs_extract_free(struct cs_replica *r);
 int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err); /* what the last extract took is bound: sent */
 void cs_extract_stale(struct cs_replica *r); /* versions change: what was extracted must not be bound any more */
-int64_t cs_extract_held_back(const struct cs_replica *r); /* rows that the last extract found too large */
 void cs_over_sort(struct cs_op_over *over, uint32_t n);
 
 #endif
