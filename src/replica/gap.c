@@ -41,6 +41,20 @@ void cs_gap_rolled_back(struct cs_replica *r)
     sqlite3_reset(s);
 }
 
+/* Its rows depend on others: the projection can reach any of them. */
+static bool is_linked(const struct cs_table *t)
+{
+    return t->nuniques > 0 || t->nfks > 0 || t->is_parent;
+}
+
+bool cs_gap_linked_waits(const struct cs_replica *r)
+{
+    for (size_t i = 0; i < r->ntables; i++)
+        if (r->tables[i].backfilling && r->tables[i].state == CS_TRACKED && is_linked(&r->tables[i]))
+            return true;
+    return false;
+}
+
 /* FNV-1a, 64 bits: against accidents, not adversaries; what it hashes never leaves the file. */
 static uint64_t hash_value(const struct cs_value *v)
 {
@@ -135,6 +149,31 @@ static int shadow_of(struct cs_replica *r, const struct cs_table *t, struct cs_s
     return rc;
 }
 
+static int shadow_row(struct cs_replica *r, struct cs_table *t, sqlite3_stmt *row, struct cs_buf *key,
+                      struct cs_buf *hashes, struct cs_error *err)
+{
+    sqlite3_stmt *s;
+
+    cs_buf_reset(hashes);
+    for (uint32_t id = 0; id < t->ncolumn_ids; id++) {
+        struct cs_value v;
+
+        if (t->by_id[id] == CS_NO_COLUMN)
+            continue;
+        cs_value_from_column(&v, row, (int)t->by_id[id]);
+        cs_buf_put_u32(hashes, id);
+        cs_buf_put_u64(hashes, hash_value(&v));
+    }
+    if (hashes->failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((s = cs_db_stmt(r, CS_STMT_SHADOW_PUT, err)) == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, t->id);
+    cs_db_bind_slice(s, 2, cs_buf_slice(key));
+    cs_db_bind_slice(s, 3, cs_buf_slice(hashes));
+    return cs_db_step(r, s, "cannot note what a paused table holds", err);
+}
+
 /* Was the column's value another one when the table was paused? false also when nothing is known. */
 static bool shadow_differs(struct cs_slice shadow, uint32_t id, const struct cs_value *v)
 {
@@ -189,6 +228,22 @@ static int forget_shadow(struct cs_replica *r, const struct cs_table *t, struct 
     return cs_db_step(r, s, "cannot forget what a pause had noted", err);
 }
 
+/* The row was looked at as it is. */
+static int note_looked(struct cs_replica *r, struct cs_table *t, sqlite3_stmt *s, struct cs_slice key,
+                       struct cs_error *err)
+{
+    struct cs_buf k = { 0 }, hashes = { 0 };
+    int rc;
+
+    if (t->state != CS_PAUSED)
+        return forget_shadow(r, t, key, err);
+    cs_buf_put_slice(&k, key);
+    rc = k.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : shadow_row(r, t, s, &k, &hashes, err);
+    cs_buf_free(&k);
+    cs_buf_free(&hashes);
+    return rc;
+}
+
 static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sqlite3_stmt *s, struct cs_slice key,
                        uint64_t *sealed, struct cs_error *err)
 {
@@ -211,6 +266,8 @@ static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sq
         taken = rc == CS_ENOTFOUND;
     }
     if (!taken) {
+        if (t->state == CS_PAUSED && (rc = note_looked(r, t, s, key, err)) != CS_OK)
+            return rc;
         if ((c.cells = cs_seal_all_columns(r, t, &c.ncells, err)) == NULL)
             return err_code(err);
         return cs_seal_change(r, &c, sealed, err);
@@ -220,7 +277,7 @@ static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sq
     if ((cells = cs_arena_zalloc(&r->scratch, (size_t)t->ncolumn_ids + 1, sizeof *cells)) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     if ((rc = changed_columns(r, t, key, s, cells, &c.ncells, err)) != CS_OK || c.ncells == 0 ||
-        (rc = forget_shadow(r, t, key, err)) != CS_OK)
+        (rc = note_looked(r, t, s, key, err)) != CS_OK)
         return rc;
     c.kind = CS_OP_UPDATE;
     c.cells = cells;
@@ -365,31 +422,6 @@ int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *
     return rc == CS_OK ? cs_seal_finish(r, true, err) : rc;
 }
 
-static int shadow_row(struct cs_replica *r, struct cs_table *t, sqlite3_stmt *row, struct cs_buf *key,
-                      struct cs_buf *hashes, struct cs_error *err)
-{
-    sqlite3_stmt *s;
-
-    cs_buf_reset(hashes);
-    for (uint32_t id = 0; id < t->ncolumn_ids; id++) {
-        struct cs_value v;
-
-        if (t->by_id[id] == CS_NO_COLUMN)
-            continue;
-        cs_value_from_column(&v, row, (int)t->by_id[id]);
-        cs_buf_put_u32(hashes, id);
-        cs_buf_put_u64(hashes, hash_value(&v));
-    }
-    if (hashes->failed)
-        return cs_fail(err, CS_ENOMEM, "out of memory");
-    if ((s = cs_db_stmt(r, CS_STMT_SHADOW_PUT, err)) == NULL)
-        return err_code(err);
-    sqlite3_bind_int64(s, 1, t->id);
-    cs_db_bind_slice(s, 2, cs_buf_slice(key));
-    cs_db_bind_slice(s, 3, cs_buf_slice(hashes));
-    return cs_db_step(r, s, "cannot note what a paused table holds", err);
-}
-
 int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
 {
     struct cs_buf key = { 0 }, hashes = { 0 };
@@ -459,13 +491,73 @@ static bool any_gap(const struct cs_replica *r, bool (*wanted)(const struct cs_t
     return false;
 }
 
+static int look_at_all_versions(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    enum { SOME = 500 };
+    struct cs_slice keys[SOME], last = CS_SLICE_NULL;
+    uint32_t n = SOME;
+    int rc = CS_OK;
+
+    while (rc == CS_OK && n == SOME) {
+        sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_ROW_WALK, err);
+
+        if (s == NULL)
+            return err_code(err);
+        sqlite3_bind_int64(s, 1, t->id);
+        cs_db_bind_slice(s, 2, last);
+        sqlite3_bind_int64(s, 3, SOME);
+        for (n = 0; n < SOME && rc == CS_OK && sqlite3_step(s) == SQLITE_ROW; n++)
+            if ((keys[n] = cs_arena_copy(&r->scratch, cs_db_column_blob(s, 0))).data == NULL)
+                rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        sqlite3_reset(s);
+        for (uint32_t i = 0; i < n && rc == CS_OK; i++)
+            if ((rc = look_at_versions(r, t, last = keys[i], NULL, err)) == CS_ENOTFOUND)
+                rc = CS_OK;
+    }
+    return rc;
+}
+
+/* A paused table as it is now. */
+static int look_at_all(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    struct cs_buf key = { 0 };
+    sqlite3_stmt *s = NULL;
+    int rc = prepare_walk(r, t, false, &s, err), step = SQLITE_DONE;
+
+    if (rc == CS_OK)
+        sqlite3_bind_int64(s, 1, -1);
+    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW)
+        rc = row_key(t, s, &key) ? look_at_row(r, t, 1, s, cs_buf_slice(&key), NULL, err)
+                                 : cs_fail(err, CS_ENOMEM, "out of memory");
+    if (rc == CS_OK && step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read an application's table");
+    sqlite3_finalize(s);
+    cs_buf_free(&key);
+    return rc == CS_OK ? look_at_all_versions(r, t, err) : rc;
+}
+
+int cs_gap_finish_linked(struct cs_replica *r, struct cs_error *err)
+{
+    bool more = !cs_uuid_is_zero(&r->id.device);
+    int rc = CS_OK;
+
+    while (rc == CS_OK && more && cs_gap_linked_waits(r))
+        rc = cs_gap_slice(r, 1000, &more, NULL, err);
+    return rc;
+}
+
 int cs_gap_before_apply(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err)
 {
     int rc;
 
     if (d == NULL || !any_gap(r, has_gap) || cs_uuid_is_zero(&r->id.device))
         return CS_OK;
-    if ((rc = cs_seal_begin(r, err)) == CS_OK && (rc = each_in_gap(r, d, has_gap, look_at_key, err)) == CS_OK)
+    if ((rc = cs_gap_finish_linked(r, err)) == CS_OK)
+        rc = cs_seal_begin(r, err);
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
+        if (r->tables[i].state == CS_PAUSED && is_linked(&r->tables[i]))
+            rc = look_at_all(r, &r->tables[i], err);
+    if (rc == CS_OK && (rc = each_in_gap(r, d, has_gap, look_at_key, err)) == CS_OK)
         rc = cs_seal_finish(r, true, err);
     return rc;
 }
@@ -495,7 +587,14 @@ static int shadow_anew(struct cs_replica *r, struct cs_table *t, struct cs_slice
 
 int cs_gap_after_apply(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err)
 {
-    return d == NULL || !any_gap(r, is_paused) ? CS_OK : each_in_gap(r, d, is_paused, shadow_anew, err);
+    int rc = CS_OK;
+
+    if (d == NULL || !any_gap(r, is_paused))
+        return CS_OK;
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
+        if (is_paused(&r->tables[i]) && is_linked(&r->tables[i]))
+            rc = cs_shadow_store(r, &r->tables[i], err);
+    return rc == CS_OK ? each_in_gap(r, d, is_paused, shadow_anew, err) : rc;
 }
 
 /* Rows that others sent before the table was tracked, and that the application has too: its own are taken in first. */

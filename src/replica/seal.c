@@ -149,7 +149,7 @@ static int project_later(struct cs_replica *r, struct cs_error *err)
 
 int cs_seal_finish(struct cs_replica *r, bool drained, struct cs_error *err)
 {
-    int rc = drained ? project_now(r, err) : project_later(r, err);
+    int rc = drained && !cs_gap_linked_waits(r) ? project_now(r, err) : project_later(r, err);
 
     if (rc != CS_OK || (rc = cs_hlc_save(r, err)) != CS_OK ||
         (rc = cs_meta_put_int(r, "next_unsent", (int64_t)r->next_unsent, err)) != CS_OK)

@@ -364,7 +364,7 @@ int cs_replica_resume(cs_replica *r, const char *table, struct cs_error *err)
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
         if (r->tables[i].state == CS_TRACKED)
             rc = cs_triggers_install(r, &r->tables[i], err);
-    if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK)
+    if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK && (rc = cs_gap_finish_linked(r, err)) == CS_OK)
         rc = cs_project_schema_changed(r, err);
     return end(r, rc, err);
 }
@@ -480,7 +480,7 @@ int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
             rc = run(r, "UPDATE main.sync_tables SET backfill = x'', gap = 1 WHERE id = ?1", t->id, 0, err);
         t->backfilling = true;
     }
-    if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK)
+    if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK && (rc = cs_gap_finish_linked(r, err)) == CS_OK)
         rc = cs_project_schema_changed(r, err);
     return end(r, rc, err);
 }
