@@ -1,11 +1,14 @@
-/* Re-sealing: after the hub refused this device's clock, every unsent stamp gets a fresh one above what the hub
- * accepted and what was received; same order, equal stays equal. One transaction. */
+/* Re-sealing: after the hub refused this device's clock, every unsent stamp above what the hub accepted and what was
+ * received gets a fresh one just above that; same order, equal stays equal. Stamps that are not above it are in
+ * nobody's way and stay: so the order of any two stamps, also with others', is what it was, and no row means anything
+ * else. One transaction. */
 #include "replica/apply.h"
 #include "replica/statements.h"
 #include "replica/store.h"
 
 /* Unsent rows, and the stamps of ours in them that no one else has seen. */
 struct renaming {
+    int64_t highest;
     int64_t *old, *fresh; /* old: ascending, distinct */
     size_t n, cap;
     struct {
@@ -90,7 +93,7 @@ static int each_unsent(struct cs_replica *r, const struct cs_unsent *u,
 
 static int collect(struct renaming *m, struct cs_version *v, struct cs_error *err)
 {
-    return note(m, v->stamp, err);
+    return v->stamp > m->highest ? note(m, v->stamp, err) : CS_OK;
 }
 
 static int rename_one(struct renaming *m, struct cs_version *v, struct cs_error *err)
@@ -145,7 +148,7 @@ static int on_rows(struct cs_replica *r, struct renaming *m, bool rename, struct
 
 int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
 {
-    struct renaming m = { 0 };
+    struct renaming m = { .highest = highest };
     size_t n = 0;
     int rc;
 

@@ -68,6 +68,7 @@ static struct entry *log_entries;
 static size_t nlog;
 static int ndevices;
 static unsigned long seed_now;
+static bool pauses, enforce;
 
 static uint32_t below(uint32_t n)
 {
@@ -96,7 +97,10 @@ static void start_device(int i, const char *schema)
     snprintf(d->path, sizeof d->path, "%s/%d.db", dir, i);
     unlink(d->path);
     assert_int_equal(sqlite3_open(d->path, &d->app), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(d->app, "PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;", NULL, NULL, NULL),
+    assert_int_equal(sqlite3_exec(d->app,
+                                  enforce ? "PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;"
+                                          : "PRAGMA journal_mode=WAL; PRAGMA foreign_keys=OFF;",
+                                  NULL, NULL, NULL),
                      SQLITE_OK);
     assert_int_equal(sqlite3_exec(d->app, schema, NULL, NULL, NULL), SQLITE_OK);
     ok(cs_replica_open(&d->r, world, &o, &err), &err, "open");
@@ -378,6 +382,27 @@ static void compare_all(void)
     }
 }
 
+/* Edits that no trigger tells of, between them those of others. */
+static void edit_in_a_pause(int i, const char *schema)
+{
+    struct device *d = &devices[i];
+    struct cs_error err;
+    bool more;
+
+    for (int n = 1 + (below(4) == 0); n > 0; n--) {
+        ok(cs_replica_pause(d->r, NULL, &err), &err, "pause");
+        edit(d, schema);
+        if (below(2))
+            pull(i, d->pulled + below((uint32_t)(nlog - d->pulled) + 1));
+        edit(d, schema);
+        ok(cs_replica_resume(d->r, NULL, &err), &err, "resume");
+        if (below(2))
+            edit(d, schema);
+        if (below(3) == 0)
+            ok(cs_replica_seal(d->r, 1 + below(4), &more, NULL, &err), &err, "seal");
+    }
+}
+
 static void run(unsigned long seed)
 {
     const char *schema;
@@ -394,7 +419,9 @@ static void run(unsigned long seed)
     for (int k = 0; k < rounds; k++) {
         int i = (int)below((uint32_t)ndevices);
 
-        if (below(3))
+        if (pauses && below(6) == 0)
+            edit_in_a_pause(i, schema);
+        else if (below(3))
             edit(&devices[i], schema);
         if (below(3) == 0)
             push(i);
@@ -417,14 +444,22 @@ static unsigned long first = 1, count = 60;
 
 static void devices_agree(void **state)
 {
-    (void)state;
+    const char *how = *state;
+
+    enforce = strchr(how, 'f') != NULL;
+    pauses = strchr(how, 'p') != NULL;
     for (unsigned long s = first; s < first + count; s++)
         run(s);
 }
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(devices_agree) };
+    static const struct CMUnitTest tests[] = {
+        { "foreign keys enforced", devices_agree, NULL, NULL, (void *)"f" },
+        { "foreign keys not enforced", devices_agree, NULL, NULL, (void *)"" },
+        { "foreign keys enforced, pauses", devices_agree, NULL, NULL, (void *)"fp" },
+        { "foreign keys not enforced, pauses", devices_agree, NULL, NULL, (void *)"p" },
+    };
     int rc;
 
     if (argc > 1)
