@@ -98,7 +98,7 @@ static int collect(struct renaming *m, struct cs_version *v, struct cs_error *er
 
 static int rename_one(struct renaming *m, struct cs_version *v, struct cs_error *err)
 {
-    const int64_t *p = bsearch(&v->stamp, m->old, m->n, sizeof *m->old, by_stamp);
+    const int64_t *p = m->n == 0 ? NULL : bsearch(&v->stamp, m->old, m->n, sizeof *m->old, by_stamp);
 
     (void)err;
     if (p != NULL)
