@@ -127,8 +127,10 @@ static int check_text(const struct field *f, const char *called, const char *v, 
 
     if (f->type == UUID && (!cs_uuid_parse(&id, v) || cs_uuid_is_zero(&id)))
         return cs_fail(err, CS_EINVAL, "%s: \"%.100s\" is not a UUID", called, v);
-    if (f->type == URL && cs_endpoint_parse(&ep, v, err) != CS_OK)
-        return cs_fail_context(err, "%s", called);
+    if (f->type == URL && cs_endpoint_parse(&ep, v, err) != CS_OK) {
+        cs_fail_context(err, "%s", called);
+        return CS_EINVAL;
+    }
     if (f->type == PIN && !is_hex64(v))
         return cs_fail(err, CS_EINVAL, "%s: \"%.100s\" is not 64 hexadecimal digits", called, v);
     return CS_OK;
