@@ -24,7 +24,7 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
         "INSERT INTO main.sync_columns(tbl, id, name) VALUES(?1, (SELECT coalesce(max(id) + 1, 0) FROM "
         "main.sync_columns WHERE tbl = ?1), ?2) RETURNING id",
     [CS_STMT_DEVICE_NEW] = "INSERT INTO main.sync_devices(id, uuid) VALUES(?1, ?2)",
-    [CS_STMT_LOG_READ] = "SELECT * FROM main.sync_changelog ORDER BY seq LIMIT ?1",
+    [CS_STMT_LOG_READ] = "SELECT * FROM main.sync_changelog ORDER BY seq",
     [CS_STMT_LOG_DELETE] = "DELETE FROM main.sync_changelog WHERE seq <= ?1",
     [CS_STMT_LOG_ANY] = "SELECT 1 FROM main.sync_changelog LIMIT 1",
     [CS_STMT_LOG_KEYS] = "SELECT * FROM main.sync_changelog",

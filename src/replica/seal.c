@@ -10,7 +10,7 @@
 #include "replica/store.h"
 
 enum { LOG_SEQ = 0, LOG_TABLE, LOG_OP, LOG_MASK, LOG_MS, LOG_KEY };
-enum { OP_INSERT = 1, OP_UPDATE = 2, OP_DELETE = 3, OP_SUSPECT = 4, OP_GROUP = 16, GROUP_BITS = 62 };
+enum { OP_INSERT = 1, OP_UPDATE = 2, OP_DELETE = 3, OP_SUSPECT = 4, OP_GROUP = 16, MASK_BITS = 62 };
 
 enum { TOUCHED_MAX = 200000 }; /* rows remembered from slice to slice; more: everything is looked at */
 
@@ -22,14 +22,24 @@ struct touched {
     bool was_hidden, structural;
 };
 
+/* An update that is being put together: its triggers each log a share of the columns (triggers.c). */
+struct pending {
+    struct cs_table *table; /* NULL: none */
+    struct cs_buf key;
+    struct cs_op_cell *cells; /* owned, ascending */
+    uint32_t ncells, cap;
+    int64_t ms;
+};
+
 /* One sealing transaction. Kept from one to the next for its memory. */
 struct seal {
     struct touched *touched; /* owned: what was sealed and not yet projected */
     size_t ntouched, cap;
     struct cs_arena keys;     /* theirs */
     bool complete;            /* they are all that the note in sync_meta is about */
-    struct cs_op_cell *cells; /* owned: the columns of the change in hand */
-    uint32_t ncells, cells_cap;
+    struct cs_op_cell *cells; /* owned: all columns of the table in hand */
+    uint32_t cells_cap;
+    struct pending update;
     struct cs_seal_out out;
     struct cs_buf key;
     int64_t now_ms;
@@ -50,6 +60,8 @@ void cs_seal_free(struct cs_replica *r)
     free(l->touched);
     cs_arena_free(&l->keys);
     free(l->cells);
+    free(l->update.cells);
+    cs_buf_free(&l->update.key);
     cs_buf_free(&l->key);
     free(l);
     r->seal = NULL;
@@ -76,6 +88,7 @@ int cs_seal_begin(struct cs_replica *r, struct cs_error *err)
     cs_extract_stale(r);
     l->now_ms = cs_now_ms(r->world);
     l->expect_new = true;
+    l->update.table = NULL;
     return cs_apply_ready(r, err); /* the counts of hidden rows must be right from here on */
 }
 
@@ -378,27 +391,26 @@ int cs_seal_change(struct cs_replica *r, const struct cs_seal_change *change, ui
     return rc;
 }
 
-static struct cs_op_cell *room(struct cs_replica *r, uint32_t n, struct cs_error *err)
+static struct cs_op_cell *room(struct cs_op_cell **cells, uint32_t *cap, uint32_t n, struct cs_error *err)
 {
-    struct seal *l = seal_of(r);
-
-    if (n > l->cells_cap || l->cells == NULL) {
-        struct cs_op_cell *p = realloc(l->cells, ((size_t)n + 1) * sizeof *p);
+    if (n > *cap || *cells == NULL) {
+        struct cs_op_cell *p = realloc(*cells, ((size_t)n + 1) * sizeof *p);
 
         if (p == NULL) {
             cs_fail(err, CS_ENOMEM, "out of memory");
             return NULL;
         }
-        l->cells = p;
-        l->cells_cap = n;
+        *cells = p;
+        *cap = n;
     }
-    return l->cells;
+    return *cells;
 }
 
 const struct cs_op_cell *cs_seal_all_columns(struct cs_replica *r, const struct cs_table *t, uint32_t *n,
                                              struct cs_error *err)
 {
-    struct cs_op_cell *cells = room(r, t->ncolumn_ids, err);
+    struct seal *l = seal_of(r);
+    struct cs_op_cell *cells = room(&l->cells, &l->cells_cap, t->ncolumn_ids, err);
 
     *n = 0;
     for (uint32_t id = 0; cells != NULL && id < t->ncolumn_ids; id++)
@@ -407,19 +419,63 @@ const struct cs_op_cell *cs_seal_all_columns(struct cs_replica *r, const struct 
     return cells;
 }
 
-static const struct cs_op_cell *columns_of_mask(struct cs_replica *r, const struct cs_table *t, uint32_t group,
-                                                uint64_t mask, uint32_t *n, struct cs_error *err)
+static int flush_update(struct cs_replica *r, uint64_t *sealed, struct cs_error *err)
 {
-    struct cs_op_cell *cells = room(r, GROUP_BITS, err);
+    struct pending *u = &seal_of(r)->update;
+    struct cs_seal_change c = { .table = u->table,
+                                .key = cs_buf_slice(&u->key),
+                                .kind = CS_OP_UPDATE,
+                                .cells = u->cells,
+                                .ncells = u->ncells,
+                                .ms = u->ms };
 
-    *n = 0;
-    for (uint32_t bit = 0; cells != NULL && bit < GROUP_BITS; bit++) {
-        uint32_t id = group * GROUP_BITS + bit;
+    u->table = NULL;
+    return c.table == NULL ? CS_OK : cs_seal_change(r, &c, sealed, err);
+}
 
-        if ((mask >> bit & 1) != 0 && id < t->ncolumn_ids && t->by_id[id] != CS_NO_COLUMN)
-            cells[(*n)++] = (struct cs_op_cell){ .col = id };
+/* Is what was just logged of the row another share of the same statement's update? A second statement within the same
+ * ms is as good: it could have been one. */
+static bool joins(const struct pending *u, const struct cs_seal_change *c, uint32_t base, uint64_t mask)
+{
+    if (u->table != c->table || u->ms != c->ms || !cs_slice_eq(cs_buf_slice(&u->key), c->key))
+        return false;
+    for (uint32_t i = 0; i < u->ncells; i++)
+        if (u->cells[i].col >= base && u->cells[i].col - base < MASK_BITS &&
+            (mask >> (u->cells[i].col - base) & 1) != 0)
+            return false;
+    return true;
+}
+
+static int seal_update(struct cs_replica *r, const struct cs_seal_change *c, uint32_t base, uint64_t mask,
+                       uint64_t *sealed, struct cs_error *err)
+{
+    struct pending *u = &seal_of(r)->update;
+    int rc;
+
+    if (!joins(u, c, base, mask)) {
+        if ((rc = flush_update(r, sealed, err)) != CS_OK)
+            return rc;
+        cs_buf_reset(&u->key);
+        cs_buf_put_slice(&u->key, c->key);
+        if (u->key.failed || room(&u->cells, &u->cap, c->table->ncolumn_ids, err) == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+        u->table = c->table;
+        u->ms = c->ms;
+        u->ncells = 0;
     }
-    return cells;
+    for (uint32_t bit = 0; bit < MASK_BITS; bit++) {
+        uint32_t id = base + bit, k = u->ncells;
+
+        if ((mask >> bit & 1) == 0 || id >= c->table->ncolumn_ids || c->table->by_id[id] == CS_NO_COLUMN)
+            continue;
+        for (; k > 0 && u->cells[k - 1].col > id; k--)
+            u->cells[k] = u->cells[k - 1];
+        u->cells[k] = (struct cs_op_cell){ .col = id };
+        u->ncells++;
+    }
+    if (u->ncells == 0)
+        u->table = NULL;
+    return CS_OK;
 }
 
 /* A key that a REPLACE was about to displace: gone without a trigger, if the table does not have it any more. */
@@ -451,34 +507,42 @@ static int seal_suspect(struct cs_replica *r, struct cs_seal_change *c, uint64_t
     return cs_seal_change(r, c, sealed, err);
 }
 
-static int seal_logged(struct cs_replica *r, sqlite3_stmt *s, uint64_t *sealed, struct cs_error *err)
+/* A slice that is full takes no more but the rest of its last update, which is not cut in two. */
+static int seal_logged(struct cs_replica *r, sqlite3_stmt *s, bool full, bool *taken, uint64_t *sealed,
+                       struct cs_error *err)
 {
     struct seal *l = seal_of(r);
     int64_t op = sqlite3_column_int64(s, LOG_OP);
+    uint64_t mask = (uint64_t)sqlite3_column_int64(s, LOG_MASK);
+    uint32_t base = (uint32_t)(op / OP_GROUP) * MASK_BITS;
     struct cs_seal_change c = { .table = cs_table_by_id(r, sqlite3_column_int64(s, LOG_TABLE)),
                                 .ms = sqlite3_column_int64(s, LOG_MS) };
+    bool keyed;
+    int rc;
 
-    if (c.table == NULL)
-        return CS_OK; /* untracked or dropped meanwhile */
-    if (!cs_table_key(c.table, s, LOG_KEY, &l->key)) {
-        r->held_back++; /* a NULL in the key: no other device could tell which row it is */
-        return CS_OK;
-    }
+    keyed = c.table != NULL && cs_table_key(c.table, s, LOG_KEY, &l->key);
     if (l->key.failed)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     c.key = cs_buf_slice(&l->key);
-    switch (op % OP_GROUP) {
+    *taken = !full || (keyed && op % OP_GROUP == OP_UPDATE && joins(&l->update, &c, base, mask));
+    if (!*taken)
+        return CS_OK;
+    if (c.table == NULL)
+        return CS_OK; /* untracked or dropped meanwhile */
+    if (!keyed) {
+        r->held_back++; /* a NULL in the key: no other device could tell which row it is */
+        return CS_OK;
+    }
+    if (op % OP_GROUP == OP_UPDATE)
+        return seal_update(r, &c, base, mask, sealed, err);
+    if ((rc = flush_update(r, sealed, err)) != CS_OK)
+        return rc;
+    switch (op) {
     case OP_INSERT:
         c.kind = CS_OP_INSERT;
-        c.cells = cs_seal_all_columns(r, c.table, &c.ncells, err);
-        break;
-    case OP_UPDATE:
-        c.kind = CS_OP_UPDATE;
-        c.cells = columns_of_mask(r, c.table, (uint32_t)(op / OP_GROUP), (uint64_t)sqlite3_column_int64(s, LOG_MASK),
-                                  &c.ncells, err);
-        if (c.cells != NULL && c.ncells == 0)
-            return CS_OK;
-        break;
+        if ((c.cells = cs_seal_all_columns(r, c.table, &c.ncells, err)) == NULL)
+            return err_code(err);
+        return cs_seal_change(r, &c, sealed, err);
     case OP_DELETE:
         c.kind = CS_OP_DELETE;
         return cs_seal_change(r, &c, sealed, err);
@@ -487,20 +551,6 @@ static int seal_logged(struct cs_replica *r, sqlite3_stmt *s, uint64_t *sealed, 
     default:
         return CS_OK; /* nobody but our triggers writes here; a stray row is dropped */
     }
-    return c.cells == NULL ? err_code(err) : cs_seal_change(r, &c, sealed, err);
-}
-
-static int is_more(struct cs_replica *r, bool *more, struct cs_error *err)
-{
-    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_LOG_ANY, err);
-    int step;
-
-    if (s == NULL)
-        return err_code(err);
-    step = sqlite3_step(s);
-    *more = step == SQLITE_ROW;
-    sqlite3_reset(s);
-    return step == SQLITE_ROW || step == SQLITE_DONE ? CS_OK : cs_db_fail(r, err, "cannot read the changelog");
 }
 
 int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
@@ -515,16 +565,18 @@ int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t 
         return rc;
     if ((s = cs_db_stmt(r, CS_STMT_LOG_READ, err)) == NULL)
         return err_code(err);
-    sqlite3_bind_int64(s, 1, max_rows);
-    while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
-        last = sqlite3_column_int64(s, LOG_SEQ);
-        rc = seal_logged(r, s, sealed, err);
-        n++;
+    while (rc == CS_OK && !*more && (step = sqlite3_step(s)) == SQLITE_ROW) {
+        bool taken = true;
+
+        rc = seal_logged(r, s, n >= max_rows, &taken, sealed, err);
+        *more = !taken;
+        last = taken ? sqlite3_column_int64(s, LOG_SEQ) : last;
+        n += taken;
     }
-    if (rc == CS_OK && step != SQLITE_DONE)
+    if (rc == CS_OK && step != SQLITE_DONE && step != SQLITE_ROW)
         rc = cs_db_fail(r, err, "cannot read the changelog");
     sqlite3_reset(s);
-    if (rc != CS_OK)
+    if (rc != CS_OK || (rc = flush_update(r, sealed, err)) != CS_OK)
         return rc;
     if (n > 0) {
         if ((s = cs_db_stmt(r, CS_STMT_LOG_DELETE, err)) == NULL)
@@ -533,8 +585,6 @@ int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t 
         if ((rc = cs_db_step(r, s, "cannot clear the changelog", err)) != CS_OK)
             return rc;
     }
-    if (n == max_rows && (rc = is_more(r, more, err)) != CS_OK)
-        return rc;
     return n > 0 ? cs_seal_finish(r, !*more, err) : CS_OK;
 }
 

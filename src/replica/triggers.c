@@ -4,7 +4,10 @@
 #include "replica/statements.h"
 #include "replica/store.h"
 
-enum { GROUP_BITS = 62 };
+/* A mask says which of 62 consecutive column numbers changed. A table has about four update triggers, each for a share
+ * of its columns: one for all would compare every column in every update; one for each would log a wide update many
+ * times. Sealing joins what one statement logged of one row. */
+enum { MASK_BITS = 62, UPDATE_TRIGGERS = 4 };
 
 #define NOW_MS "CAST((julianday() - 2440587.5) * 86400000.0 AS INTEGER)"
 
@@ -83,46 +86,67 @@ static void put_same_key(struct cs_buf *sql, const struct cs_table *t, bool same
     }
 }
 
-/* One trigger for each group of 62 column numbers. A single group logs also an update that changed nothing, which
- * sealing drops: asking twice would cost every other update more. */
-static void put_update(struct cs_buf *sql, const struct cs_table *t, uint32_t group, bool several)
+/* Columns first … last of the table's numbers, of which `n` exist: what one update trigger watches. */
+struct group {
+    uint32_t first, last, n;
+};
+
+static struct group next_group(const struct cs_table *t, uint32_t first)
 {
-    struct cs_buf mask = { 0 }, when = { 0 };
+    struct group g = { .first = first, .last = first };
+    uint32_t present = 0, most;
 
-    for (uint32_t bit = 0; bit < GROUP_BITS; bit++) {
-        uint32_t id = group * GROUP_BITS + bit;
+    for (uint32_t id = 0; id < t->ncolumn_ids; id++)
+        present += t->by_id[id] != CS_NO_COLUMN;
+    most = (present + UPDATE_TRIGGERS - 1) / UPDATE_TRIGGERS;
+    for (uint32_t id = first; id < t->ncolumn_ids && id / MASK_BITS == first / MASK_BITS && g.n < most; id++) {
+        g.n += t->by_id[id] != CS_NO_COLUMN;
+        g.last = id;
+    }
+    return g;
+}
 
-        if (id >= t->ncolumn_ids || t->by_id[id] == CS_NO_COLUMN)
+/* Names the columns it watches, so that a statement that sets none of them does not pay for it. */
+static void put_update(struct cs_buf *sql, const struct cs_table *t, struct group g)
+{
+    struct cs_buf of = { 0 }, when = { 0 }, mask = { 0 };
+
+    for (uint32_t id = g.first; id <= g.last; id++) {
+        const struct cs_column *c = t->by_id[id] != CS_NO_COLUMN ? &t->columns[t->by_id[id]] : NULL;
+
+        if (c == NULL)
             continue;
-        cs_buf_put_str(&mask, mask.len > 0 ? " | " : "");
+        put_column(&of, of.len > 0 ? ", " : "", c);
         cs_buf_put_str(&when, when.len > 0 ? " OR " : "");
-        cs_buf_put_u8(&mask, '('); /* in SQLite | and << have one precedence */
-        put_changed(&mask, &t->columns[t->by_id[id]]);
-        put_changed(&when, &t->columns[t->by_id[id]]);
-        cs_buf_printf(&mask, " << %u)", bit);
-    }
-    if (mask.len > 0) {
-        put_name(sql, t, "upd", group);
-        cs_buf_put_str(sql, "AFTER UPDATE");
-        put_on(sql, t);
-        cs_buf_put_str(sql, "WHEN ");
-        put_same_key(sql, t, true);
-        if (several) {
-            cs_buf_put_str(sql, " AND (");
-            cs_buf_put_slice(sql, cs_buf_slice(&when));
-            cs_buf_put_u8(sql, ')');
+        put_changed(&when, c);
+        cs_buf_put_str(&mask, mask.len > 0 ? " | " : "");
+        if (g.n == 1) { /* there is no doubt which */
+            cs_buf_printf(&mask, "%lld", 1LL << id % MASK_BITS);
+            continue;
         }
-        cs_buf_put_str(sql, " BEGIN ");
-        put_into(sql, t, true);
-        cs_buf_printf(sql, "VALUES(%lld, %u, ", (long long)t->id, 2 + 16 * group);
-        cs_buf_put_slice(sql, cs_buf_slice(&mask));
-        cs_buf_put_str(sql, ", " NOW_MS);
-        put_key(sql, t, "NEW.");
-        cs_buf_put_str(sql, "); END;\n");
+        cs_buf_put_u8(&mask, '('); /* in SQLite | and << have one precedence */
+        put_changed(&mask, c);
+        cs_buf_printf(&mask, " << %u)", id % MASK_BITS);
     }
-    sql->failed = sql->failed || mask.failed || when.failed;
-    cs_buf_free(&mask);
+    put_name(sql, t, "upd", g.first);
+    cs_buf_put_str(sql, "AFTER UPDATE OF ");
+    cs_buf_put_slice(sql, cs_buf_slice(&of));
+    put_on(sql, t);
+    cs_buf_put_str(sql, "WHEN ");
+    put_same_key(sql, t, true);
+    cs_buf_put_str(sql, " AND (");
+    cs_buf_put_slice(sql, cs_buf_slice(&when));
+    cs_buf_put_str(sql, ") BEGIN ");
+    put_into(sql, t, true);
+    cs_buf_printf(sql, "VALUES(%lld, %u, ", (long long)t->id, 2 + 16 * (g.first / MASK_BITS));
+    cs_buf_put_slice(sql, cs_buf_slice(&mask));
+    cs_buf_put_str(sql, ", " NOW_MS);
+    put_key(sql, t, "NEW.");
+    cs_buf_put_str(sql, "); END;\n");
+    sql->failed = sql->failed || of.failed || when.failed || mask.failed;
+    cs_buf_free(&of);
     cs_buf_free(&when);
+    cs_buf_free(&mask);
 }
 
 /* A change of key is a delete and an insert. Naming the key's columns spares all other updates this trigger; a rowid
@@ -145,6 +169,21 @@ static void put_rekey(struct cs_buf *sql, const struct cs_table *t)
     cs_buf_put_str(sql, " END;\n");
 }
 
+/* The columns of UNIQUE indexes; none when one is partial, since any column can bring a row into it. */
+static void put_of_uniques(struct cs_buf *sql, const struct cs_table *t)
+{
+    const char *before = " OF ";
+
+    for (uint32_t i = 0; i < t->nuniques; i++)
+        if (t->uniques[i].where != NULL)
+            return;
+    for (uint32_t i = 0; i < t->nuniques; i++)
+        for (uint32_t k = 0; k < t->uniques[i].ncols; k++) {
+            put_column(sql, before, &t->columns[t->uniques[i].cols[k]]);
+            before = ", ";
+        }
+}
+
 /* REPLACE that displaces another row through a secondary UNIQUE fires no delete trigger: the keys about to collide. */
 static void put_suspects(struct cs_buf *sql, const struct cs_table *t, bool update)
 {
@@ -154,6 +193,8 @@ static void put_suspects(struct cs_buf *sql, const struct cs_table *t, bool upda
         return;
     put_name(sql, t, update ? "sup" : "sin", 0);
     cs_buf_put_str(sql, update ? "BEFORE UPDATE" : "BEFORE INSERT");
+    if (update)
+        put_of_uniques(sql, t);
     put_on(sql, t);
     cs_buf_put_str(sql, "BEGIN ");
     for (uint32_t i = 0; i < t->nuniques; i++) {
@@ -188,7 +229,7 @@ static void put_suspects(struct cs_buf *sql, const struct cs_table *t, bool upda
 
 static void put_all(struct cs_buf *sql, const struct cs_table *t)
 {
-    uint32_t groups = (t->ncolumn_ids + GROUP_BITS - 1) / GROUP_BITS;
+    struct group g;
 
     put_name(sql, t, "ins", 0);
     cs_buf_put_str(sql, "AFTER INSERT");
@@ -202,8 +243,11 @@ static void put_all(struct cs_buf *sql, const struct cs_table *t)
     cs_buf_put_str(sql, "BEGIN ");
     put_log(sql, t, 3, "OLD.");
     cs_buf_put_str(sql, " END;\n");
-    for (uint32_t g = 0; g < groups; g++)
-        put_update(sql, t, g, groups > 1);
+    for (uint32_t id = 0; id < t->ncolumn_ids; id = g.last + 1) {
+        g = next_group(t, id);
+        if (g.n > 0)
+            put_update(sql, t, g);
+    }
     put_rekey(sql, t);
     put_suspects(sql, t, false);
     put_suspects(sql, t, true);
