@@ -220,7 +220,8 @@ typedef enum clawsync_event_type {
     CLAWSYNC_EVENT_DISCONNECTED = 7,        /**< error: why */
     CLAWSYNC_EVENT_RECONCILE_COMPLETED = 8, /**< count: entities healed */
     CLAWSYNC_EVENT_WORKSPACE_CREATED = 9,   /**< this device is the first of a new workspace */
-    CLAWSYNC_EVENT_PROGRESS = 10            /**< count of total: rows sealed, sent or applied in long work */
+    CLAWSYNC_EVENT_PROGRESS = 10,           /**< count of total: rows sealed, sent or applied in long work */
+    CLAWSYNC_EVENT_WARNING = 11             /**< error.msg: something to look at; nothing failed */
 } clawsync_event_type;
 
 /** An event; valid during the callback. */
@@ -236,7 +237,8 @@ typedef struct clawsync_event {
 typedef void (*clawsync_event_fn)(void *arg, const clawsync_event *event);
 
 /**
- * Calls fn for every event from now on, on the engine's thread; several may subscribe.
+ * Calls fn for every event from now on, on the engine's thread; several may subscribe. What opening found (a table
+ * that cannot be tracked, say) comes to each of them first, as warnings.
  * @return a positive id for clawsync_engine_unsubscribe, or a negative code.
  */
 CLAWSYNC_API int clawsync_engine_subscribe(clawsync_engine *e, clawsync_event_fn fn, void *arg, clawsync_error *err);

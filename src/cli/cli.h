@@ -46,7 +46,7 @@ void cs_cli_print_options(void);
 /* print.c */
 void cs_cli_say(const struct cs_cli *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));                          /* not if quiet or json */
-void cs_cli_warn(void *cli, const char *sentence);                  /* to stderr */
+void cs_cli_warn(void *cli, const char *sentence);                  /* to stderr; cli is only read */
 int cs_cli_fail(const struct cs_cli *c, const clawsync_error *err); /* prints, returns the exit code */
 int cs_cli_usage(const struct cs_cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cs_cli_json(json_t *o); /* one line on stdout; takes the reference */

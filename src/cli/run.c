@@ -15,6 +15,7 @@ static const char *const event_names[] = {
     [CLAWSYNC_EVENT_RECONCILE_COMPLETED] = "reconcile-completed",
     [CLAWSYNC_EVENT_WORKSPACE_CREATED] = "workspace-created",
     [CLAWSYNC_EVENT_PROGRESS] = "progress",
+    [CLAWSYNC_EVENT_WARNING] = "warning",
 };
 
 static void print_line(const struct cs_cli *c, const clawsync_event *e)
@@ -44,6 +45,9 @@ static void print_line(const struct cs_cli *c, const clawsync_event *e)
     case CLAWSYNC_EVENT_SYNC_ERROR:
         fprintf(stderr, "claw-sync: %s\n", e->error.msg);
         break;
+    case CLAWSYNC_EVENT_WARNING:
+        cs_cli_warn((void *)(uintptr_t)c, e->error.msg);
+        break;
     case CLAWSYNC_EVENT_RECONCILE_COMPLETED:
     case CLAWSYNC_EVENT_PROGRESS:
         break;
@@ -62,6 +66,8 @@ static void print_json(const clawsync_event *e)
         json_object_set_new(o, "error",
                             json_pack("{s:s, s:s, s:s}", "code", clawsync_code_name(e->error.code), "name", e->name,
                                       "message", e->error.msg));
+    else if (e->type == CLAWSYNC_EVENT_WARNING)
+        json_object_set_new(o, "message", json_string(e->error.msg));
     else if (e->count != 0 || e->total != 0)
         json_object_set_new(o, "count", json_integer((json_int_t)e->count));
     cs_cli_json(o);

@@ -21,6 +21,8 @@ static void on_event(void *arg, const clawsync_event *e)
         l->created = true;
     else if (e->type == CLAWSYNC_EVENT_SYNC_ERROR && e->name[0] != '\0')
         cs_cli_warn(l->cli, e->error.msg);
+    else if (e->type == CLAWSYNC_EVENT_WARNING)
+        cs_cli_warn(l->cli, e->error.msg);
     else if (e->type == CLAWSYNC_EVENT_CONFLICT_DETECTED)
         cs_cli_warn(l->cli, "concurrent edits want a decision; see sync_conflicts");
 }

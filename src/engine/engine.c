@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/log.h"
 #include "engine/engine.h"
 
 _Static_assert(sizeof(struct cs_error) == sizeof(clawsync_error), "the two error structs are one");
@@ -132,6 +131,30 @@ void cs_emit(struct clawsync_engine *e, const clawsync_event *event)
     pthread_mutex_unlock(&e->lock);
 }
 
+/* What opening found, to those who subscribed since. */
+static void emit_warnings(struct clawsync_engine *e)
+{
+    clawsync_event ev = { .type = CLAWSYNC_EVENT_WARNING, .at_ms = cs_now_ms(e->world) };
+
+    pthread_mutex_lock(&e->lock);
+    e->emitting = true;
+    for (struct cs_subscriber *s = e->subscribers; s != NULL; s = s->next) {
+        if (s->told)
+            continue;
+        s->told = true;
+        for (const struct cs_warning *w = e->warnings; w != NULL && !s->gone; w = w->next) {
+            pthread_mutex_unlock(&e->lock);
+            snprintf(ev.error.msg, sizeof ev.error.msg, "%s", w->text);
+            s->fn(s->arg, &ev);
+            pthread_mutex_lock(&e->lock);
+        }
+    }
+    e->emitting = false;
+    drop_gone(e);
+    pthread_cond_broadcast(&e->cond);
+    pthread_mutex_unlock(&e->lock);
+}
+
 void cs_emit_error(struct clawsync_engine *e, clawsync_event_type t, const char *name, const struct cs_error *err)
 {
     clawsync_event ev = { .type = t };
@@ -161,6 +184,8 @@ int clawsync_engine_subscribe(clawsync_engine *e, clawsync_event_fn fn, void *ar
         ;
     *at = s;
     pthread_mutex_unlock(&e->lock);
+    if (e->warnings != NULL)
+        cs_wake_send(e->wake);
     return id;
 }
 
@@ -194,6 +219,7 @@ static void on_wake(void *arg)
     notified = e->notified;
     e->notified = false;
     pthread_mutex_unlock(&e->lock);
+    emit_warnings(e);
     cs_schedule_wake(e, c, notified);
 }
 
@@ -315,13 +341,18 @@ static void *thread_main(void *arg)
 
 static void warn(void *arg, const char *sentence)
 {
-    (void)arg;
-    cs_log(CS_LOG_WARN, "track warning=\"%s\"", sentence);
+    struct clawsync_engine *e = arg;
+    struct cs_warning *w = cs_arena_zalloc(&e->strings, 1, sizeof *w);
+
+    if (w == NULL || (w->text = cs_arena_str(&e->strings, sentence)) == NULL)
+        return;
+    *e->last_warning = w;
+    e->last_warning = &w->next;
 }
 
 static int track_tables(struct clawsync_engine *e, struct cs_error *err)
 {
-    struct cs_track_options o = { .warn = warn };
+    struct cs_track_options o = { .warn = warn, .arg = e };
     struct cs_error one;
     char *names, *name, *save = NULL;
     int rc = cs_replica_track_defaults(e->replica, &o, err);
@@ -338,7 +369,7 @@ static int track_tables(struct clawsync_engine *e, struct cs_error *err)
         while (end > name && end[-1] == ' ')
             *--end = '\0';
         if (*name != '\0' && cs_replica_track(e->replica, name, &o, &one) != CS_OK)
-            cs_log(CS_LOG_WARN, "track error=\"%s\"", one.msg);
+            warn(e, one.msg);
     }
     return CS_OK;
 }
@@ -465,21 +496,24 @@ static void engine_free(struct clawsync_engine *e)
 
 int clawsync_engine_open(clawsync_engine **out, const clawsync_config *c, clawsync_error *error)
 {
-    struct cs_error *err = (struct cs_error *)error, local;
+    struct cs_error err = { 0 };
     struct clawsync_engine *e = calloc(1, sizeof *e);
     int rc;
 
     *out = NULL;
     if (e == NULL)
-        return cs_fail(err, CS_ENOMEM, "out of memory");
+        return cs_fail((struct cs_error *)error, CS_ENOMEM, "out of memory");
     e->world = cs_world_real();
     e->last_command = &e->commands;
+    e->last_warning = &e->warnings;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->cond, NULL);
-    if ((rc = open_parts(e, c, err != NULL ? err : &local)) == CS_OK)
+    if ((rc = open_parts(e, c, &err)) == CS_OK)
         *out = e;
     else
         engine_free(e);
+    if (error != NULL) /* also clears what a table that is not there left behind */
+        *(struct cs_error *)error = rc == CS_OK ? (struct cs_error){ 0 } : err;
     return rc;
 }
 

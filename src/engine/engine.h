@@ -209,7 +209,11 @@ struct cs_subscriber {
     clawsync_event_fn fn;
     void *arg;
     int id;
-    bool gone;
+    bool gone, told; /* told: has had the warnings of opening */
+};
+struct cs_warning {
+    struct cs_warning *next;
+    const char *text;
 };
 
 enum { CS_WANT_PUSH = 1, CS_WANT_PULL = 2 };
@@ -248,10 +252,11 @@ void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bo
 void cs_schedule_free(struct clawsync_engine *e);
 
 struct clawsync_engine {
-    struct cs_world *world;  /* [set] */
-    struct cs_arena strings; /* [set] */
-    clawsync_config config;  /* [set] */
-    struct cs_endpoint hub;  /* [set] */
+    struct cs_world *world;                      /* [set] */
+    struct cs_arena strings;                     /* [set] */
+    clawsync_config config;                      /* [set] */
+    struct cs_warning *warnings, **last_warning; /* [set] what opening found */
+    struct cs_endpoint hub;                      /* [set] */
     struct cs_uuid workspace, device;
     char workspace_text[CS_UUID_TEXT], device_text[CS_UUID_TEXT];
     const char *identity_dir, *keystore_path, *members_path, *pending_path, *db_dir;

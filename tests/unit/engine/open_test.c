@@ -1,0 +1,104 @@
+/* Opening an engine: what it says, and to whom. */
+#include "unit/engine/engine_fixture.h"
+
+#include <pthread.h>
+
+static const char schema[] = "CREATE TABLE memories(id TEXT PRIMARY KEY, content TEXT);"
+                             "CREATE TABLE tool_outputs(x);"; /* usual, and without a key */
+
+static void success_leaves_no_message(void **state)
+{
+    struct device d;
+    clawsync_error err;
+
+    (void)state;
+    device_init(&d, schema);
+    memset(&err, 'x', sizeof err);
+    assert_int_equal(clawsync_engine_open(&d.engine, &d.config, &err), CLAWSYNC_OK);
+    assert_int_equal(err.code, CLAWSYNC_OK);
+    assert_string_equal(err.msg, "");
+    device_fini(&d);
+}
+
+static void failure_says_why_or_nothing(void **state)
+{
+    struct device d;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    device_init(&d, schema);
+    d.config.db_path = "/nowhere/app.db";
+    assert_int_equal(clawsync_engine_open(&d.engine, &d.config, &err), CLAWSYNC_ENOTFOUND);
+    assert_int_equal(err.code, CLAWSYNC_ENOTFOUND);
+    assert_non_null(strstr(err.msg, "/nowhere/app.db"));
+    assert_null(d.engine);
+    assert_int_equal(clawsync_engine_open(&d.engine, &d.config, NULL), CLAWSYNC_ENOTFOUND);
+    device_fini(&d);
+}
+
+/* ---- warnings ---- */
+
+struct heard {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    size_t n;
+    char text[2000];
+};
+
+static void hear(void *arg, const clawsync_event *ev)
+{
+    struct heard *h = arg;
+    size_t len;
+
+    if (ev->type != CLAWSYNC_EVENT_WARNING)
+        return;
+    pthread_mutex_lock(&h->lock);
+    len = strlen(h->text);
+    snprintf(h->text + len, sizeof h->text - len, "%s\n", ev->error.msg);
+    h->n++;
+    pthread_cond_broadcast(&h->cond);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static void await(struct heard *h, size_t n)
+{
+    pthread_mutex_lock(&h->lock);
+    while (h->n < n)
+        pthread_cond_wait(&h->cond, &h->lock);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static void what_opening_found_comes_to_every_subscriber_once(void **state)
+{
+    struct heard first = { .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER };
+    struct heard second = { .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER };
+    clawsync_error err = { 0 };
+    struct device d;
+
+    (void)state;
+    device_init(&d, schema);
+    d.config.tables = " nowhere , memories";
+    device_open(&d);
+    ok(clawsync_engine_subscribe(d.engine, hear, &first, &err), &err);
+    await(&first, 2);
+    assert_non_null(strstr(first.text, "tool_outputs"));
+    assert_non_null(strstr(first.text, "primary key"));
+    assert_non_null(strstr(first.text, "nowhere"));
+    ok(clawsync_engine_subscribe(d.engine, hear, &second, &err), &err);
+    await(&second, 2);
+    ok(clawsync_engine_pause(d.engine, "memories", &err), &err); /* whatever waited has been told by now */
+    assert_int_equal(first.n, 2);
+    assert_string_equal(first.text, second.text);
+    device_fini(&d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest t[] = {
+        cmocka_unit_test(success_leaves_no_message),
+        cmocka_unit_test(failure_says_why_or_nothing),
+        cmocka_unit_test(what_opening_found_comes_to_every_subscriber_once),
+    };
+
+    return cmocka_run_group_tests_name("opening an engine", t, NULL, NULL);
+}
