@@ -645,6 +645,8 @@ static int apply_op(struct cs_batch *b)
         return rc;
     if ((rc = merge(b, &in)) != CS_OK || (rc = record_conflicts(b)) != CS_OK || !b->merged.changed)
         return rc;
+    if (b->unsent != 0 && (rc = cs_unsent_leave_run(b->r, b->unsent, b->bt->id, b->op->key, b->err)) != CS_OK)
+        return rc;
     rc = is_new ? cs_rows_insert(b->r, b->bt->id, b->op->key, row, 0, b->err)
                 : cs_rows_update(b->r, b->bt->id, b->op->key, row, b->unsent, b->err);
     return rc == CS_OK ? project(b) : rc;

@@ -242,7 +242,7 @@ static int restore_op(struct cs_replica *r, const struct cs_delta *d, const stru
     if (rc != CS_OK)
         return rc;
     if (seq != 0)
-        return cs_unsent_set(r, seq, &u, err);
+        return cs_unsent_set(r, seq, table, op->key, &u, err);
     if ((rc = cs_unsent_put(r, table, op->key, &u, &seq, err)) == CS_OK)
         rc = cs_rows_update(r, table, op->key, &r->row, seq, err);
     return rc;

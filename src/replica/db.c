@@ -28,12 +28,17 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_LOG_DELETE] = "DELETE FROM main.sync_changelog WHERE seq <= ?1",
     [CS_STMT_LOG_ANY] = "SELECT 1 FROM main.sync_changelog LIMIT 1",
     [CS_STMT_LOG_KEYS] = "SELECT * FROM main.sync_changelog",
-    [CS_STMT_UNSENT_PUT] = "INSERT INTO main.sync_unsent(seq, tbl, key, base) VALUES(?1, ?2, ?3, ?4)",
-    [CS_STMT_UNSENT_GET] = "SELECT base FROM main.sync_unsent WHERE seq = ?1",
+    [CS_STMT_UNSENT_PUT] = "INSERT INTO main.sync_unsent(seq, tbl, n, key, base) VALUES(?1, ?2, 1, ?3, ?4)",
+    /* the record of this seq, or the nearest run before it */
+    [CS_STMT_UNSENT_GET] =
+        "SELECT seq, tbl, key, base FROM main.sync_unsent WHERE seq BETWEEN ?1 - 255 AND ?1 AND (seq = ?1 OR key IS "
+        "NULL) ORDER BY seq DESC LIMIT 1",
     [CS_STMT_UNSENT_SET] = "UPDATE main.sync_unsent SET base = ?2 WHERE seq = ?1",
     [CS_STMT_UNSENT_WALK] = "SELECT seq, tbl, key, base FROM main.sync_unsent ORDER BY seq",
     [CS_STMT_UNSENT_DROP] = "DELETE FROM main.sync_unsent WHERE seq BETWEEN ?1 AND ?2",
     [CS_STMT_UNSENT_ANY] = "SELECT 1 FROM main.sync_unsent LIMIT 1",
+    [CS_STMT_RUN_PUT] = "INSERT OR REPLACE INTO main.sync_unsent(seq, tbl, n, base) VALUES(?1, ?2, ?3, ?4)",
+    [CS_STMT_RUN_ANY] = "SELECT seq FROM main.sync_unsent WHERE key IS NULL LIMIT 1",
     [CS_STMT_BOUND_PUT] = "INSERT INTO main.sync_bound(number, hash, state, batch) VALUES(?1, ?2, 0, ?3)",
     [CS_STMT_BOUND_ALL] =
         "SELECT number, hash, state, log_number, iif(?1, batch, NULL) FROM main.sync_bound ORDER BY number",
@@ -139,9 +144,13 @@ int cs_db_begin(struct cs_replica *r, struct cs_error *err)
 
 int cs_db_commit(struct cs_replica *r, struct cs_error *err)
 {
-    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_COMMIT, err);
-    int rc = s == NULL ? err_code(err) : cs_db_step(r, s, "cannot commit", err);
+    sqlite3_stmt *s;
+    int rc = cs_run_flush(r, err);
 
+    if (rc == CS_OK) {
+        s = cs_db_stmt(r, CS_STMT_COMMIT, err);
+        rc = s == NULL ? err_code(err) : cs_db_step(r, s, "cannot commit", err);
+    }
     if (rc != CS_OK)
         cs_db_rollback(r);
     return rc;
@@ -153,6 +162,7 @@ void cs_db_rollback(struct cs_replica *r)
 
     if (sqlite3_get_autocommit(r->db) == 0)
         sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+    cs_run_forget(r);
     if (!r->bare) {
         cs_db_reload(r, &ignored);
         cs_gap_rolled_back(r);

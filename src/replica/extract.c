@@ -7,9 +7,9 @@
 
 enum { LOG_TABLE = 1, LOG_KEY = 5, ROW_MAX = 16 * 1024 * 1024 };
 
-/* One row that was taken: which sync_unsent record goes when the batch is bound. */
+/* One row that was taken: what goes from sync_unsent when the batch is bound. */
 struct taken {
-    int64_t seq;
+    int64_t seq, run; /* run: its record's seq, or 0 */
 };
 
 /* An operation with where it stands in the order of sending. */
@@ -191,6 +191,11 @@ static int set_device(struct extract *x, const struct cs_uuid *device, uint32_t 
 
 /* ---- one row ---- */
 
+/* The columns that the inserts of a run carried. */
+struct plain {
+    uint32_t *pos, *col, ncols; /* in the table, in the set */
+};
+
 /* What the row needs to become operations. */
 struct source {
     uint32_t table; /* in the set */
@@ -199,7 +204,9 @@ struct source {
     struct cs_slice key; /* in the caller's arena */
     struct cs_unsent u;
     bool hidden;
-    bool read; /* t->read stands on the row */
+    bool read;                 /* t->read stands on the row */
+    const struct plain *plain; /* of a run: its rows are in the table as they were inserted */
+    int64_t stamp;             /* of a run's row */
 };
 
 static bool is_own(const struct cs_replica *r, const struct cs_version *v)
@@ -398,6 +405,31 @@ static int extract_row(struct cs_replica *r, struct extract *x, struct source *s
     return rc;
 }
 
+/* The insert of a run's row: its versions need not be read. CS_ENOTFOUND as above. */
+static int extract_plain(struct cs_replica *r, struct extract *x, struct source *src, struct cs_error *err)
+{
+    const struct plain *p = src->plain;
+    struct cs_op *op;
+    int rc = cs_table_read(r, src->t, src->key, err);
+
+    if (rc != SQLITE_ROW)
+        return rc == SQLITE_DONE ? CS_ENOTFOUND : rc;
+    op = new_op(r, x, src, CS_OP_INSERT, src->stamp);
+    if (op == NULL || (op->cells = cs_arena_alloc(x->a, ((size_t)p->ncols + 1) * sizeof *op->cells)) == NULL)
+        rc = no_memory(err);
+    else
+        rc = CS_OK;
+    for (uint32_t i = 0; i < p->ncols && rc == CS_OK; i++) {
+        struct cs_op_cell *cell = &op->cells[op->ncells++];
+
+        cell->col = p->col[i];
+        cs_value_from_column(&cell->value, src->t->read, (int)p->pos[i]);
+        rc = copy_value(x, &cell->value, err);
+    }
+    sqlite3_reset(src->t->read);
+    return rc;
+}
+
 /* ---- the order of sending ---- */
 
 /* Depth below parents: 0 for tables without a tracked parent. Circles end at the number of tables. */
@@ -467,7 +499,7 @@ void cs_over_sort(struct cs_op_over *over, uint32_t n)
     }
 }
 
-static int take(struct extract *x, int64_t seq, struct cs_error *err)
+static int take(struct extract *x, int64_t seq, int64_t run, struct cs_error *err)
 {
     if (x->ntaken == x->taken_cap) {
         size_t cap = x->taken_cap == 0 ? 1024 : x->taken_cap * 2;
@@ -478,49 +510,114 @@ static int take(struct extract *x, int64_t seq, struct cs_error *err)
         x->taken = p;
         x->taken_cap = cap;
     }
-    x->taken[x->ntaken++].seq = seq;
+    x->taken[x->ntaken++] = (struct taken){ seq, run };
     return CS_OK;
+}
+
+/* Takes one row's operations. *full: the batch was not empty and this row would make it too long; it begins the
+ * next one. */
+static int take_row(struct cs_replica *r, struct extract *x, struct source *src, int64_t seq, const struct cs_run *run,
+                    bool *full, struct cs_error *err)
+{
+    uint32_t nops = x->nops;
+    size_t bytes = x->bytes;
+    int rc;
+
+    if (is_busy(x, src->table_id, src->key))
+        return CS_OK;
+    rc = src->plain != NULL ? extract_plain(r, x, src, err) : extract_row(r, x, src, err);
+    if (rc == CS_ENOTFOUND)
+        return CS_OK;
+    if (rc != CS_OK)
+        return rc;
+    *full = nops > 0 && (x->nops > x->max_ops || x->bytes > 2 * x->max_bytes);
+    if (x->bytes - bytes > ROW_MAX) { /* held back at its source */
+        x->nhuge++;
+        *full = false;
+    } else if (!*full) {
+        return take(x, seq, run != NULL ? run->first : 0, err);
+    }
+    x->nops = nops;
+    x->bytes = bytes;
+    return CS_OK;
+}
+
+static bool has_room(const struct extract *x)
+{
+    return x->nops < x->max_ops && x->bytes < x->max_bytes;
+}
+
+/* What a run says is enough, but for values that are not in the table. */
+static int prepare_run(struct cs_replica *r, struct extract *x, const struct cs_run *run, struct source *src,
+                       struct plain *p, struct cs_error *err)
+{
+    int rc;
+
+    if (src->t == NULL || src->t->nhidden > 0 || src->t->nhidden_cells > 0)
+        return CS_OK;
+    *p = (struct plain){ .ncols = run->ncols };
+    p->pos = cs_arena_zalloc(x->a, (size_t)run->ncols + 1, sizeof *p->pos);
+    p->col = cs_arena_zalloc(x->a, (size_t)run->ncols + 1, sizeof *p->col);
+    if (p->pos == NULL || p->col == NULL)
+        return no_memory(err);
+    for (uint32_t i = 0; i < run->ncols; i++) {
+        uint32_t id = run->cols[i];
+
+        p->pos[i] = id < src->t->ncolumn_ids ? src->t->by_id[id] : CS_NO_COLUMN;
+        if (p->pos[i] == CS_NO_COLUMN)
+            return CS_OK; /* dropped meanwhile */
+        if ((rc = set_column(r, x, src->table, id, &p->col[i], err)) != CS_OK)
+            return rc;
+    }
+    src->plain = p;
+    return CS_OK;
+}
+
+static int take_run(struct cs_replica *r, struct extract *x, struct source *src, int64_t first, struct cs_slice bytes,
+                    bool *full, struct cs_error *err)
+{
+    struct cs_run run;
+    struct plain plain;
+    int rc;
+
+    if ((bytes = cs_arena_copy(x->a, bytes)).data == NULL)
+        return no_memory(err);
+    if ((rc = cs_run_decode(x->a, first, src->table_id, bytes, &run, err)) == CS_OK)
+        rc = prepare_run(r, x, &run, src, &plain, err);
+    src->u = (struct cs_unsent){ .ins = true };
+    for (uint32_t i = 0; i < run.n && rc == CS_OK && !*full && has_room(x); i++) {
+        src->key = run.rows[i].key;
+        src->stamp = run.rows[i].stamp;
+        src->read = false;
+        if (src->key.len > 0)
+            rc = take_row(r, x, src, first + 1 + i, &run, full, err);
+    }
+    return rc;
 }
 
 static int walk(struct cs_replica *r, struct extract *x, struct cs_error *err)
 {
     sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_UNSENT_WALK, err);
     int rc = CS_OK, step = SQLITE_DONE;
+    bool full = false;
 
     if (s == NULL)
         return err_code(err);
-    while (rc == CS_OK && x->nops < x->max_ops && x->bytes < x->max_bytes && (step = sqlite3_step(s)) == SQLITE_ROW) {
+    while (rc == CS_OK && !full && has_room(x) && (step = sqlite3_step(s)) == SQLITE_ROW) {
         struct source src = { .table_id = sqlite3_column_int64(s, 1), .key = cs_db_column_blob(s, 2) };
         int64_t seq = sqlite3_column_int64(s, 0);
-        uint32_t nops = x->nops;
-        size_t bytes = x->bytes;
 
-        if (is_busy(x, src.table_id, src.key))
-            continue;
         src.t = cs_table_by_id(r, src.table_id);
+        if ((rc = set_table(r, x, src.table_id, &src.table, err)) != CS_OK)
+            break;
+        if (src.key.data == NULL) {
+            rc = take_run(r, x, &src, seq, cs_db_column_blob(s, 3), &full, err);
+            continue;
+        }
         if ((src.key = cs_arena_copy(x->a, src.key)).data == NULL)
             rc = no_memory(err);
-        if (rc == CS_OK && (rc = set_table(r, x, src.table_id, &src.table, err)) == CS_OK &&
-            (rc = cs_unsent_decode(r, x->a, cs_db_column_blob(s, 3), &src.u, err)) == CS_OK)
-            rc = extract_row(r, x, &src, err);
-        if (rc == CS_ENOTFOUND) {
-            rc = CS_OK;
-            continue;
-        }
-        if (rc == CS_OK && x->bytes - bytes > ROW_MAX) { /* held back at its source */
-            x->nhuge++;
-            x->nops = nops;
-            x->bytes = bytes;
-            continue;
-        }
-        /* the batch was not empty and this row would make it too long: it begins the next one */
-        if (rc == CS_OK && nops > 0 && (x->nops > x->max_ops || x->bytes > 2 * x->max_bytes)) {
-            x->nops = nops;
-            x->bytes = bytes;
-            break;
-        }
-        if (rc == CS_OK)
-            rc = take(x, seq, err);
+        else if ((rc = cs_unsent_decode(r, x->a, cs_db_column_blob(s, 3), &src.u, err)) == CS_OK)
+            rc = take_row(r, x, &src, seq, NULL, &full, err);
     }
     if (rc == CS_OK && step != SQLITE_DONE && step != SQLITE_ROW)
         rc = cs_db_fail(r, err, "cannot read what is unsent");
@@ -614,24 +711,35 @@ void cs_extract_stale(struct cs_replica *r)
         x->stale = true;
 }
 
-/* Runs of consecutive records go by one statement. */
+static int drop_records(struct cs_replica *r, int64_t from, int64_t to, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_UNSENT_DROP, err);
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, from);
+    sqlite3_bind_int64(s, 2, to);
+    return cs_db_step(r, s, "cannot mark edits as sent", err);
+}
+
+/* Rows of one run go together, and consecutive records by one statement. */
 int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err)
 {
     struct extract *x = r->extract;
+    int64_t seqs[CS_RUN_ROWS];
     int rc = CS_OK;
 
     if (x != NULL && x->stale)
         return cs_fail(err, CS_EABORTED, "rows were sealed after they were extracted; extract again");
     for (size_t i = 0, k; x != NULL && i < x->ntaken && rc == CS_OK; i = k) {
-        sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_UNSENT_DROP, err);
+        const struct taken *t = &x->taken[i];
 
-        if (s == NULL)
-            return err_code(err);
-        for (k = i + 1; k < x->ntaken && x->taken[k].seq == x->taken[k - 1].seq + 1; k++)
-            ;
-        sqlite3_bind_int64(s, 1, x->taken[i].seq);
-        sqlite3_bind_int64(s, 2, x->taken[k - 1].seq);
-        rc = cs_db_step(r, s, "cannot mark edits as sent", err);
+        for (k = i; k < x->ntaken && x->taken[k].run == t->run && k - i < CS_RUN_ROWS; k++) {
+            if (t->run == 0 && x->taken[k].seq != t->seq + (int64_t)(k - i))
+                break;
+            seqs[k - i] = x->taken[k].seq;
+        }
+        rc = t->run != 0 ? cs_run_sent(r, seqs, k - i, err) : drop_records(r, t->seq, x->taken[k - 1].seq, err);
     }
     if (rc == CS_OK && x != NULL)
         x->ntaken = 0;

@@ -89,6 +89,7 @@ struct cs_replica {
     int64_t huge;       /* rows above 16 MiB that the last extract left */
     struct cs_buf meta; /* scratch: a row's versions, encoded */
     void *seal;         /* seal.c's state of the running transaction */
+    void *run;          /* unsent_run.c: the run at hand */
 };
 
 /* db.c: statements, transactions and errors. */

@@ -24,8 +24,9 @@ static const char ddl[] =
     "CREATE TABLE sync_rows(tbl INTEGER NOT NULL, key BLOB NOT NULL, ins INTEGER, del INTEGER, meta BLOB NOT NULL, "
     "unsent INTEGER,"
     " PRIMARY KEY(tbl, key)) WITHOUT ROWID;"
-    /* Rows with unsent edits, oldest first; seq is never used twice. base: see unsent.h. */
-    "CREATE TABLE sync_unsent(seq INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, key BLOB NOT NULL, base BLOB);"
+    /* Rows with unsent edits, oldest first; seq is never used twice. base: see unsent.c; key NULL: n rows in one
+     * record, see unsent_run.c. */
+    "CREATE TABLE sync_unsent(seq INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, n INTEGER NOT NULL, key BLOB, base BLOB);"
     /* Values that the application's tables do not show. col -1: the row itself is hidden, for this reason. */
     "CREATE TABLE sync_hidden(tbl INTEGER NOT NULL, key BLOB NOT NULL, col INTEGER NOT NULL, reason TEXT, value,"
     " PRIMARY KEY(tbl, key, col)) WITHOUT ROWID;"

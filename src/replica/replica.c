@@ -155,6 +155,7 @@ void cs_replica_close(cs_replica *r)
     }
     cs_extract_free(r);
     cs_seal_free(r);
+    cs_run_free(r);
     cs_db_finalize(r);
     sqlite3_close_v2(r->db);
     cs_arena_free(&r->scratch);
@@ -297,7 +298,7 @@ int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err)
 int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_error *err)
 {
     static const char sql[] =
-        "SELECT (SELECT count(*) FROM main.sync_changelog), (SELECT count(*) FROM main.sync_unsent), "
+        "SELECT (SELECT count(*) FROM main.sync_changelog), (SELECT coalesce(sum(n), 0) FROM main.sync_unsent), "
         "(SELECT count(*) FROM main.sync_bound WHERE state = 0), "
         "(SELECT count(*) FROM main.sync_hidden h WHERE col = -1 AND reason <> 'pending'), "
         "(SELECT count(*) FROM main.sync_conflicts), "

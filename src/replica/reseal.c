@@ -135,7 +135,7 @@ static int on_rows(struct cs_replica *r, struct renaming *m, bool rename, struct
         rename_record(r, m, u.base, u.nbase);
         rename_record(r, m, u.seen, u.nseen);
         if ((rc = cs_rows_update(r, m->rows[i].table, m->rows[i].key, &r->row, m->rows[i].seq, err)) != CS_OK ||
-            (rc = cs_unsent_set(r, m->rows[i].seq, &u, err)) != CS_OK)
+            (rc = cs_unsent_set(r, m->rows[i].seq, m->rows[i].table, m->rows[i].key, &u, err)) != CS_OK)
             break;
         if (t == NULL || cs_version_cmp(&ins, &r->row.ins) == 0)
             continue;
@@ -157,7 +157,7 @@ int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
     cs_extract_stale(r);
     for (bool more = true; rc == CS_OK && more;) /* rows are projected again, which wants an empty changelog */
         rc = cs_seal_slice(r, 1000, &more, NULL, err);
-    if (rc == CS_OK)
+    if (rc == CS_OK && (rc = cs_run_dissolve_all(r, err)) == CS_OK)
         rc = load_rows(r, &m, err);
     if (rc == CS_OK)
         rc = on_rows(r, &m, false, err);

@@ -290,9 +290,8 @@ static int note_unsent(struct cs_replica *r, const struct cs_seal_change *c, con
 static int fresh_insert(struct cs_replica *r, const struct cs_seal_change *c, const struct cs_version *v,
                         struct cs_error *err)
 {
-    static const struct cs_unsent plain = { .ins = true };
     struct cs_row *row = &r->row;
-    int64_t seq = (int64_t)r->next_unsent;
+    int64_t seq;
     int rc;
 
     row->ncells = 0;
@@ -303,9 +302,10 @@ static int fresh_insert(struct cs_replica *r, const struct cs_seal_change *c, co
     for (uint32_t i = 0; i < c->ncells; i++)
         row->cells[i] = (struct cs_row_cell){ c->cells[i].col, *v };
     row->ncells = c->ncells;
-    if ((rc = cs_rows_insert(r, c->table->id, c->key, row, seq, err)) != CS_OK)
-        return rc;
-    return cs_unsent_put(r, c->table->id, c->key, &plain, &seq, err);
+    if ((rc = cs_run_next(r, c->table->id, c->cells, c->ncells, &seq, err)) == CS_OK &&
+        (rc = cs_rows_insert(r, c->table->id, c->key, row, seq, err)) == CS_OK)
+        rc = cs_run_append(r, c->key, v->stamp, err);
+    return rc;
 }
 
 /* A change of a row that has versions already. */
@@ -360,7 +360,8 @@ static int change_known(struct cs_replica *r, struct cs_seal_change *c, const st
         seq = 0;
     if ((rc = note_unsent(r, c, &ins_before, &u, err)) != CS_OK)
         return rc;
-    rc = seq != 0 ? cs_unsent_set(r, seq, &u, err) : cs_unsent_put(r, c->table->id, c->key, &u, &seq, err);
+    rc = seq != 0 ? cs_unsent_set(r, seq, c->table->id, c->key, &u, err)
+                  : cs_unsent_put(r, c->table->id, c->key, &u, &seq, err);
     if (rc == CS_OK)
         rc = known ? cs_rows_update(r, c->table->id, c->key, row, seq, err)
                    : cs_rows_insert(r, c->table->id, c->key, row, seq, err);

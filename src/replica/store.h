@@ -81,6 +81,7 @@ const struct cs_op_cell *cs_seal_all_columns(struct cs_replica *r, const struct 
 /* unsent.c: what a row has that no batch has carried. */
 struct cs_unsent {
     bool ins, del; /* the insert, the delete is unsent */
+    bool in_run;   /* a plain insert among others (unsent_run.c); cs_unsent_set takes it out */
     struct cs_row_cell
         *base; /* columns with unsent edits (besides those of an unsent insert): what stood before the first */
     struct cs_row_cell *seen; /* cells that unsent deletes saw */
@@ -97,7 +98,42 @@ const struct cs_row_cell *cs_unsent_find(const struct cs_row_cell *cells, uint32
 /* Adds the cell, or replaces that of its column; the list moves within the arena. */
 int cs_unsent_add(struct cs_arena *a, struct cs_row_cell **cells, uint32_t *n, struct cs_row_cell cell,
                   struct cs_error *err);
-int cs_unsent_set(struct cs_replica *r, int64_t seq, const struct cs_unsent *u, struct cs_error *err);
+/* u: what cs_unsent_get gave, changed. */
+int cs_unsent_set(struct cs_replica *r, int64_t seq, int64_t table, struct cs_slice key, const struct cs_unsent *u,
+                  struct cs_error *err);
+int cs_unsent_record(struct cs_replica *r, int64_t seq, int64_t table, struct cs_slice key, const struct cs_unsent *u,
+                     struct cs_error *err); /* a new record under a seq that is free */
+/* Before the versions of a row change by other means than sealing: what its run says of it would be wrong. */
+int cs_unsent_leave_run(struct cs_replica *r, int64_t seq, int64_t table, struct cs_slice key, struct cs_error *err);
+
+/* unsent_run.c: consecutive fresh inserts. */
+enum { CS_RUN_ROWS = 255 }; /* at most; the statement CS_STMT_UNSENT_GET looks back as far */
+struct cs_run_row {
+    struct cs_slice key; /* empty: the row left */
+    int64_t stamp;
+};
+struct cs_run {
+    int64_t first, table;  /* row i has seq first + 1 + i */
+    uint32_t *cols, ncols; /* what each insert carried */
+    struct cs_run_row *rows;
+    uint32_t n, live;
+};
+/* The seq that the next cs_run_append gives: in the run at hand, or in a new one. */
+int cs_run_next(struct cs_replica *r, int64_t table, const struct cs_op_cell *cells, uint32_t ncells, int64_t *seq,
+                struct cs_error *err);
+int cs_run_append(struct cs_replica *r, struct cs_slice key, int64_t stamp, struct cs_error *err);
+int cs_run_flush(struct cs_replica *r, struct cs_error *err); /* cs_db_commit does it */
+void cs_run_forget(struct cs_replica *r);                     /* after a rollback */
+void cs_run_free(struct cs_replica *r);
+bool cs_run_holds(const struct cs_replica *r, int64_t seq); /* in the run at hand? */
+bool cs_run_has(struct cs_slice bytes, int64_t first, int64_t seq);
+/* bytes are borrowed by the result. */
+int cs_run_decode(struct cs_arena *a, int64_t first, int64_t table, struct cs_slice bytes, struct cs_run *out,
+                  struct cs_error *err);
+int cs_run_leave(struct cs_replica *r, int64_t seq, struct cs_error *err); /* CS_ENOTFOUND */
+/* n rows of one run are in a batch. */
+int cs_run_sent(struct cs_replica *r, const int64_t *seqs, size_t n, struct cs_error *err);
+int cs_run_dissolve_all(struct cs_replica *r, struct cs_error *err); /* a record for each row */
 
 /* lease.c */
 int cs_lease_take(struct cs_replica *r, struct cs_error *err);

@@ -51,6 +51,7 @@ static int become_bare(struct cs_replica *r, struct cs_error *err)
     cs_schema_release(r);
     cs_db_finalize(r);
     cs_extract_free(r);
+    cs_run_forget(r);
     r->bare = true;
     r->ndevices = 1;
     r->held_back = 0;

@@ -1,6 +1,6 @@
-/* Records of unsent edits. Stored form: flags u8 (1: the insert, 2: the delete is unsent) ‖ varint nbase ‖ nbase × cell
- * ‖ varint nseen ‖ nseen × cell; a cell is varint column ‖ varint device (0: never) ‖ varint stamp. A plain fresh
- * insert is NULL. */
+/* Records of unsent edits (consecutive fresh inserts share one: unsent_run.c). Stored form: flags u8 (1: the insert, 2:
+ * the delete is unsent) ‖ varint nbase ‖ nbase × cell ‖ varint nseen ‖ nseen × cell; a cell is varint column ‖ varint
+ * device (0: never) ‖ varint stamp. A plain fresh insert is NULL. */
 #include "replica/statements.h"
 #include "replica/store.h"
 
@@ -88,13 +88,21 @@ int cs_unsent_get(struct cs_replica *r, struct cs_arena *a, int64_t seq, struct 
     *out = (struct cs_unsent){ 0 };
     if (seq == 0)
         return CS_ENOTFOUND;
+    if (cs_run_holds(r, seq)) {
+        out->ins = out->in_run = true;
+        return CS_OK;
+    }
     if ((s = cs_db_stmt(r, CS_STMT_UNSENT_GET, err)) == NULL)
         return err_code(err);
     sqlite3_bind_int64(s, 1, seq);
-    if ((step = sqlite3_step(s)) == SQLITE_ROW)
-        rc = cs_unsent_decode(r, a, cs_db_column_blob(s, 0), out, err);
-    else
+    if ((step = sqlite3_step(s)) != SQLITE_ROW) {
         rc = step == SQLITE_DONE ? CS_ENOTFOUND : cs_db_fail(r, err, "cannot read what is unsent");
+    } else if (sqlite3_column_type(s, 2) != SQLITE_NULL) {
+        rc = cs_unsent_decode(r, a, cs_db_column_blob(s, 3), out, err);
+    } else {
+        out->ins = out->in_run = cs_run_has(cs_db_column_blob(s, 3), sqlite3_column_int64(s, 0), seq);
+        rc = out->in_run ? CS_OK : CS_ENOTFOUND;
+    }
     sqlite3_reset(s);
     return rc;
 }
@@ -107,8 +115,8 @@ static void bind_base(struct cs_replica *r, sqlite3_stmt *s, int param)
         cs_db_bind_slice(s, param, cs_buf_slice(&r->meta));
 }
 
-int cs_unsent_put(struct cs_replica *r, int64_t table, struct cs_slice key, const struct cs_unsent *u, int64_t *seq,
-                  struct cs_error *err)
+int cs_unsent_record(struct cs_replica *r, int64_t seq, int64_t table, struct cs_slice key, const struct cs_unsent *u,
+                     struct cs_error *err)
 {
     sqlite3_stmt *s;
     int rc = encode(r, u, &r->meta, err);
@@ -117,26 +125,47 @@ int cs_unsent_put(struct cs_replica *r, int64_t table, struct cs_slice key, cons
         return rc;
     if ((s = cs_db_stmt(r, CS_STMT_UNSENT_PUT, err)) == NULL)
         return err_code(err);
-    *seq = (int64_t)r->next_unsent++;
-    sqlite3_bind_int64(s, 1, *seq);
+    sqlite3_bind_int64(s, 1, seq);
     sqlite3_bind_int64(s, 2, table);
     cs_db_bind_slice(s, 3, key);
     bind_base(r, s, 4);
     return cs_db_step(r, s, "cannot note an unsent edit", err);
 }
 
-int cs_unsent_set(struct cs_replica *r, int64_t seq, const struct cs_unsent *u, struct cs_error *err)
+int cs_unsent_put(struct cs_replica *r, int64_t table, struct cs_slice key, const struct cs_unsent *u, int64_t *seq,
+                  struct cs_error *err)
+{
+    *seq = (int64_t)r->next_unsent++;
+    return cs_unsent_record(r, *seq, table, key, u, err);
+}
+
+int cs_unsent_set(struct cs_replica *r, int64_t seq, int64_t table, struct cs_slice key, const struct cs_unsent *u,
+                  struct cs_error *err)
 {
     sqlite3_stmt *s;
-    int rc = encode(r, u, &r->meta, err);
+    int rc;
 
-    if (rc != CS_OK)
+    if (u->in_run) {
+        rc = cs_run_leave(r, seq, err);
+        return rc == CS_OK ? cs_unsent_record(r, seq, table, key, u, err) : rc;
+    }
+    if ((rc = encode(r, u, &r->meta, err)) != CS_OK)
         return rc;
     if ((s = cs_db_stmt(r, CS_STMT_UNSENT_SET, err)) == NULL)
         return err_code(err);
     sqlite3_bind_int64(s, 1, seq);
     bind_base(r, s, 2);
     return cs_db_step(r, s, "cannot note an unsent edit", err);
+}
+
+int cs_unsent_leave_run(struct cs_replica *r, int64_t seq, int64_t table, struct cs_slice key, struct cs_error *err)
+{
+    struct cs_unsent u;
+    int rc = cs_unsent_get(r, &r->scratch, seq, &u, err);
+
+    if (rc != CS_OK || !u.in_run)
+        return rc == CS_ENOTFOUND ? CS_OK : rc;
+    return cs_unsent_set(r, seq, table, key, &u, err);
 }
 
 const struct cs_row_cell *cs_unsent_find(const struct cs_row_cell *cells, uint32_t n, uint32_t col)
