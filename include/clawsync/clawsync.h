@@ -77,17 +77,18 @@ typedef struct clawsync_config {
     const char *tls_ca_file;    /**< PEM; default: the system's. CLAW_TLS_CA_FILE */
     const char *tls_pin_sha256; /**< 64 hex digits over the hub's public key info; default: none. CLAW_TLS_PIN_SHA256 */
     const char *passphrase;     /**< of the keystore; default: none. Never read from the environment */
-    int tls_enabled;            /**< 0. CLAW_TLS_ENABLED */
-    uint32_t connect_timeout_secs;    /**< 10. CLAW_CONNECT_TIMEOUT_SECS */
-    uint32_t request_timeout_secs;    /**< 30. CLAW_REQUEST_TIMEOUT_SECS */
-    uint32_t sync_interval_secs;      /**< 30; the backstop, not the pace. CLAW_SYNC_INTERVAL_SECS */
-    uint32_t heartbeat_interval_secs; /**< 15. CLAW_HEARTBEAT_INTERVAL_SECS */
-    uint32_t max_retries;             /**< 5. CLAW_MAX_RETRIES */
-    uint32_t retry_base_ms;           /**< 500. CLAW_RETRY_BASE_MS */
-    uint32_t max_delta_rows;          /**< 1000; operations of a batch. CLAW_MAX_DELTA_ROWS */
-    uint32_t max_chunk_bytes;         /**< 65536; 1024 … 1048576. CLAW_MAX_CHUNK_BYTES */
-    uint32_t max_pull_chunks;         /**< 128; at least one whole batch is sent. CLAW_MAX_PULL_CHUNKS */
-    uint32_t max_push_inflight;       /**< 4; bound batches in flight, 1 … 64. CLAW_MAX_PUSH_INFLIGHT */
+    int tls_enabled;            /**< 0; others turn TLS on, as https:// does. CLAW_TLS_ENABLED */
+    uint32_t connect_timeout_secs;    /**< 10; 1 … 3600. CLAW_CONNECT_TIMEOUT_SECS */
+    uint32_t request_timeout_secs;    /**< 30; 1 … 3600; silence of the hub in a call. CLAW_REQUEST_TIMEOUT_SECS */
+    uint32_t sync_interval_secs;      /**< 30; 1 … 604800; the backstop, not the pace. CLAW_SYNC_INTERVAL_SECS */
+    uint32_t heartbeat_interval_secs; /**< 15; 1 … 86400. CLAW_HEARTBEAT_INTERVAL_SECS */
+    uint32_t max_retries;       /**< 0 … 1000, of a push, pull or sync that is called; here 0 means none, and the
+                                     initialisers set 5. Continuous replication never gives up. CLAW_MAX_RETRIES */
+    uint32_t retry_base_ms;     /**< 500; 1 … 30000. CLAW_RETRY_BASE_MS */
+    uint32_t max_delta_rows;    /**< 1000; 1 … 100000; operations of a batch. CLAW_MAX_DELTA_ROWS */
+    uint32_t max_chunk_bytes;   /**< 65536; 1024 … 1048576. CLAW_MAX_CHUNK_BYTES */
+    uint32_t max_pull_chunks;   /**< 128; 1 … 1000000; at least one whole batch is sent. CLAW_MAX_PULL_CHUNKS */
+    uint32_t max_push_inflight; /**< 4; 1 … 64; bound batches in flight. CLAW_MAX_PUSH_INFLIGHT */
 } clawsync_config;
 
 /** Sets every field to its default. */
@@ -156,7 +157,7 @@ typedef struct clawsync_stats {
     uint64_t chunks_pushed, chunks_pulled;
     uint64_t bytes_pushed, bytes_pulled; /**< encrypted payload */
     uint64_t last_sequence;              /**< number in the workspace's log that this device has reached */
-    uint64_t pushed_sequence;            /**< log number of this device's newest acknowledged batch */
+    uint64_t pushed_sequence;            /**< log number of this device's newest acknowledged batch; 0: none yet */
     uint64_t retries;
     uint64_t duration_ms;
 } clawsync_stats;
@@ -197,14 +198,14 @@ typedef struct clawsync_status {
     int64_t hidden_rows;   /**< rows of the merged state that the tables cannot show */
     int64_t conflicts;     /**< open records of concurrent edits */
     int64_t tracked_tables;
-    int64_t held_back;       /**< rows that cannot be sent (too large, NULL in the key) */
-    uint64_t log_number;     /**< how far this device has pulled */
-    uint64_t hub_log_number; /**< newest head known; 0: never connected */
-    int64_t last_push_ms;    /**< Unix ms of the last acknowledged push; 0: never */
-    int64_t last_pull_ms;
+    int64_t held_back;         /**< rows that cannot be sent (too large, NULL in the key) */
+    uint64_t log_number;       /**< how far this device has pulled */
+    uint64_t hub_log_number;   /**< newest head known; 0: not connected since opening */
+    int64_t last_push_ms;      /**< Unix ms of the last push that ended well; 0: none since opening */
+    int64_t last_pull_ms;      /**< the same of a pull */
     int64_t clock_skew_ms;     /**< hub's clock minus ours at the last heartbeat */
     clawsync_stats totals;     /**< since opening */
-    clawsync_error last_error; /**< code 0: none */
+    clawsync_error last_error; /**< of the last round; code 0: it went well */
 } clawsync_status;
 
 /** Never blocks on the network. May be called from inside a callback. */
@@ -218,7 +219,7 @@ typedef enum clawsync_event_type {
     CLAWSYNC_EVENT_SYNC_ERROR = 5,        /**< error; name: the named finding, as "BAD_SIGNATURE", or "" */
     CLAWSYNC_EVENT_CONNECTED = 6,
     CLAWSYNC_EVENT_DISCONNECTED = 7,        /**< error: why */
-    CLAWSYNC_EVENT_RECONCILE_COMPLETED = 8, /**< count: entities healed */
+    CLAWSYNC_EVENT_RECONCILE_COMPLETED = 8, /**< reserved: not sent yet */
     CLAWSYNC_EVENT_WORKSPACE_CREATED = 9,   /**< this device is the first of a new workspace */
     CLAWSYNC_EVENT_PROGRESS = 10,           /**< count of total: rows sealed, sent or applied in long work */
     CLAWSYNC_EVENT_WARNING = 11             /**< error.msg: something to look at; nothing failed */

@@ -405,7 +405,10 @@ static int open_replica(struct clawsync_engine *e, struct cs_error *err)
 static void first_status(struct clawsync_engine *e)
 {
     clawsync_status *st = &e->status;
+    struct cs_pull_mark mark;
 
+    cs_replica_pull_mark(e->replica, &mark);
+    st->log_number = e->totals.last_sequence = mark.number;
     st->size = sizeof *st;
     snprintf(st->workspace_id, sizeof st->workspace_id, "%s", e->workspace_text);
     snprintf(st->device_id, sizeof st->device_id, "%s", e->device_text);

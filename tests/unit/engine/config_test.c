@@ -376,6 +376,7 @@ static void a_copy_owns_its_text_and_has_the_defaults(void **state)
         if (f->kind == TEXT ? text_in(&c, f) == NULL : f->kind == NUMBER && f->least > 0)
             assert_value(&copy, f, NULL);
     }
+    assert_int_equal(copy.max_retries, 0); /* the one number whose 0 is a value */
     cs_arena_free(&arena);
     c.workspace_id = NULL;
     assert_int_equal(cs_config_copy(&copy, &arena, &c, NULL), CS_EINVAL);
