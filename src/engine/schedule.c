@@ -495,7 +495,7 @@ static void on_watch(struct cs_hub_call *c)
     struct cs_error err = c->err;
 
     if (c->in.first != NULL) {
-        cs_messages_free(&c->in);
+        cs_messages_free(&c->in); /* the head in it is not verified and not used: the pull brings one that is */
         e->schedule.wanted |= CS_WANT_PULL;
         cs_hub_call_idle(c, false); /* silence is normal here; the heartbeat notices a dead hub */
     }
