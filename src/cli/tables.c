@@ -9,12 +9,13 @@ static int open_replica(struct cs_cli *c, bool read_only, cs_replica **r, clawsy
 {
     struct cs_replica_options o = { .path = c->config.db_path,
                                     .load_extension = c->config.load_extension,
-                                    .read_only = read_only };
+                                    .read_only = read_only,
+                                    .anywhere = read_only };
 
     return cs_replica_open(r, c->world, &o, (struct cs_error *)err);
 }
 
-static const char *const state_names[] = { "-", "tracked", "paused" };
+static const char *const state_names[] = { "not tracked", "tracked", "paused" };
 
 int cs_cmd_tables(struct cs_cli *c)
 {
@@ -42,9 +43,9 @@ int cs_cmd_tables(struct cs_cli *c)
         }
         cs_cli_json(json_pack("{s:o}", "tables", list));
     } else if (rc == CS_OK) {
-        cs_cli_say(c, "%-24s %-8s %10s %9s %7s", "table", "state", "rows", "unsealed", "hidden");
+        cs_cli_say(c, "%-24s %-11s %10s %9s %7s", "table", "state", "rows", "unsealed", "hidden");
         for (size_t i = 0; i < n; i++)
-            cs_cli_say(c, "%-24s %-8s %10" PRId64 " %9" PRId64 " %7" PRId64 "%s%s%s", t[i].name,
+            cs_cli_say(c, "%-24s %-11s %10" PRId64 " %9" PRId64 " %7" PRId64 "%s%s%s", t[i].name,
                        state_names[t[i].state], t[i].rows, t[i].unsealed, t[i].hidden,
                        t[i].backfilling ? "  backfilling" : "", t[i].problem != NULL ? "  cannot be tracked: " : "",
                        t[i].problem != NULL ? t[i].problem : "");
@@ -105,48 +106,88 @@ int cs_cmd_resume(struct cs_cli *c)
     return on_table(c, cs_replica_resume, "resumed");
 }
 
-int cs_cmd_status(struct cs_cli *c)
-{
-    struct cs_replica_identity id = { 0 };
-    struct cs_replica_counts n = { 0 };
-    struct cs_pull_mark mark = { 0 };
-    char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT];
-    cs_replica *r = NULL;
-    clawsync_error err;
-    int rc = open_replica(c, true, &r, &err);
+/* What a status is made of. */
+struct looked {
+    struct cs_replica_identity id;
+    struct cs_replica_counts n;
+    struct cs_pull_mark mark;
+    bool set_up;
+};
 
-    if (rc == CS_OK)
-        rc = cs_replica_counts(r, &n, (struct cs_error *)&err);
-    if (rc != CS_OK) {
-        cs_replica_close(r);
-        return cs_cli_fail(c, &err);
+static int look(struct cs_cli *c, struct looked *l, clawsync_error *err)
+{
+    cs_replica *r = NULL;
+    int rc = open_replica(c, true, &r, err);
+
+    if (rc == CS_OK && (rc = cs_replica_counts(r, &l->n, (struct cs_error *)err)) == CS_OK) {
+        l->set_up = cs_replica_is_set_up(r);
+        cs_replica_identity(r, &l->id);
+        cs_replica_pull_mark(r, &l->mark);
     }
-    cs_replica_identity(r, &id);
-    cs_replica_pull_mark(r, &mark);
     cs_replica_close(r);
-    cs_uuid_text(workspace, &id.workspace);
-    cs_uuid_text(device, &id.device);
-    if (c->json) {
-        cs_cli_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "database", c->config.db_path,
-                              "workspace_id", workspace, "device_id", device, "tracked_tables", (json_int_t)n.tracked,
-                              "unsealed", (json_int_t)n.unsealed, "unsent", (json_int_t)n.unsent, "bound_batches",
-                              (json_int_t)n.bound, "hidden_rows", (json_int_t)n.hidden, "conflicts",
-                              (json_int_t)n.conflicts, "held_back", (json_int_t)n.held_back, "log_number",
-                              (json_int_t)mark.number));
-        return CS_EXIT_DONE;
-    }
+    return rc;
+}
+
+/* The id as text, or NULL: none is recorded, as before the first round. */
+static const char *id_text(char out[CS_UUID_TEXT], const struct cs_uuid *id)
+{
+    if (cs_uuid_is_zero(id))
+        return NULL;
+    cs_uuid_text(out, id);
+    return out;
+}
+
+static void status_json(const struct cs_cli *c, const struct looked *l)
+{
+    char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT];
+    const struct cs_replica_counts *n = &l->n;
+
+    cs_cli_json(json_pack("{s:s, s:b, s:s?, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "database",
+                          c->config.db_path, "set_up", (int)l->set_up, "workspace_id",
+                          id_text(workspace, &l->id.workspace), "device_id", id_text(device, &l->id.device),
+                          "tracked_tables", (json_int_t)n->tracked, "unsealed", (json_int_t)n->unsealed, "unsent",
+                          (json_int_t)n->unsent, "bound_batches", (json_int_t)n->bound, "hidden_rows",
+                          (json_int_t)n->hidden, "conflicts", (json_int_t)n->conflicts, "held_back",
+                          (json_int_t)n->held_back, "log_number", (json_int_t)l->mark.number));
+}
+
+static void status_text(const struct cs_cli *c, const struct looked *l)
+{
+    char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT];
+    const char *ws = id_text(workspace, &l->id.workspace), *id = id_text(device, &l->id.device);
+    const struct cs_replica_counts *n = &l->n;
+
     cs_cli_say(c, "database        %s", c->config.db_path);
-    cs_cli_say(c, "workspace       %s", workspace);
-    cs_cli_say(c, "device          %s", device);
-    cs_cli_say(c, "tracked tables  %" PRId64, n.tracked);
+    if (!l->set_up) {
+        cs_cli_say(c, "state           not set up: nothing in it is replicated\n"
+                      "                a new workspace begins with: claw-sync sync\n"
+                      "                one that exists is joined with: claw-sync keys import FILE");
+        return;
+    }
+    cs_cli_say(c, "workspace       %s", ws != NULL ? ws : "none yet");
+    cs_cli_say(c, "device          %s", id != NULL ? id : "none yet");
+    cs_cli_say(c, "tracked tables  %" PRId64, n->tracked);
     cs_cli_say(c,
                "unsent          %" PRId64 " rows, %" PRId64 " logged changes not sealed, %" PRId64 " batches in flight",
-               n.unsent, n.unsealed, n.bound);
-    cs_cli_say(c, "pulled up to    %" PRIu64, mark.number);
-    cs_cli_say(c, "hidden          %" PRId64 " rows", n.hidden);
-    cs_cli_say(c, "conflicts       %" PRId64, n.conflicts);
-    if (n.held_back > 0)
+               n->unsent, n->unsealed, n->bound);
+    cs_cli_say(c, "pulled up to    %" PRIu64, l->mark.number);
+    cs_cli_say(c, "hidden          %" PRId64 " rows", n->hidden);
+    cs_cli_say(c, "conflicts       %" PRId64, n->conflicts);
+    if (n->held_back > 0)
         cs_cli_say(c, "held back       %" PRId64 " rows that cannot be sent (above 16 MiB, or NULL in the key)",
-                   n.held_back);
+                   n->held_back);
+}
+
+int cs_cmd_status(struct cs_cli *c)
+{
+    struct looked l = { 0 };
+    clawsync_error err;
+
+    if (look(c, &l, &err) != CS_OK)
+        return cs_cli_fail(c, &err);
+    if (c->json)
+        status_json(c, &l);
+    else
+        status_text(c, &l);
     return CS_EXIT_DONE;
 }

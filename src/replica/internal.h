@@ -84,7 +84,7 @@ struct cs_replica {
     void *apply;             /* apply.c's state: guards, probes */
     bool lease_held, read_only;
     bool must_reload;   /* what memory mirrors is doubtful: a rollback could not be followed by reading */
-    bool bare;          /* the last table was untracked: ours are gone, until one is tracked again */
+    bool bare;          /* ours are gone since the last table was untracked, or never were: until one is tracked */
     int64_t held_back;  /* changes that cannot be sent: a NULL in the key */
     int64_t huge;       /* rows above 16 MiB that the last extract left */
     struct cs_buf meta; /* scratch: a row's versions, encoded */

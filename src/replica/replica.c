@@ -120,8 +120,14 @@ static int open_all(struct cs_replica *r, const struct cs_replica_options *o, st
     if ((r->stmts = calloc(CS_NSTATEMENTS, sizeof(sqlite3_stmt *))) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     r->read_only = o->read_only;
-    if ((rc = settings(r, o, err)) != CS_OK || (rc = prepare_layout(r, o, err)) != CS_OK ||
-        (rc = cs_db_reload(r, err)) != CS_OK || (rc = cs_apply_open(r, err)) != CS_OK ||
+    if ((rc = settings(r, o, err)) != CS_OK)
+        return rc;
+    rc = prepare_layout(r, o, err);
+    if (rc == CS_ENOTFOUND && o->anywhere) {
+        r->bare = true;
+        return cs_apply_open(r, err);
+    }
+    if (rc != CS_OK || (rc = cs_db_reload(r, err)) != CS_OK || (rc = cs_apply_open(r, err)) != CS_OK ||
         (rc = schema_seen(r, err)) != CS_OK || (rc = cs_schema_load(r, err)) != CS_OK)
         return rc;
     return o->take_lease ? cs_lease_take(r, err) : CS_OK;
@@ -163,6 +169,11 @@ void cs_replica_close(cs_replica *r)
     cs_buf_free(&r->meta);
     free(r->devices);
     free(r);
+}
+
+bool cs_replica_is_set_up(const cs_replica *r)
+{
+    return !r->bare;
 }
 
 void cs_replica_identity(const cs_replica *r, struct cs_replica_identity *out)

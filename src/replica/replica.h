@@ -18,6 +18,7 @@ struct cs_replica_options {
     uint32_t busy_timeout_ms;   /* 0: 5000 */
     bool take_lease;            /* one engine per file; false: for commands that only look, or change tracking */
     bool read_only; /* for commands that only look: nothing is written, CS_ENOTFOUND if we never were here */
+    bool anywhere;  /* with read_only: opened there too, nothing is tracked then */
 };
 
 /* Opens our own connection. The file is refused, untouched, when it is missing (CS_ENOTFOUND), ":memory:" or a
@@ -26,6 +27,9 @@ struct cs_replica_options {
  * are absent. */
 int cs_replica_open(cs_replica **out, struct cs_world *w, const struct cs_replica_options *o, struct cs_error *err);
 void cs_replica_close(cs_replica *r); /* gives the lease back; NULL is fine */
+
+/* Are there tables of ours in it? */
+bool cs_replica_is_set_up(const cs_replica *r);
 
 /* Who we are. Zero ids when nothing is recorded yet. incarnation 0: none yet. */
 struct cs_replica_identity {

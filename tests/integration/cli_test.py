@@ -185,6 +185,47 @@ class Tables(ClawTest):
         self.d.sync()
 
 
+class NotSetUp(ClawTest):
+    """Looking at a database that claw-sync never was on: an answer, and nothing changed."""
+
+    def setUp(self):
+        super().setUp()
+        self.d = Device(self.folder / "d", self.workspace, f"http://127.0.0.1:{free_port()}")
+        self.d.sql("CREATE TABLE nokey(a); INSERT INTO sessions(id, agent) VALUES ('s', 'x');")
+        self.d.sql("PRAGMA journal_mode = DELETE;")
+        self.before = self.everything()
+
+    def everything(self):
+        return {p: p.read_bytes() for p in self.d.folder.rglob("*") if p.is_file()}
+
+    def looked(self, *args):
+        out = self.d.claw(*args).stdout
+        self.assertEqual(self.everything(), self.before)
+        self.assertFalse(self.d.data.exists())
+        return out
+
+    def test_tables_lists_the_candidates(self):
+        t = {t["name"]: t for t in json.loads(self.looked("tables", "--json"))["tables"]}
+        self.assertEqual({x["state"] for x in t.values()}, {"untracked"})
+        self.assertEqual((t["sessions"]["rows"], "problem" in t["sessions"]), (1, False))
+        self.assertIn("primary key", t["nokey"]["problem"])
+        self.assertRegex(self.looked("tables"), r"(?m)^sessions +not tracked +1 ")
+
+    def test_status_says_what_to_do(self):
+        s = json.loads(self.looked("status", "--json"))
+        self.assertEqual((s["set_up"], s["workspace_id"], s["device_id"], s["tracked_tables"]), (False, None, None, 0))
+        out = self.looked("status")
+        for words in ("not set up", "claw-sync sync", "claw-sync keys import FILE"):
+            self.assertIn(words, out)
+
+    def test_set_up_afterwards(self):
+        self.d.claw("track", "sessions")
+        s = self.d.status()
+        self.assertEqual((s["set_up"], s["workspace_id"], s["tracked_tables"]), (True, None, 1))
+        self.d.claw("untrack", "sessions")
+        self.assertFalse(self.d.status()["set_up"])
+
+
 class Server(unittest.TestCase):
     def run_server(self, *args, **env):
         return subprocess.run([SERVER, *args], env=clean_env(**env), capture_output=True, text=True, timeout=PATIENCE)
