@@ -221,8 +221,8 @@ typedef enum clawsync_event_type {
     CLAWSYNC_EVENT_DISCONNECTED = 7,        /**< error: why */
     CLAWSYNC_EVENT_RECONCILE_COMPLETED = 8, /**< reserved: not sent yet */
     CLAWSYNC_EVENT_WORKSPACE_CREATED = 9,   /**< this device is the first of a new workspace */
-    CLAWSYNC_EVENT_PROGRESS = 10,           /**< count of total: rows sealed, sent or applied in long work */
-    CLAWSYNC_EVENT_WARNING = 11             /**< error.msg: something to look at; nothing failed */
+    CLAWSYNC_EVENT_PROGRESS = 10, /**< long work: count of total; name: "sealing", "pushing" (rows), "pulling" (log) */
+    CLAWSYNC_EVENT_WARNING = 11   /**< error.msg: something to look at; nothing failed */
 } clawsync_event_type;
 
 /** An event; valid during the callback. */

@@ -55,10 +55,11 @@ int cs_cli_exit_code(int code);
 /* progress.c: a bar on a terminal, plain lines otherwise, on stderr. */
 struct cs_cli_progress {
     const struct cs_cli *cli;
+    char name[32]; /* of what is going on */
     uint64_t last_ns;
     bool drawn;
 };
-void cs_cli_progress_event(void *progress, const clawsync_event *e);
+void cs_cli_progress_event(struct cs_cli_progress *p, const clawsync_event *e);
 void cs_cli_progress_end(struct cs_cli_progress *p);
 
 /* passphrase.c: from --passphrase-file (its first line) or a prompt without echo; twice when it is new. Guarded memory,

@@ -19,15 +19,18 @@ static void draw_bar(const clawsync_event *e)
     fflush(stderr);
 }
 
-void cs_cli_progress_event(void *progress, const clawsync_event *e)
+void cs_cli_progress_event(struct cs_cli_progress *p, const clawsync_event *e)
 {
-    struct cs_cli_progress *p = progress;
     uint64_t now = cs_monotonic_ns(p->cli->world);
+    bool another = strcmp(p->name, e->name) != 0;
 
     if (e->type != CLAWSYNC_EVENT_PROGRESS || p->cli->quiet || p->cli->json)
         return;
-    if (now - p->last_ns < (p->cli->tty ? PAUSE_TTY_NS : PAUSE_LINES_NS))
+    if (!another && now - p->last_ns < (p->cli->tty ? PAUSE_TTY_NS : PAUSE_LINES_NS))
         return;
+    if (another)
+        cs_cli_progress_end(p);
+    snprintf(p->name, sizeof p->name, "%s", e->name);
     p->last_ns = now;
     if (p->cli->tty) {
         draw_bar(e);
@@ -42,4 +45,5 @@ void cs_cli_progress_end(struct cs_cli_progress *p)
     if (p->drawn)
         fprintf(stderr, "\r%*s\r", WIDTH + 50, "");
     p->drawn = false;
+    p->name[0] = '\0';
 }

@@ -68,6 +68,9 @@ static void print_json(const clawsync_event *e)
                                       "message", e->error.msg));
     else if (e->type == CLAWSYNC_EVENT_WARNING)
         json_object_set_new(o, "message", json_string(e->error.msg));
+    else if (e->type == CLAWSYNC_EVENT_PROGRESS)
+        json_object_update_new(o, json_pack("{s:s, s:I, s:I}", "name", e->name, "count", (json_int_t)e->count, "total",
+                                            (json_int_t)e->total));
     else if (e->count != 0 || e->total != 0)
         json_object_set_new(o, "count", json_integer((json_int_t)e->count));
     cs_cli_json(o);
@@ -75,16 +78,20 @@ static void print_json(const clawsync_event *e)
 
 static void on_event(void *arg, const clawsync_event *e)
 {
-    const struct cs_cli *c = arg;
+    struct cs_cli_progress *p = arg;
 
-    if (c->json)
+    cs_cli_progress_event(p, e);
+    if (e->type != CLAWSYNC_EVENT_PROGRESS)
+        cs_cli_progress_end(p);
+    if (p->cli->json)
         print_json(e);
     else
-        print_line(c, e);
+        print_line(p->cli, e);
 }
 
 int cs_cmd_run(struct cs_cli *c)
 {
+    struct cs_cli_progress progress = { .cli = c };
     clawsync_engine *e = NULL;
     clawsync_error err;
     sigset_t set;
@@ -97,11 +104,12 @@ int cs_cmd_run(struct cs_cli *c)
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     if ((rc = clawsync_engine_open(&e, &c->config, &err)) == CLAWSYNC_OK &&
-        (rc = clawsync_engine_subscribe(e, on_event, c, &err)) > 0 &&
+        (rc = clawsync_engine_subscribe(e, on_event, &progress, &err)) > 0 &&
         (rc = clawsync_engine_start(e, &err)) == CLAWSYNC_OK) {
         cs_cli_say(c, "replicating %s", c->config.db_path);
         sigwait(&set, &signum);
     }
     clawsync_engine_close(e);
+    cs_cli_progress_end(&progress);
     return rc == CLAWSYNC_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
 }

@@ -91,9 +91,16 @@ void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, cons
     va_start(ap, fmt);
     vsnprintf(note->msg, sizeof note->msg, fmt, ap);
     va_end(ap);
-    if (type == CLAWSYNC_EVENT_PROGRESS) {
-        note->count = e->pull.mark.number;
-        note->total = e->head.number;
+}
+
+void cs_note_progress(struct clawsync_engine *e, const char *name, uint64_t count, uint64_t total)
+{
+    int at = e->nnotes;
+
+    cs_note(e, CLAWSYNC_EVENT_PROGRESS, 0, name, "%s", "");
+    if (at < e->nnotes) {
+        e->notes[at].count = count;
+        e->notes[at].total = total;
     }
 }
 

@@ -75,6 +75,12 @@ int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, st
                    struct cs_error *err);
 int cs_engine_no_head(struct cs_error *err);
 
+/* Seals a slice, in a job; *more: go on with another job. seal.c */
+int cs_engine_seal(struct clawsync_engine *e, bool *more, struct cs_error *err);
+struct cs_sealing {
+    uint64_t count, total; /* rows; total 0: this is no long work */
+};
+
 /* ---- steps ---- */
 
 typedef void (*cs_step_done)(struct clawsync_engine *e, int rc, const struct cs_error *err);
@@ -99,6 +105,7 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
 void cs_step_pull(struct clawsync_engine *e, cs_step_done done);
 struct cs_pull_step {
     struct cs_job job;
+    bool checked, sealed;
     struct cs_hub_call call;
     struct cs_messages taken;
     struct cs_arena arena;
@@ -149,8 +156,9 @@ struct cs_push_step {
     uint64_t last; /* newest number bound, and its hash */
     uint8_t last_hash[32];
     bool loaded, nothing_more;
-    bool busy, active; /* [loop] a job runs; the step runs */
-    unsigned made;     /* batches bound in this step */
+    bool busy, active;     /* [loop] a job runs; the step runs */
+    unsigned made;         /* batches bound in this step */
+    uint64_t acked, total; /* operations of this step, for progress; total 0: this is no long work */
     int refused_code;
     char refused[32]; /* kind of the first refusal; empty: none */
     char reason[256];
@@ -285,6 +293,7 @@ struct clawsync_engine {
     struct cs_member_step member;
     struct cs_pull_step pull;
     struct cs_push_step push;
+    struct cs_sealing sealing; /* [job] */
     struct cs_join_step join;
     struct cs_schedule schedule;
     clawsync_stats totals; /* [job] */
@@ -310,8 +319,9 @@ struct clawsync_engine {
 
 /* engine.c */
 void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));                         /* in a job */
-void cs_emit(struct clawsync_engine *e, const clawsync_event *ev); /* on the loop */
+    __attribute__((format(printf, 5, 6)));                                                          /* in a job */
+void cs_note_progress(struct clawsync_engine *e, const char *name, uint64_t count, uint64_t total); /* in a job */
+void cs_emit(struct clawsync_engine *e, const clawsync_event *ev);                                  /* on the loop */
 void cs_emit_error(struct clawsync_engine *e, clawsync_event_type t, const char *name, const struct cs_error *err);
 void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, const struct cs_error *err);
 

@@ -7,7 +7,7 @@
 
 #include "engine/engine.h"
 
-enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3, SEAL_SLICE = 1000 };
+enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3 };
 
 static void pull_work(struct clawsync_engine *e);
 static void pull_call(struct clawsync_engine *e);
@@ -256,7 +256,7 @@ static void take_run(struct clawsync_engine *e, struct cs_job *j)
     cs_messages_free(&s->taken);
     e->totals.last_sequence = s->mark.number;
     if (e->head.number > s->mark.number && j->rc == CS_OK)
-        cs_note(e, CLAWSYNC_EVENT_PROGRESS, 0, "pulling", "%s", "");
+        cs_note_progress(e, "pulling", s->mark.number, e->head.number);
 }
 
 /* At the end our log must be the one that the hub signed. */
@@ -375,24 +375,10 @@ static void pull_call(struct clawsync_engine *e)
         finish(e, rc, &err);
 }
 
-/* Local changes get their stamps before others' are merged over them: also the rows that were here before tracking. */
-static int seal_all(struct clawsync_engine *e, struct cs_error *err)
-{
-    uint64_t sealed = 0;
-    bool more = true, changed;
-    int rc = cs_replica_check_schema(e->replica, &changed, err);
-
-    while (more && rc == CS_OK)
-        rc = cs_replica_seal(e->replica, SEAL_SLICE, &more, &sealed, err);
-    return rc;
-}
-
 static void load_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_pull_step *s = &e->pull;
 
-    if ((j->rc = seal_all(e, &j->err)) != CS_OK)
-        return;
     cs_replica_pull_mark(e->replica, &s->mark);
     if (s->mark.number == 0)
         memcpy(s->mark.log_hash, e->log_start, 32);
@@ -412,6 +398,34 @@ static void load_done(struct clawsync_engine *e, struct cs_job *j)
         pull_call(e);
 }
 
+/* Local changes get their stamps before others' are merged over them: also the rows that were here before tracking. */
+static void seal_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_pull_step *s = &e->pull;
+    bool changed, more = false;
+
+    if (!s->checked && (j->rc = cs_replica_check_schema(e->replica, &changed, &j->err)) != CS_OK)
+        return;
+    s->checked = true;
+    j->rc = cs_engine_seal(e, &more, &j->err);
+    s->sealed = !more;
+}
+
+static void seal_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    if (j->rc == CS_OK && !s->sealed && e->schedule.closing)
+        j->rc = cs_fail(&j->err, CS_ECANCELED, "the engine is being closed");
+    if (j->rc != CS_OK) {
+        finish(e, j->rc, &j->err);
+        return;
+    }
+    s->job = s->sealed ? (struct cs_job){ .run = load_run, .done = load_done }
+                       : (struct cs_job){ .run = seal_run, .done = seal_done };
+    cs_engine_job(e, &s->job);
+}
+
 void cs_step_pull(struct clawsync_engine *e, cs_step_done done)
 {
     struct cs_pull_step *s = &e->pull;
@@ -419,6 +433,7 @@ void cs_step_pull(struct clawsync_engine *e, cs_step_done done)
     s->done = done;
     s->restarts = 0;
     s->conflicts = 0;
-    s->job = (struct cs_job){ .run = load_run, .done = load_done };
+    s->checked = s->sealed = false;
+    s->job = (struct cs_job){ .run = seal_run, .done = seal_done };
     cs_engine_job(e, &s->job);
 }

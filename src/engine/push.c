@@ -10,7 +10,7 @@
 
 #include "engine/engine.h"
 
-enum { SEAL_SLICE = 1000, BATCH_BYTES = 1024 * 1024, MAX_TRIES = 3, FAIR_SHARE = 8 };
+enum { BATCH_BYTES = 1024 * 1024, MAX_TRIES = 3, FAIR_SHARE = 8 };
 
 static void push_work(struct clawsync_engine *e);
 
@@ -126,15 +126,28 @@ static int epoch_missing(const struct clawsync_engine *e, struct cs_error *err)
     return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
 }
 
-static int seal_all(struct clawsync_engine *e, struct cs_error *err)
+/* What this step sends is counted when the second batch is made: one alone is no long work. */
+static int count_total(struct clawsync_engine *e, struct cs_error *err)
 {
-    uint64_t sealed = 0;
-    bool more = true;
-    int rc = CS_OK;
+    struct cs_push_step *s = &e->push;
+    struct cs_replica_counts counts;
+    int rc = cs_replica_counts(e->replica, &counts, err);
 
-    while (more && rc == CS_OK)
-        rc = cs_replica_seal(e->replica, SEAL_SLICE, &more, &sealed, err);
+    s->total = s->acked + (uint64_t)counts.unsent;
+    for (size_t i = 0; i < s->nflight; i++)
+        s->total += s->flight[i].nops;
     return rc;
+}
+
+static void note_progress(struct clawsync_engine *e)
+{
+    struct cs_push_step *s = &e->push;
+
+    if (s->total == 0)
+        return;
+    if (s->acked > s->total || (s->nothing_more && s->nflight == 0))
+        s->total = s->acked; /* an edit may be one row and two operations; others came in meanwhile */
+    cs_note_progress(e, "pushing", s->acked, s->total);
 }
 
 static int make_batch(struct clawsync_engine *e, struct cs_error *err)
@@ -147,8 +160,7 @@ static int make_batch(struct clawsync_engine *e, struct cs_error *err)
 
     if (keys == NULL)
         return epoch_missing(e, err);
-    if ((rc = seal_all(e, err)) != CS_OK ||
-        (rc = cs_replica_extract(e->replica, &s->arena, e->config.max_delta_rows, BATCH_BYTES, &delta, err)) != CS_OK)
+    if ((rc = cs_replica_extract(e->replica, &s->arena, e->config.max_delta_rows, BATCH_BYTES, &delta, err)) != CS_OK)
         return rc;
     if (delta.nops == 0) {
         s->nothing_more = true;
@@ -163,8 +175,9 @@ static int make_batch(struct clawsync_engine *e, struct cs_error *err)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     if ((rc = cs_replica_bind(e->replica, h.number, s->batch.hash, cs_buf_slice(&s->stored), err)) != CS_OK)
         return rc;
-    s->made++;
-    return put_in_flight(e, &s->batch, err);
+    if ((rc = put_in_flight(e, &s->batch, err)) == CS_OK && ++s->made == 2)
+        rc = count_total(e, err);
+    return rc;
 }
 
 /* What an earlier round bound and never heard of again goes first, byte for byte. */
@@ -237,6 +250,7 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
         return rc;
     if ((rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK)
         return rc;
+    s->acked += it.nops;
     e->totals.deltas_pushed++;
     e->totals.operations_pushed += it.nops;
     e->totals.chunks_pushed += it.nchunks;
@@ -256,6 +270,8 @@ static int take_answers(struct clawsync_engine *e, struct cs_error *err)
 
         rc = r == NULL ? cs_fail(err, CS_EHUB, "the hub's answer cannot be read") : take_answer(e, r, err);
     }
+    if (s->taken.first != NULL && rc == CS_OK)
+        note_progress(e);
     cs_messages_free(&s->taken);
     return rc;
 }
@@ -270,7 +286,7 @@ static bool has_room(const struct clawsync_engine *e)
 static void push_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_push_step *s = &e->push;
-    bool changed;
+    bool changed, more;
 
     cs_arena_reset(&s->arena);
     if ((j->rc = take_answers(e, &j->err)) != CS_OK || s->refused[0] != '\0')
@@ -279,7 +295,8 @@ static void push_run(struct clawsync_engine *e, struct cs_job *j)
         if ((j->rc = cs_replica_check_schema(e->replica, &changed, &j->err)) == CS_OK)
             j->rc = load_bound(e, &j->err);
     } else if (!s->nothing_more && has_room(e)) {
-        j->rc = make_batch(e, &j->err);
+        if ((j->rc = cs_engine_seal(e, &more, &j->err)) == CS_OK && !more)
+            j->rc = make_batch(e, &j->err);
     }
 }
 
@@ -493,7 +510,9 @@ static void push_work(struct clawsync_engine *e)
         finish(e, err.code, &err);
     } else if (s->refused[0] != '\0') {
         return; /* the rest of what is in flight will be answered */
-    } else if (!s->loaded || (!s->nothing_more && has_room(e))) {
+    } else if (e->schedule.closing && s->nflight == 0 && !s->nothing_more) {
+        finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
+    } else if (!e->schedule.closing && (!s->loaded || (!s->nothing_more && has_room(e)))) {
         if (s->made >= FAIR_SHARE && e->schedule.current == NULL && (e->schedule.wanted & CS_WANT_PULL)) {
             s->nothing_more = true; /* others' changes wait: theirs next, then ours again */
             e->schedule.wanted |= CS_WANT_PUSH;
@@ -513,6 +532,7 @@ void cs_step_push(struct clawsync_engine *e, cs_step_done done)
     s->done = done;
     s->loaded = s->nothing_more = false;
     s->tries = s->made = 0;
+    s->acked = s->total = 0;
     s->refused[0] = '\0';
     s->nflight = s->bytes = 0;
     s->active = true;

@@ -161,6 +161,9 @@ struct cs_replica_counts {
     uint64_t data_version; /* changes when another connection committed */
 };
 int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_error *err);
+/* Rows that sealing has still to look at, about: the changelog's, and all of the tables that are being taken in or
+ * compared. Reads all of them. */
+int cs_replica_unsealed(cs_replica *r, int64_t *rows, struct cs_error *err);
 /* Has another connection committed since the last call? Cheap. */
 int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err);
 /* Is anything waiting in the changelog, the backfill or unsent? Cheap (no counting). */

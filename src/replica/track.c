@@ -548,3 +548,24 @@ int cs_replica_tables(cs_replica *r, struct cs_arena *a, struct cs_table_info **
     sqlite3_finalize(s);
     return rc;
 }
+
+int cs_replica_unsealed(cs_replica *r, int64_t *rows, struct cs_error *err)
+{
+    struct cs_table_info info = { 0 };
+    struct cs_buf sql = { 0 };
+    int rc = CS_OK;
+
+    *rows = 0;
+    if (r->bare)
+        return CS_OK;
+    cs_buf_put_str(&sql, "SELECT count(*) FROM main.sync_changelog");
+    rc = one_int(r, &sql, rows, err);
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
+        if (!r->tables[i].backfilling)
+            continue;
+        info.name = r->tables[i].name;
+        if ((rc = count_rows(r, &info, err)) == CS_OK)
+            *rows += info.rows;
+    }
+    return rc;
+}

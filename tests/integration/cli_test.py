@@ -1,6 +1,7 @@
 """Wrong use: one clear line, the right exit code, nothing changed."""
 import json
 import os
+import pty
 import socket
 import stat
 
@@ -183,6 +184,48 @@ class Tables(ClawTest):
         self.assertIn(str(self.d.daemon.pid), self.d.claw("sync", want=1).stderr)
         self.assertEqual(self.d.stop(), 0)
         self.d.sync()
+
+
+class Progress(ClawTest):
+    ROWS = ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4500) "
+            "INSERT INTO memory_records(id, title) SELECT 'r' || i, i FROM n;")
+
+    def setUp(self):
+        super().setUp()
+        self.start_hub()
+        self.d = self.device("d")
+        self.d.sql(self.ROWS)  # here before tracking: backfilled, then pushed
+
+    def test_plain_lines(self):
+        err = self.d.claw("push").stderr
+        self.assertRegex(err, r"(?m)^claw-sync: sealing \d+ of 4500$")
+        self.assertRegex(err, r"(?m)^claw-sync: pushing \d+ of 4500$")
+        self.d.sql("INSERT INTO memory_records(id) VALUES ('one more');")
+        self.assertEqual(self.d.claw("push").stderr, "")
+        self.d.sql("UPDATE memory_records SET title = 'x';")
+        self.assertEqual(self.d.claw("push", "--quiet").stderr, "")
+
+    def test_a_bar_on_a_terminal(self):
+        mine, theirs = pty.openpty()
+        with open(mine, "rb", buffering=0) as screen:
+            run = subprocess.Popen([CLIENT, "push"], env=self.d.env(), stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=theirs)
+            os.close(theirs)
+            shown = b""
+            with contextlib.suppress(OSError):  # Linux: the other side is closed
+                while piece := screen.read(4096):
+                    shown += piece
+            self.assertEqual(run.wait(PATIENCE), 0)
+        for name in (b"sealing", b"pushing"):
+            self.assertRegex(shown, b"\r" + name + rb" +\[#* *\] \d+ of 4500 ")
+        self.assertTrue(shown.endswith(b"\r"), shown[-100:])  # and the line is clean in the end
+
+    def test_the_daemon_tells_too(self):
+        self.d.start()
+        wait_until(lambda: "pushing" in self.d.daemon_log(), self.d.daemon_log)
+        wait_until(lambda: self.d.status()["unsent"] == 0, self.d.status)
+        self.d.stop()
+        self.assertIn("sealing", self.d.daemon_log())
 
 
 class NotSetUp(ClawTest):
