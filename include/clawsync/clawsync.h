@@ -13,7 +13,7 @@
  *
  * Conventions: 0 (CLAWSYNC_OK) is success, a negative code is for the program, the message in clawsync_error for the
  * person. Strings are NUL-terminated UTF-8. Times are Unix milliseconds. Everything may be called from any thread,
- * unless it says otherwise; concurrent rounds are merged into one.
+ * unless it says otherwise; callers that wait for a round of one kind share the next.
  */
 #ifndef CLAWSYNC_CLAWSYNC_H
 #define CLAWSYNC_CLAWSYNC_H

@@ -231,7 +231,7 @@ typedef void (*cs_step_start)(struct clawsync_engine *e, cs_step_done done);
 
 /* schedule.c: what runs now and what comes next. All [loop]. */
 struct cs_schedule {
-    struct cs_command *waiting, *current; /* current: the command that runs, or NULL */
+    struct cs_command *waiting, *current; /* current: the command that runs, and those that share its round, or NULL */
     struct cs_job job;                    /* for local commands, looks and counts */
     bool busy;                            /* a task runs, or its retry waits */
     cs_step_start step[CS_MAX_STEPS];

@@ -201,6 +201,19 @@ static void daemon_succeeded(struct clawsync_engine *e)
     watch_start(e);
 }
 
+/* A command and those that share its round. */
+static void finish_all(struct clawsync_engine *e, struct cs_command *c, int rc, const struct cs_error *err,
+                       const clawsync_stats *stats)
+{
+    struct cs_command *next;
+
+    for (; c != NULL; c = next) {
+        next = c->next; /* it is its caller's, and gone when it is finished */
+        c->stats = *stats;
+        cs_command_finish(e, c, rc, err);
+    }
+}
+
 static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
@@ -222,11 +235,10 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
     }
     if (c != NULL) {
         s->current = NULL;
-        c->stats = stats;
         publish(e);
         if (s->running && rc == CS_OK)
             daemon_succeeded(e);
-        cs_command_finish(e, c, rc, err);
+        finish_all(e, c, rc, err, &stats);
     } else if (rc == CS_OK) {
         daemon_succeeded(e);
     } else if (s->running && !s->closing) {
@@ -575,12 +587,31 @@ static void on_heartbeat(void *arg)
 
 /* ---- what is next ---- */
 
+/* Callers that wait for a round of the same kind have this one: it begins after all of them asked. */
+static void join_round(struct cs_schedule *s, struct cs_command *c)
+{
+    struct cs_command **at = &s->waiting, *w, **joined = &c->next;
+
+    while ((w = *at) != NULL) {
+        if (w->kind != c->kind) {
+            at = &w->next;
+            continue;
+        }
+        *at = w->next;
+        w->next = NULL;
+        *joined = w;
+        joined = &w->next;
+    }
+}
+
 static void begin_command(struct clawsync_engine *e, struct cs_command *c)
 {
     struct cs_schedule *s = &e->schedule;
     struct cs_error err = { 0 };
 
     s->current = c;
+    if (c->kind == CS_CMD_PUSH || c->kind == CS_CMD_PULL || c->kind == CS_CMD_SYNC)
+        join_round(s, c);
     switch (c->kind) {
     case CS_CMD_PUSH:
         task_round(e, false, true, false);

@@ -1,0 +1,84 @@
+/* The real hub, on a thread of its own in the test's process. */
+#ifndef HUB_FIXTURE_H
+#define HUB_FIXTURE_H
+
+#include "unit/engine/engine_fixture.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include "base/loop.h"
+#include "hub/hub.h"
+
+struct hub {
+    char dir[64], database[96], endpoint[64];
+    cs_loop *loop;
+    cs_hub *hub;
+    cs_wake *end;
+    pthread_t thread;
+};
+
+static inline void hub_stopped(void *arg)
+{
+    struct hub *h = arg;
+
+    h->hub = NULL;
+    cs_loop_stop(h->loop);
+}
+
+static inline void hub_end(void *arg)
+{
+    struct hub *h = arg;
+
+    if (h->hub != NULL)
+        cs_hub_stop(h->hub, 0, hub_stopped, h);
+}
+
+static inline void *hub_main(void *arg)
+{
+    cs_loop_run(((struct hub *)arg)->loop);
+    return NULL;
+}
+
+static inline void hub_start(struct hub *h)
+{
+    struct cs_hub_options o = { .host = "127.0.0.1", .database = h->database };
+    struct cs_error err = { 0 };
+
+    signal(SIGPIPE, SIG_IGN);
+    memset(o.key_seed, 7, sizeof o.key_seed);
+    assert_int_equal(cs_loop_new(cs_world_real(), &h->loop, &err), CS_OK);
+    assert_int_equal(cs_wake_new(h->loop, hub_end, h, &h->end), CS_OK);
+    if (cs_hub_start(cs_world_real(), h->loop, &o, &h->hub, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    snprintf(h->endpoint, sizeof h->endpoint, "http://127.0.0.1:%u", (unsigned)cs_hub_port(h->hub));
+    assert_int_equal(pthread_create(&h->thread, NULL, hub_main, h), 0);
+}
+
+static inline void hub_stop(struct hub *h)
+{
+    cs_wake_send(h->end);
+    pthread_join(h->thread, NULL);
+    cs_wake_close(h->end);
+    cs_loop_free(h->loop);
+}
+
+static inline void hub_init(struct hub *h)
+{
+    memset(h, 0, sizeof *h);
+    snprintf(h->dir, sizeof h->dir, "/tmp/cs-hub-XXXXXX");
+    assert_non_null(mkdtemp(h->dir));
+    snprintf(h->database, sizeof h->database, "%s/hub.db", h->dir);
+    hub_start(h);
+}
+
+static inline void hub_fini(struct hub *h)
+{
+    char command[100];
+
+    hub_stop(h);
+    snprintf(command, sizeof command, "rm -r %s", h->dir);
+    assert_int_equal(system(command), 0);
+}
+
+#endif
