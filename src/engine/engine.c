@@ -545,7 +545,7 @@ static void save_positions(struct clawsync_engine *e)
 {
     struct cs_pull_mark mark;
 
-    if (e->ks->member_seq == 0)
+    if (e->ks->member_seq == 0 || e->recovering) /* what it knows beyond the database is still wanted */
         return;
     cs_replica_pull_mark(e->replica, &mark);
     e->ks->log_id = mark.log_id;

@@ -110,12 +110,14 @@ struct cs_pull_step {
     struct cs_messages taken;
     struct cs_arena arena;
     struct cs_pull_mark mark;
+    uint64_t from; /* where this pull began */
     /* the batch that is coming in */
     struct cs_batch batch;
     uint64_t log_number;
     uint32_t total, next; /* chunks of it; next == total: none is coming in */
     bool header_only, uneven, envelope_bad;
     bool has_more, ended, need_member;
+    bool own_in_full, need_own; /* our batches are wanted with their content; from the mark on, again */
     struct cs_hub_head head;
     bool has_head;
     bool busy; /* [loop] a job has `taken` */
@@ -137,6 +139,8 @@ enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pul
 
 /* push.c */
 void cs_step_push(struct clawsync_engine *e, cs_step_done done);
+/* Takes every waiting batch back: its operations are unsent again. In a job, while nothing is in flight. */
+int cs_push_take_back(struct clawsync_engine *e, struct cs_error *err);
 struct cs_push_item {
     uint64_t number;
     uint8_t hash[32];
@@ -284,7 +288,9 @@ struct clawsync_engine {
     bool member_log_dirty;
     struct cs_hub_head head; /* [job] the newest verified; log_id 0: none yet */
     uint8_t log_start[32];   /* [job] L_0 of head's log */
-    uint64_t incarnation;    /* [set] */
+    uint64_t incarnation;    /* [job] */
+    bool recovering;         /* [job] nothing is bound before a pull has been through the whole log */
+    uint64_t fetched_back;   /* [job] batches of ours that only the hub had, while recovering */
 
     struct cs_job *jobs, *last_job; /* [loop] the first runs */
     bool job_running;
@@ -335,6 +341,10 @@ void cs_self_members_reset(struct clawsync_engine *e);
 int cs_self_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err); /* CS_ENOTFOUND */
 int cs_self_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err);
 int cs_self_pending_drop(struct clawsync_engine *e, struct cs_error *err);
+/* incarnation.c */
+int cs_incarnation_open(struct clawsync_engine *e, struct cs_error *err); /* sets recovering */
+bool cs_incarnation_had(const struct clawsync_engine *e, uint64_t incarnation);
+int cs_incarnation_settle(struct clawsync_engine *e, struct cs_error *err); /* all is fetched: a new one. In a job. */
 const uint8_t *cs_entry_hash_at(const struct clawsync_engine *e, uint32_t seq); /* NULL: not here */
 
 #endif

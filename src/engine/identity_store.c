@@ -215,7 +215,7 @@ int cs_self_open(struct clawsync_engine *e, struct cs_error *err)
 /* The database is what decides who we are in it: nothing is written to data_dir before it agreed. */
 int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err)
 {
-    struct cs_replica_identity id = { e->workspace, e->device, e->incarnation }, have = { 0 };
+    struct cs_replica_identity have = { 0 };
     struct cs_files *f = &e->world->files;
     struct cs_file_info info;
     char text[CS_UUID_TEXT];
@@ -230,8 +230,9 @@ int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err)
     if (!cs_uuid_is_zero(&have.device) && cs_uuid_cmp(&have.device, &e->device) != 0) {
         cs_uuid_text(text, &have.device);
         return cs_fail(err, CS_EEXIST,
-                       "%s was replicated by device %s, whose keys are not in %s; give the data_dir (CLAW_DATA_DIR) of "
-                       "that device",
+                       "%s was replicated by device %s, whose keys are not in %s; give that device's data_dir "
+                       "(CLAW_DATA_DIR), or, if it is lost, join again with: claw-sync untrack TABLE for each, then "
+                       "claw-sync keys import FILE",
                        e->config.db_path, text, e->config.data_dir);
     }
     if (f->ops->stat(f->self, e->keystore_path, &info, NULL) != CS_OK) {
@@ -239,5 +240,5 @@ int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err)
             (rc = f->ops->mkdir(f->self, e->identity_dir, 0700, err)) != CS_OK || (rc = cs_self_save(e, err)) != CS_OK)
             return rc;
     }
-    return cs_replica_set_identity(e->replica, &id, err);
+    return cs_incarnation_open(e, err);
 }

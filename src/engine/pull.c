@@ -7,7 +7,7 @@
 
 #include "engine/engine.h"
 
-enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3 };
+enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3, LONG_PULL = 16 };
 
 static void pull_work(struct clawsync_engine *e);
 static void pull_call(struct clawsync_engine *e);
@@ -53,8 +53,29 @@ static int advance(struct clawsync_engine *e, struct cs_pull_mark *mark, const s
     return rc;
 }
 
-/* Our own batch, as the hub has it: it must be one that we sent. */
-static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h, struct cs_error *err)
+/* A batch of ours in the log that this database knows nothing of. One that was refused once and was taken all the same,
+ * a copy of it having been on its way, is ours to adopt; so is what an older life of this device sent. */
+static int unknown_own(struct clawsync_engine *e, const struct cs_batch_header *h, struct cs_error *err)
+{
+    bool refused;
+    int rc = cs_replica_was_refused(e->replica, e->pull.batch.hash, &refused, err);
+
+    if (rc != CS_OK || refused)
+        return rc;
+    if (!e->recovering && e->ks->nincarnations > 1 && !cs_incarnation_had(e, h->incarnation))
+        return cs_fail(err, CS_EEXIST,
+                       "DEVICE_CLONED: another copy of this device is at work, batch %" PRIu64
+                       " of it is not ours; nothing more is sent or taken here. Use one of them only, and give the "
+                       "other a data_dir (CLAW_DATA_DIR) and a database of its own and join again: claw-sync keys "
+                       "import FILE",
+                       h->number);
+    e->recovering = true;
+    e->fetched_back++;
+    return CS_OK;
+}
+
+/* Our own batch, as the hub has it. *adopt: it is to be merged as another's would be. */
+static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h, bool *adopt, struct cs_error *err)
 {
     struct cs_pull_step *s = &e->pull;
     struct cs_bound *bound = NULL;
@@ -63,24 +84,31 @@ static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h,
     size_t n = 0;
     int rc = cs_replica_bound(e->replica, &s->arena, false, &bound, &n, err);
 
+    *adopt = false;
     if (rc != CS_OK)
         return rc;
     for (size_t i = 0; i < n; i++) {
-        if (bound[i].number != h->number || memcmp(bound[i].hash, s->batch.hash, 32) != 0)
+        bool same = memcmp(bound[i].hash, s->batch.hash, 32) == 0;
+
+        if (bound[i].number != h->number)
             continue;
-        if (bound[i].state == CS_BOUND_WAITING) /* the acknowledgement was lost */
+        if (bound[i].state == CS_BOUND_WAITING && same) /* the acknowledgement was lost */
             return cs_replica_bound_accepted(e->replica, h->number, s->log_number, err);
-        if (bound[i].state == CS_BOUND_ACCEPTED && bound[i].log_number != 0 && bound[i].log_number != s->log_number)
-            return cs_fail(err, CS_EHUB, "HUB_FORK: the hub acknowledged a batch at another log number than it has it");
-        return CS_OK;
+        if (bound[i].state == CS_BOUND_ACCEPTED &&
+            (!same || (bound[i].log_number != 0 && bound[i].log_number != s->log_number)))
+            return cs_fail(err, CS_EHUB, "HUB_FORK: the hub acknowledged another batch than it has in its log");
     }
     cs_replica_chain(e->replica, &chain, hash);
     if (h->number <= chain)
         return CS_OK;
-    return cs_fail(err, CS_EHUB,
-                   "DEVICE_CLONED: the hub has batch %" PRIu64 " of this device, which this database did not send; is "
-                   "it an older copy?",
-                   h->number);
+    if (s->header_only && !s->own_in_full) {
+        s->own_in_full = s->need_own = true;
+        return CS_OK;
+    }
+    *adopt = true;
+    if ((rc = unknown_own(e, h, err)) != CS_OK)
+        return rc;
+    return cs_push_take_back(e, err); /* what is bound under its number goes behind it */
 }
 
 /* A finding about one batch or device: shown, and the log goes on without it. */
@@ -134,6 +162,7 @@ static int take_batch(struct clawsync_engine *e, struct cs_error *err)
     struct cs_apply_result result;
     struct cs_batch_header h;
     struct cs_finding f;
+    bool adopt;
     int rc;
 
     cs_batch_hash(cs_slice(s->batch.header, CS_BATCH_HEADER_LEN), cs_buf_slice(&s->batch.hashes), s->batch.hash);
@@ -158,9 +187,10 @@ static int take_batch(struct clawsync_engine *e, struct cs_error *err)
     if (f.known)
         return advance(e, &mark, &h, NULL, &result, err);
     if (cs_uuid_cmp(&h.device, &e->device) == 0) {
-        if ((rc = own_batch(e, &h, err)) != CS_OK)
+        if ((rc = own_batch(e, &h, &adopt, err)) != CS_OK || s->need_own)
             return rc;
-        return advance(e, &mark, &h, NULL, &result, err);
+        if (!adopt)
+            return advance(e, &mark, &h, NULL, &result, err);
     }
     if (s->header_only) {
         cs_fail(err, CS_ECORRUPT, "BAD_CHUNK: the hub gave a batch without its content");
@@ -225,6 +255,12 @@ static int take_chunk(struct clawsync_engine *e, const Clawsync__V1__DeltaChunk 
     return s->next == s->total ? take_batch(e, err) : CS_OK;
 }
 
+/* What came is not enough to go on: something else is fetched first, and then the log from the mark again. */
+static bool must_restart(const struct cs_pull_step *s)
+{
+    return s->need_member || s->need_own;
+}
+
 static int take_message(struct clawsync_engine *e, const struct cs_message *m, struct cs_error *err)
 {
     struct cs_pull_step *s = &e->pull;
@@ -234,10 +270,10 @@ static int take_message(struct clawsync_engine *e, const struct cs_message *m, s
 
     if (r == NULL)
         return cs_fail(err, CS_EHUB, "the hub's answer cannot be read");
-    for (size_t i = 0; i < r->n_chunks && rc == CS_OK && !s->need_member; i++)
+    for (size_t i = 0; i < r->n_chunks && rc == CS_OK && !must_restart(s); i++)
         rc = take_chunk(e, r->chunks[i], err);
     s->has_more = r->has_more;
-    if (rc == CS_OK && !s->need_member && r->head != NULL) {
+    if (rc == CS_OK && !must_restart(s) && r->head != NULL) {
         rc = cs_engine_head(e, r->head, &s->head, err);
         s->has_head = rc == CS_OK;
     }
@@ -249,13 +285,13 @@ static void take_run(struct clawsync_engine *e, struct cs_job *j)
     struct cs_pull_step *s = &e->pull;
 
     j->rc = CS_OK;
-    for (const struct cs_message *m = s->taken.first; m != NULL && j->rc == CS_OK && !s->need_member; m = m->next) {
+    for (const struct cs_message *m = s->taken.first; m != NULL && j->rc == CS_OK && !must_restart(s); m = m->next) {
         j->rc = take_message(e, m, &j->err);
         cs_arena_reset(&s->arena);
     }
     cs_messages_free(&s->taken);
     e->totals.last_sequence = s->mark.number;
-    if (e->head.number > s->mark.number && j->rc == CS_OK)
+    if (e->head.number > s->mark.number && e->head.number - s->from >= LONG_PULL && j->rc == CS_OK)
         cs_note_progress(e, "pulling", s->mark.number, e->head.number);
 }
 
@@ -294,15 +330,27 @@ static void take_done(struct clawsync_engine *e, struct cs_job *j)
         finish(e, j->rc, &j->err);
         return;
     }
-    if (s->need_member) {
+    if (must_restart(s)) {
         cs_hub_call_cancel(&s->call);
-        if (s->restarts++ < MAX_RESTARTS)
+        if (s->need_own)
+            pull_call(e); /* once: own_in_full stays */
+        else if (s->restarts++ < MAX_RESTARTS)
             cs_step_member(e, members_done);
         else
             finish(e, cs_fail(&j->err, CS_EHUB, "HUB_WITHHELD: the hub withholds membership entries"), &j->err);
         return;
     }
     pull_work(e);
+}
+
+static void settle_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    j->rc = cs_incarnation_settle(e, &j->err);
+}
+
+static void settle_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    finish(e, j->rc, &j->err);
 }
 
 /* The end of the stream, all of it taken. */
@@ -321,6 +369,11 @@ static void pull_ended(struct clawsync_engine *e)
     if (rc == CS_OK && s->head.number > s->mark.number)
         rc = cs_fail(&err, CS_EHUB, "HUB_WITHHELD: the hub's log ends at %" PRIu64 " and it gave up to %" PRIu64,
                      s->head.number, s->mark.number);
+    if (rc == CS_OK && e->recovering) {
+        s->job = (struct cs_job){ .run = settle_run, .done = settle_done };
+        cs_engine_job(e, &s->job);
+        return;
+    }
     finish(e, rc, &err);
 }
 
@@ -362,7 +415,7 @@ static void pull_call(struct clawsync_engine *e)
     int rc;
 
     s->next = s->total = 0;
-    s->has_more = s->has_head = s->need_member = false;
+    s->has_more = s->has_head = s->need_member = s->need_own = false;
     cursor.workspace_id = e->workspace_text;
     cursor.device_id = e->device_text;
     cursor.lamport_clock = (int64_t)s->mark.number;
@@ -370,6 +423,7 @@ static void pull_call(struct clawsync_engine *e)
     req.client_cursor = &cursor;
     req.workspace_id = e->workspace_text;
     req.max_chunks = (int32_t)e->config.max_pull_chunks;
+    req.own_in_full = s->own_in_full;
     rc = cs_hub_call_start(e, &s->call, "Pull", &req.base, true, on_pull, &err);
     if (rc != CS_OK)
         finish(e, rc, &err);
@@ -384,6 +438,8 @@ static void load_run(struct clawsync_engine *e, struct cs_job *j)
         memcpy(s->mark.log_hash, e->log_start, 32);
     if (s->mark.log_id == 0)
         s->mark.log_id = e->head.log_id;
+    s->from = s->mark.number;
+    s->own_in_full = e->recovering;
     if (s->mark.log_id != e->head.log_id)
         j->rc = cs_fail(&j->err, CS_EHUB,
                         "LOG_REPLACED: the hub's log is another one than this database followed; nothing was taken "

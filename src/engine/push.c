@@ -126,17 +126,21 @@ static int epoch_missing(const struct clawsync_engine *e, struct cs_error *err)
     return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
 }
 
-/* What this step sends is counted when the second batch is made: one alone is no long work. */
+/* Counted when the second batch is made: one alone is no long work. */
 static int count_total(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_push_step *s = &e->push;
     struct cs_replica_counts counts;
+    uint64_t total;
     int rc = cs_replica_counts(e->replica, &counts, err);
 
-    s->total = s->acked + (uint64_t)counts.unsent;
+    if (rc != CS_OK)
+        return rc;
+    total = s->acked + (uint64_t)counts.unsent;
     for (size_t i = 0; i < s->nflight; i++)
-        s->total += s->flight[i].nops;
-    return rc;
+        total += s->flight[i].nops;
+    s->total = total > e->config.max_delta_rows ? total : 0;
+    return CS_OK;
 }
 
 static void note_progress(struct clawsync_engine *e)
@@ -346,41 +350,49 @@ static int bind_anew(struct clawsync_engine *e, struct cs_error *err)
     return rc;
 }
 
-/* Takes every waiting batch back and gives its operations stamps that the hub's clock allows. */
-static int seal_anew(struct clawsync_engine *e, struct cs_error *err)
+int cs_push_take_back(struct clawsync_engine *e, struct cs_error *err)
 {
-    struct cs_push_step *s = &e->push;
     cs_packer *packer[CS_PUSH_MAX] = { NULL }; /* each holds the delta set that it opened */
     struct cs_delta delta[CS_PUSH_MAX];
+    struct cs_batch batch = { 0 };
     struct cs_batch_header h;
     enum cs_unpack_fault fault;
     struct cs_bound *bound = NULL;
+    struct cs_arena arena = { 0 };
     size_t n = 0, nwaiting = 0;
-    int rc = cs_replica_bound(e->replica, &s->arena, true, &bound, &n, err);
+    int rc = cs_replica_bound(e->replica, &arena, true, &bound, &n, err);
 
     for (size_t i = 0; i < n && rc == CS_OK && nwaiting < CS_PUSH_MAX; i++) {
         const struct cs_epoch_keys *keys;
 
         if (bound[i].state != CS_BOUND_WAITING)
             continue;
-        cs_batch_free(&s->batch);
-        if ((rc = cs_batch_decode(&s->batch, bound[i].stored, err)) != CS_OK ||
-            (rc = cs_batch_header_decode(&h, cs_slice(s->batch.header, sizeof s->batch.header), err)) != CS_OK ||
+        cs_batch_free(&batch);
+        if ((rc = cs_batch_decode(&batch, bound[i].stored, err)) != CS_OK ||
+            (rc = cs_batch_header_decode(&h, cs_slice(batch.header, sizeof batch.header), err)) != CS_OK ||
             (rc = cs_packer_new(&packer[nwaiting], &e->rng, err)) != CS_OK)
             break;
         if ((keys = cs_keystore_epoch(e->ks, h.epoch)) == NULL)
             rc = epoch_missing(e, err);
         else
-            rc = cs_unpack(packer[nwaiting], &s->batch, keys, &delta[nwaiting], &fault, err);
+            rc = cs_unpack(packer[nwaiting], &batch, keys, &delta[nwaiting], &fault, err);
         nwaiting++;
     }
-    if (rc == CS_OK)
+    if (rc == CS_OK && nwaiting > 0)
         rc = cs_replica_unbind(e->replica, delta, nwaiting, err);
-    if (rc == CS_OK)
-        rc = cs_replica_reseal(e->replica, e->head.time_ms * 65536, err);
-    for (size_t i = 0; i < CS_PUSH_MAX; i++)
+    for (size_t i = 0; i < nwaiting; i++)
         cs_packer_free(packer[i]);
+    cs_batch_free(&batch);
+    cs_arena_free(&arena);
     return rc;
+}
+
+/* Gives what waits stamps that the hub's clock allows. */
+static int seal_anew(struct clawsync_engine *e, struct cs_error *err)
+{
+    int rc = cs_push_take_back(e, err);
+
+    return rc == CS_OK ? cs_replica_reseal(e->replica, e->head.time_ms * 65536, err) : rc;
 }
 
 static bool refused_by_clock(const struct cs_push_step *s)
@@ -430,8 +442,10 @@ static void recover(struct clawsync_engine *e)
 {
     struct cs_push_step *s = &e->push;
     struct cs_error err = { 0 };
+    /* "duplicate": a copy of one that was refused came after all, or another life of this device sent it: the log tells
+     */
     bool stale = strcmp(s->refused, "stale-epoch") == 0 || strcmp(s->refused, "stale-seen") == 0 ||
-                 strcmp(s->refused, "order") == 0;
+                 strcmp(s->refused, "order") == 0 || strcmp(s->refused, "duplicate") == 0;
 
     cs_hub_call_cancel(&s->call);
     if ((stale || refused_by_clock(s)) && s->tries < MAX_TRIES) {
@@ -443,12 +457,12 @@ static void recover(struct clawsync_engine *e)
     if (refused_by_clock(s))
         cs_fail(&err, CS_ECLOCK, "this device's clock is too far ahead of the hub's: %s; changes stay queued",
                 s->reason);
-    else if (strcmp(s->refused, "duplicate") == 0)
-        cs_fail(&err, CS_EHUB, "DEVICE_CLONED: %s; is this database or data_dir a copy of another device's?",
-                s->reason);
-    else
-        cs_fail(&err, stale ? CS_EHUB : s->refused_code, "the hub refused a batch (%s): %s; changes stay queued",
+    else if (stale)
+        cs_fail(&err, CS_EHUB,
+                "HUB_FORK: the hub refuses what was bound to the log that it shows (%s): %s; changes stay queued",
                 s->refused, s->reason);
+    else
+        cs_fail(&err, s->refused_code, "the hub refused a batch (%s): %s; changes stay queued", s->refused, s->reason);
     s->refused[0] = '\0';
     finish(e, err.code, &err);
 }
@@ -525,11 +539,10 @@ static void push_work(struct clawsync_engine *e)
     }
 }
 
-void cs_step_push(struct clawsync_engine *e, cs_step_done done)
+static void begin(struct clawsync_engine *e)
 {
     struct cs_push_step *s = &e->push;
 
-    s->done = done;
     s->loaded = s->nothing_more = false;
     s->tries = s->made = 0;
     s->acked = s->total = 0;
@@ -541,4 +554,21 @@ void cs_step_push(struct clawsync_engine *e, cs_step_done done)
         s->call.ended = false;
     }
     push_work(e);
+}
+
+static void recovered(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        e->push.done(e, rc, err);
+    else
+        begin(e);
+}
+
+void cs_step_push(struct clawsync_engine *e, cs_step_done done)
+{
+    e->push.done = done;
+    if (e->recovering)
+        cs_step_pull(e, recovered);
+    else
+        begin(e);
 }

@@ -92,6 +92,20 @@ int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct 
     return rc;
 }
 
+/* The hub has taken this batch: what was refused under its number or before can come no more. */
+int cs_chain_advance(struct cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err)
+{
+    sqlite3_stmt *s;
+    int rc = cs_chain_save(r, number, hash, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if ((s = cs_db_stmt(r, CS_STMT_REFUSED_PRUNE, err)) == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, (int64_t)number);
+    return cs_db_step(r, s, "cannot note an acknowledgement", err);
+}
+
 int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_number, struct cs_error *err)
 {
     sqlite3_stmt *s;
@@ -117,11 +131,7 @@ int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_numbe
         sqlite3_reset(s);
     }
     if (rc == CS_OK && number > r->chain_number)
-        rc = cs_chain_save(r, number, hash, err);
-    if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_REFUSED_PRUNE, err)) != NULL) {
-        sqlite3_bind_int64(s, 1, (int64_t)number);
-        rc = cs_db_step(r, s, "cannot note an acknowledgement", err);
-    }
+        rc = cs_chain_advance(r, number, hash, err);
     if (rc == CS_OK && log_number != 0 && log_number <= r->mark.number &&
         (s = cs_db_stmt(r, CS_STMT_BOUND_PRUNE, err)) != NULL) {
         sqlite3_bind_int64(s, 1, (int64_t)r->mark.number);
@@ -141,6 +151,24 @@ static int keep_refused(struct cs_replica *r, uint64_t number, struct cs_error *
         return err_code(err);
     sqlite3_bind_int64(s, 1, (int64_t)number);
     return cs_db_step(r, s, "cannot keep the hash of a refused batch", err);
+}
+
+int cs_replica_was_refused(cs_replica *r, const uint8_t hash[32], bool *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_REFUSED_GET, err);
+    int step, rc = CS_OK;
+
+    *out = false;
+    if (s == NULL)
+        return err_code(err);
+    cs_db_bind_slice(s, 1, cs_slice(hash, 32));
+    step = sqlite3_step(s);
+    if (step == SQLITE_ROW)
+        *out = true;
+    else if (step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read the refused batches");
+    sqlite3_reset(s);
+    return rc;
 }
 
 int cs_replica_rebind(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_slice stored,
@@ -280,6 +308,9 @@ int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, st
     cs_extract_stale(r);
     for (size_t i = n; i > 0 && rc == CS_OK; i--) /* the newest first: the oldest `over` is the base in the end */
         rc = restore_set(r, &deltas[i - 1], err);
+    /* a copy of one that is on its way may be taken yet */
+    if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_REFUSED_PUT_ALL, err)) != NULL)
+        rc = cs_db_step(r, s, "cannot keep the hashes of batches taken back", err);
     if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_BOUND_DROP_WAITING, err)) != NULL)
         rc = cs_db_step(r, s, "cannot take batches back", err);
     if (rc == CS_OK)

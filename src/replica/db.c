@@ -50,6 +50,9 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_REFUSED_PUT] =
         "INSERT OR IGNORE INTO main.sync_refused(hash, number) SELECT hash, number FROM main.sync_bound "
         "WHERE number = ?1",
+    [CS_STMT_REFUSED_PUT_ALL] =
+        "INSERT OR IGNORE INTO main.sync_refused(hash, number) SELECT hash, number FROM main.sync_bound "
+        "WHERE state = 0",
     [CS_STMT_REFUSED_GET] = "SELECT 1 FROM main.sync_refused WHERE hash = ?1",
     [CS_STMT_REFUSED_PRUNE] = "DELETE FROM main.sync_refused WHERE number <= ?1",
     [CS_STMT_LOG_HASH] = "SELECT hash FROM main.sync_log WHERE number = ?1",
@@ -534,6 +537,9 @@ int cs_mark_save(struct cs_replica *r, const struct cs_pull_mark *m, struct cs_e
         (rc = save_log_hash(r, m, err)) != CS_OK || (rc = save_peer(r, m, err)) != CS_OK)
         return rc;
     if (memcmp(m->device.b, r->id.device.b, 16) == 0) {
+        if (m->device_number > r->chain_number &&
+            (rc = cs_chain_advance(r, m->device_number, m->device_hash, err)) != CS_OK)
+            return rc;
         if ((s = cs_db_stmt(r, CS_STMT_BOUND_PRUNE, err)) == NULL)
             return err_code(err);
         sqlite3_bind_int64(s, 1, (int64_t)m->number);

@@ -25,6 +25,7 @@ int cs_meta_put(struct cs_replica *r, const char *name, struct cs_slice v, struc
 int cs_meta_drop(struct cs_replica *r, const char *name, struct cs_error *err);
 int cs_devices_append(struct cs_replica *r, const uint8_t id[16], struct cs_error *err);
 int cs_chain_save(struct cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err);
+int cs_chain_advance(struct cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err); /* bound.c */
 int cs_identity_save(struct cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err);
 
 /* layout.c */
