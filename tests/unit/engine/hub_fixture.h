@@ -16,6 +16,9 @@ struct hub {
     cs_hub *hub;
     cs_wake *end;
     pthread_t thread;
+    bool running;
+    void (*starting)(struct hub *h, void *arg); /* before the loop runs, when the hub is up; may be NULL */
+    void *arg;
 };
 
 static inline void hub_stopped(void *arg)
@@ -52,20 +55,30 @@ static inline void hub_start(struct hub *h)
     if (cs_hub_start(cs_world_real(), h->loop, &o, &h->hub, &err) != CS_OK)
         fail_msg("%s", err.msg);
     snprintf(h->endpoint, sizeof h->endpoint, "http://127.0.0.1:%u", (unsigned)cs_hub_port(h->hub));
+    if (h->starting != NULL)
+        h->starting(h, h->arg);
     assert_int_equal(pthread_create(&h->thread, NULL, hub_main, h), 0);
+    h->running = true;
+}
+
+/* Ends the hub and its thread; the loop remains. */
+static inline void hub_join(struct hub *h)
+{
+    cs_wake_send(h->end);
+    pthread_join(h->thread, NULL);
+    h->running = false;
 }
 
 static inline void hub_stop(struct hub *h)
 {
-    cs_wake_send(h->end);
-    pthread_join(h->thread, NULL);
+    if (h->running)
+        hub_join(h);
     cs_wake_close(h->end);
     cs_loop_free(h->loop);
 }
 
 static inline void hub_init(struct hub *h)
 {
-    memset(h, 0, sizeof *h);
     snprintf(h->dir, sizeof h->dir, "/tmp/cs-hub-XXXXXX");
     assert_non_null(mkdtemp(h->dir));
     snprintf(h->database, sizeof h->database, "%s/hub.db", h->dir);

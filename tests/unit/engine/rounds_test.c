@@ -66,7 +66,7 @@ static void open_scene(struct scene *s, clawsync_event_type counted)
 {
     clawsync_error err = { 0 };
 
-    memset(s, 0, sizeof *s);
+    memset(s, 0, sizeof *s); /* the hub too */
     s->counted = counted;
     hub_init(&s->hub);
     device_init(&s->device, schema);

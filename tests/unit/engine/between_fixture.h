@@ -1,0 +1,165 @@
+/* Somebody between device and hub, on the hub's loop: passes every message on, or lets the test swallow, change, hold
+ * back or answer it. */
+#ifndef BETWEEN_FIXTURE_H
+#define BETWEEN_FIXTURE_H
+
+#include "unit/engine/hub_fixture.h"
+
+#include "base/bytes.h"
+#include "clawsync/v1/sync.pb-c.h"
+#include "rpc/rpc.h"
+
+struct between;
+
+/* One call. Either side is NULL when it is over. */
+struct relay {
+    struct between *between;
+    const char *method;
+    cs_rpc_call *device, *hub;
+};
+
+struct between {
+    struct hub hub;
+    cs_rpc_server *server;
+    cs_rpc_channel *channel;
+    char endpoint[64];
+    /* What the test wants of each message; false: it is not passed on. NULL: everything passes. On the loop's thread;
+     * the test changes and reads its own things while no call runs. */
+    bool (*request)(struct between *b, struct relay *r, struct cs_slice m);
+    bool (*answer)(struct between *b, struct relay *r, struct cs_slice m);
+    struct cs_buf kept;
+    unsigned requests, dropped; /* of Push; answers of it that the test wants not to pass */
+    unsigned refusals;          /* to come */
+    const char *kind;           /* of a refusal */
+    int status;
+};
+
+static inline bool is_method(const struct relay *r, const char *method)
+{
+    return strcmp(r->method, method) == 0;
+}
+
+static inline void relay_answer(cs_rpc_call *c, void *arg, struct cs_slice m)
+{
+    struct relay *r = arg;
+    struct between *b = r->between;
+
+    (void)c;
+    if (r->device != NULL && (b->answer == NULL || b->answer(b, r, m)))
+        cs_rpc_call_send(r->device, m);
+}
+
+static inline void relay_free(struct relay *r)
+{
+    if (r->device == NULL && r->hub == NULL)
+        free(r);
+}
+
+static inline void relay_done(cs_rpc_call *c, void *arg, int status, const char *text,
+                              const struct cs_rpc_metadata *trailers)
+{
+    struct relay *r = arg;
+
+    (void)c;
+    (void)trailers;
+    r->hub = NULL;
+    if (r->device != NULL)
+        cs_rpc_call_finish(r->device, status, text, NULL);
+    relay_free(r);
+}
+
+static inline void relay_start(cs_rpc_call *c, struct between *b, const char *method)
+{
+    static const struct cs_rpc_client_cb cb = { .message = relay_answer, .done = relay_done };
+    struct relay *r = calloc(1, sizeof *r);
+    struct cs_error err;
+    char path[80];
+
+    if (r == NULL)
+        abort();
+    *r = (struct relay){ .between = b, .method = method, .device = c };
+    cs_rpc_call_set_user(c, r);
+    snprintf(path, sizeof path, "/clawsync.v1.SyncService/%s", method);
+    if (cs_rpc_call_new(b->channel, path, NULL, 0, &cb, r, &r->hub, &err) != CS_OK)
+        abort();
+}
+
+static inline void relay_request(cs_rpc_call *c, void *service, struct cs_slice m)
+{
+    struct relay *r = cs_rpc_call_user(c);
+    struct between *b = service;
+
+    if (r->hub != NULL && (b->request == NULL || b->request(b, r, m)))
+        cs_rpc_call_send(r->hub, m);
+}
+
+static inline void relay_half_close(cs_rpc_call *c, void *service)
+{
+    struct relay *r = cs_rpc_call_user(c);
+
+    (void)service;
+    if (r->hub != NULL)
+        cs_rpc_call_half_close(r->hub);
+}
+
+static inline void relay_closed(cs_rpc_call *c, void *service)
+{
+    struct relay *r = cs_rpc_call_user(c);
+
+    (void)service;
+    r->device = NULL;
+    if (r->hub != NULL)
+        cs_rpc_call_cancel(r->hub); /* its `done` frees the relay */
+    else
+        relay_free(r);
+}
+
+#define RELAYED(X) X(RegisterDevice) X(Push) X(Pull) X(Heartbeat) X(Watch) X(GetMembership) X(AppendMembership)
+#define START(method)                                                                                                  \
+    static inline void start_##method(cs_rpc_call *c, void *service)                                                   \
+    {                                                                                                                  \
+        relay_start(c, service, #method);                                                                              \
+    }
+RELAYED(START)
+#define METHOD(method)                                                                                                 \
+    { .path = "/clawsync.v1.SyncService/" #method,                                                                     \
+      .start = start_##method,                                                                                         \
+      .message = relay_request,                                                                                        \
+      .half_close = relay_half_close,                                                                                  \
+      .closed = relay_closed },
+static const struct cs_rpc_method relayed[] = { RELAYED(METHOD) };
+
+/* Before the loop runs. */
+static inline void between_start(struct hub *h, void *arg)
+{
+    struct between *b = arg;
+    struct cs_rpc_channel_options c = { .host = "127.0.0.1", .port = cs_hub_port(h->hub) };
+    struct cs_rpc_server_options o = {
+        .host = "127.0.0.1", .methods = relayed, .nmethods = sizeof relayed / sizeof relayed[0], .service = b
+    };
+    struct cs_error err = { 0 };
+
+    if (cs_rpc_channel_new(h->loop, &c, &b->channel, &err) != CS_OK ||
+        cs_rpc_server_new(h->loop, &o, &b->server, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    snprintf(b->endpoint, sizeof b->endpoint, "http://127.0.0.1:%u", (unsigned)cs_rpc_server_port(b->server));
+}
+
+static inline void between_init(struct between *b)
+{
+    memset(b, 0, sizeof *b);
+    b->hub.starting = between_start;
+    b->hub.arg = b;
+    hub_init(&b->hub);
+}
+
+static inline void between_fini(struct between *b)
+{
+    hub_join(&b->hub);
+    cs_rpc_server_close(b->server);
+    cs_rpc_channel_close(b->channel);
+    hub_fini(&b->hub);
+    cs_buf_free(&b->kept);
+}
+
+#endif
