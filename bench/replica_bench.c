@@ -419,6 +419,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: replica_bench [ROWS >= 1000 [RUNS 1..%d]]\n", MAX_RUNS);
         return 2;
     }
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* as our programs do; for plain SQLite as well */
     world = cs_world_real();
     if (cs_crypto_init(&err) != CS_OK || mkdtemp(dir) == NULL)
         die("start", "no crypto or no temporary folder");
