@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "crdt/dump.h"
 
 /* A delta set's numbers in the state's: made while the set is applied. */
 struct naming {
@@ -322,55 +323,23 @@ const struct cs_state_row **cs_state_sorted(const struct cs_state *s, struct cs_
     return rows;
 }
 
-struct named_cell {
-    struct cs_slice name;
-    const struct cs_row_cell *cell;
-};
-static int by_name(const void *a, const void *b)
-{
-    return cs_slice_cmp(((const struct named_cell *)a)->name, ((const struct named_cell *)b)->name);
-}
-
-static void put_frame(struct cs_buf *out, struct cs_slice s)
-{
-    cs_buf_put_u32(out, (uint32_t)s.len);
-    cs_buf_put_slice(out, s);
-}
-static void put_version(struct cs_buf *out, const struct cs_version *v)
-{
-    cs_buf_put_u64(out, (uint64_t)v->stamp);
-    cs_buf_put(out, v->device.b, sizeof v->device.b);
-}
-
 /* cells: scratch for all columns of the widest table. */
-static void dump_row(const struct cs_state *s, const struct cs_state_row *r, struct named_cell *cells,
+static void dump_row(const struct cs_state *s, const struct cs_state_row *r, struct cs_dump_cell *cells,
                      struct cs_buf *out)
 {
-    const struct cs_value *v;
-
-    put_frame(out, s->tables[r->table].name);
-    put_frame(out, r->key);
-    put_version(out, &r->row.ins);
-    put_version(out, &r->row.del);
-    cs_buf_put_u32(out, r->row.ncells);
+    cs_dump_row(out, s->tables[r->table].name, r->key, &r->row);
     for (uint32_t i = 0; i < r->row.ncells; i++)
-        cells[i] = (struct named_cell){ cs_state_column(s, r, r->row.cells[i].col), &r->row.cells[i] };
-    if (r->row.ncells > 0)
-        qsort(cells, r->row.ncells, sizeof *cells, by_name);
-    for (uint32_t i = 0; i < r->row.ncells; i++) {
-        v = &r->values[cells[i].cell->col];
-        put_frame(out, cells[i].name);
-        put_version(out, &cells[i].cell->v);
-        cs_buf_put_u32(out, (uint32_t)cs_value_encoded_len(v));
-        cs_value_encode(out, v);
-    }
+        cells[i] = (struct cs_dump_cell){ cs_state_column(s, r, r->row.cells[i].col), &r->row.cells[i] };
+    cs_dump_sort(cells, r->row.ncells);
+    for (uint32_t i = 0; i < r->row.ncells; i++)
+        cs_dump_cell(out, &cells[i], &r->values[cells[i].cell->col]);
 }
 
 void cs_state_dump(const struct cs_state *s, struct cs_buf *out)
 {
     struct cs_arena scratch = { 0 };
     const struct cs_state_row **rows;
-    struct named_cell *cells;
+    struct cs_dump_cell *cells;
     uint32_t n, widest = 0;
 
     for (uint32_t i = 0; i < s->ntables; i++)
@@ -380,7 +349,7 @@ void cs_state_dump(const struct cs_state *s, struct cs_buf *out)
     rows = cs_state_sorted(s, &scratch, &n);
     if (cells == NULL || rows == NULL)
         out->failed = true;
-    cs_buf_put_str(out, "claw-sync merged state 1\n");
+    cs_dump_begin(out);
     for (uint32_t i = 0; !out->failed && i < n; i++)
         dump_row(s, rows[i], cells, out); /* NOLINT(clang-analyzer-core.NullDereference): then out has failed */
     cs_arena_free(&scratch);

@@ -46,9 +46,7 @@ struct cs_slice cs_state_column(const struct cs_state *s, const struct cs_state_
 const struct cs_value *cs_state_value(const struct cs_state_row *row, uint32_t col);
 /* All rows that are not empty, by (table name, key bytes), in arena a; NULL: out of memory. */
 const struct cs_state_row **cs_state_sorted(const struct cs_state *s, struct cs_arena *a, uint32_t *n);
-/* Canonical bytes: "claw-sync merged state 1\n", then each row in that order: frame(table), frame(key), ins, del,
- * 4-byte number of cells, and by column name frame(column), version, frame(encoding). frame(x) is a 4-byte length and
- * x; a version is its stamp in 8 bytes, then the device. Sets out->failed when memory is out. */
+/* Its canonical bytes (crdt/dump.h). Sets out->failed when memory is out. */
 void cs_state_dump(const struct cs_state *s, struct cs_buf *out);
 
 #endif

@@ -1,30 +1,7 @@
 /* The canonical dump of the merged state (docs/protocol.md): tables by name, rows by key, columns by name. */
-#include <stdlib.h>
-
+#include "crdt/dump.h"
 #include "replica/statements.h"
 #include "replica/store.h"
-
-struct named_cell {
-    struct cs_slice name;
-    const struct cs_row_cell *cell;
-};
-
-static int by_name(const void *a, const void *b)
-{
-    return cs_slice_cmp(((const struct named_cell *)a)->name, ((const struct named_cell *)b)->name);
-}
-
-static void put_frame(struct cs_buf *out, struct cs_slice s)
-{
-    cs_buf_put_u32(out, (uint32_t)s.len);
-    cs_buf_put_slice(out, s);
-}
-
-static void put_version(struct cs_buf *out, const struct cs_version *v)
-{
-    cs_buf_put_u64(out, (uint64_t)v->stamp);
-    cs_buf_put(out, v->device.b, 16);
-}
 
 /* The merged value: kept aside, or in the application's table. The application can drop a column or a table, and with
  * it what others still have: a NULL then. */
@@ -48,8 +25,7 @@ static int dump_row(struct cs_replica *r, int64_t table, struct cs_slice name, s
                     struct cs_error *err)
 {
     struct cs_table *t = cs_table_by_id(r, table);
-    struct cs_buf encoded = { 0 };
-    struct named_cell *cells;
+    struct cs_dump_cell *cells;
     int64_t unsent;
     int rc = cs_rows_get(r, table, key, &r->row, &unsent, err);
 
@@ -57,30 +33,21 @@ static int dump_row(struct cs_replica *r, int64_t table, struct cs_slice name, s
         return rc;
     if ((cells = cs_arena_zalloc(&r->scratch, (size_t)r->row.ncells + 1, sizeof *cells)) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    put_frame(out, name);
-    put_frame(out, key);
-    put_version(out, &r->row.ins);
-    put_version(out, &r->row.del);
-    cs_buf_put_u32(out, r->row.ncells);
+    cs_dump_row(out, name, key, &r->row);
     for (uint32_t i = 0; i < r->row.ncells && rc == CS_OK; i++) {
         cells[i].cell = &r->row.cells[i];
         rc = cs_column_name(r, table, r->row.cells[i].col, &cells[i].name, err);
     }
-    qsort(cells, r->row.ncells, sizeof *cells, by_name);
+    cs_dump_sort(cells, r->row.ncells);
     for (uint32_t i = 0; i < r->row.ncells && rc == CS_OK; i++) {
         struct cs_value v;
 
         if ((rc = value_of(r, t, table, key, cells[i].cell->col, &v, err)) != CS_OK)
             break;
-        cs_buf_reset(&encoded);
-        cs_value_encode(&encoded, &v);
-        put_frame(out, cells[i].name);
-        put_version(out, &cells[i].cell->v);
-        put_frame(out, cs_buf_slice(&encoded));
+        cs_dump_cell(out, &cells[i], &v);
     }
     if (t != NULL && t->read != NULL)
         sqlite3_reset(t->read);
-    cs_buf_free(&encoded);
     return rc;
 }
 
@@ -92,7 +59,7 @@ int cs_replica_dump(cs_replica *r, struct cs_buf *out, struct cs_error *err)
     sqlite3_stmt *s = NULL;
     int rc = CS_OK, step = SQLITE_DONE;
 
-    cs_buf_put_str(out, "claw-sync merged state 1\n");
+    cs_dump_begin(out);
     if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot read the versions");
     while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
