@@ -187,6 +187,8 @@ static int write_beside(struct cs_sim_host *h, const char *path, struct cs_slice
     struct place at;
     int error = find_place(h, path, &at);
 
+    if (strlen(path) + TEMP_SUFFIX >= sizeof at.path)
+        return cs_fail(err, CS_EINVAL, "path \"%.100s…\" is too long", path);
     if (error == 0 && at.slash && at.file == NULL)
         error = ENOENT;
     if (error == 0 && !at.slash && at.name_len + TEMP_SUFFIX > NAME_MAX)

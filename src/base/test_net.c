@@ -17,10 +17,12 @@ enum {
 
 enum cut { WHOLE, RESET, TIMED_OUT, REFUSED, UNKNOWN };
 
+enum kind { DATA, FIN, RST };
+
 struct segment {
     struct segment *next;
     uint64_t at_ns;
-    enum { DATA, FIN, RST } kind;
+    enum kind kind;
     size_t len;
     uint8_t bytes[];
 };
@@ -223,7 +225,7 @@ static uint64_t one_way(struct cs_sim_conn *c)
     return c->latency_ns + cs_sim_draw(c->sim, c->latency_ns / 4 + 1);
 }
 
-static void send_segment(struct side *s, int kind, struct cs_slice bytes)
+static void send_segment(struct side *s, enum kind kind, struct cs_slice bytes)
 {
     cs_sim *sim = s->conn->sim;
     struct segment *g = must_alloc(sizeof *g + bytes.len);
@@ -240,7 +242,7 @@ static void send_segment(struct side *s, int kind, struct cs_slice bytes)
         cs_sim_plan(sim, &s->arrive, g->at_ns);
 }
 
-static void finish(struct side *s, int kind)
+static void finish(struct side *s, enum kind kind)
 {
     if (s->finished)
         return;

@@ -1,7 +1,7 @@
 /* What a loop promises, of the real loop and of the simulated one. */
 #include <pthread.h>
 
-#include "unit/base/base_fixture.h"
+#include "unit/base/both_worlds.h"
 
 enum { MIB = 1 << 20, FULL = 64 * 1024 };
 

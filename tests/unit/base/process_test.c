@@ -1,0 +1,73 @@
+#include "base/process.h"
+
+#include <sys/wait.h>
+
+#include "unit/base/base_fixture.h"
+
+static void this_process_lives(void **state)
+{
+    struct cs_process self, again;
+
+    (void)state;
+    cs_process_self(&self);
+    cs_process_self(&again);
+    assert_int_equal(self.pid, getpid());
+    assert_true(strlen(self.boot) == CS_BOOT_ID_LEN || self.boot[0] == '\0');
+    assert_string_equal(self.boot, again.boot);
+    assert_true(self.started == again.started);
+    assert_true(cs_process_lives(&self));
+}
+
+/* What is certain: another boot, another process under the pid, no such pid. */
+static void others_do_not(void **state)
+{
+    struct cs_process p;
+
+    (void)state;
+    cs_process_self(&p);
+    p.boot[0] = p.boot[0] == 'f' ? 'e' : 'f';
+    assert_false(cs_process_lives(&p));
+    cs_process_self(&p);
+    if (p.started != 0) {
+        p.started++;
+        assert_false(cs_process_lives(&p));
+    }
+    p.started = 0; /* not known: perhaps it is the same */
+    assert_true(cs_process_lives(&p));
+}
+
+static void a_child_that_ended_does_not(void **state)
+{
+    struct cs_process child;
+    int to[2], from[2];
+    char byte = 'x';
+    pid_t pid;
+
+    (void)state;
+    assert_int_equal(pipe(to), 0);
+    assert_int_equal(pipe(from), 0);
+    if ((pid = fork()) == 0) {
+        cs_process_self(&child);
+        if (write(from[1], &child, sizeof child) != sizeof child || read(to[0], &byte, 1) != 1)
+            _exit(1);
+        _exit(0);
+    }
+    assert_int_equal(read(from[0], &child, sizeof child), sizeof child);
+    assert_int_equal(child.pid, pid);
+    assert_true(cs_process_lives(&child));
+    assert_int_equal(write(to[1], &byte, 1), 1);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_false(cs_process_lives(&child));
+    for (int i = 0; i < 2; i++) {
+        close(to[i]);
+        close(from[i]);
+    }
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = { ONLY(this_process_lives), ONLY(others_do_not),
+                                               ONLY(a_child_that_ended_does_not) };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
