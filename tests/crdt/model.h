@@ -6,7 +6,7 @@
 
 #include "crdt/project.h"
 
-enum { MODEL_COLS = 12, MODEL_LINKS = 8, MODEL_ROWS = 512 };
+enum { MODEL_COLS = 12, MODEL_LINKS = 8, MODEL_ROWS = 64 }; /* a set of rows is a uint64_t: row i is bit i */
 
 struct model_cell {
     struct cs_slice name, value;
@@ -16,40 +16,29 @@ struct model_cell {
 struct model_row {
     struct cs_slice table, key;
     struct cs_version ins, del;
-    struct model_cell cells[MODEL_COLS]; /* by name */
+    struct model_cell cells[MODEL_COLS + 1];
     uint32_t ncells;
     /* after model_project */
-    enum { MODEL_OUT, MODEL_UNDECIDED, MODEL_SHOWN, MODEL_HIDDEN } state; /* OUT: dead, or hidden on its own account */
-    enum cs_hidden_why why;                                               /* 0: shown, or dead */
+    enum cs_hidden_why why; /* 0: shown, or dead */
     const struct cs_schema_table *schema;
-    struct cs_slice values[MODEL_COLS], claims[MODEL_LINKS];
+    struct cs_slice values[MODEL_COLS];
+    uint64_t claims[MODEL_LINKS], parents[MODEL_LINKS]; /* who claims the same key; who could be the parent */
     uint32_t nclaims, nparents;
-    bool *parents[MODEL_LINKS]; /* of a foreign key, by row: could be the parent */
-    bool *reaches;              /* by row: is an ancestor */
 };
 struct model {
     struct cs_arena arena;
-    struct model_row *rows; /* by table and key */
+    struct model_row rows[MODEL_ROWS]; /* as first heard of; from model_project on by age */
     uint32_t n;
-    uint32_t order[MODEL_ROWS], norder; /* rows that are decided, by age */
+    uint64_t undecided, shown;
 };
 
 void model_merge(struct model *m, const struct cs_delta *d);
-void model_free(struct model *m);
-void model_dump(const struct model *m, struct cs_buf *out);
-/* Fills in the second half of each row. */
+/* Fills in the second half of each row, and `shown`. */
 void model_project(struct model *m, const struct cs_schema *s);
-/* The part of it that decides: from ins, claims and parents of the rows that are MODEL_UNDECIDED. */
+/* The part of it that moves rows from `undecided` to `shown`, or out, by their claims and parents. They lie by age. */
 void model_decide(struct model *m);
-/* Do two rows claim one key? */
-bool model_share(const struct model *m, uint32_t i, uint32_t k);
-
-/* Shared by the two files of the model. */
-struct cs_slice model_take(struct cs_arena *a, struct cs_buf *b);
-void model_frame(struct cs_buf *out, struct cs_slice s);
-struct cs_slice model_enc(struct cs_arena *a, struct cs_value v);
-/* Equal bytes iff SQLite's = holds; also the canonical form of a part of a key. */
-struct cs_slice model_same(struct cs_arena *a, struct cs_slice e, enum cs_collation coll);
+/* Versions by stamp, then device. */
 int model_order(struct cs_version a, struct cs_version b);
+struct cs_slice model_enc(struct cs_arena *a, struct cs_value v);
 
 #endif

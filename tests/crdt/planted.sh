@@ -27,7 +27,7 @@ build() {
     room="$room $work/arena.o $work/bytes.o $work/error.o $work/uuid.o"
     $cc "$work/small_scope_test.o" $room -lm -o "$1/small_scope"
     $cc "$work/vectors_test.o" $room $libs -o "$1/vectors"
-    $cc "$work/property_test.o" "$work/model.o" "$work/model_project.o" $room -lm -o "$1/property"
+    $cc "$work/property_test.o" "$work/model.o" $room -lm -o "$1/property"
 }
 
 # caught DIR: prints the first test that fails

@@ -574,6 +574,49 @@ static void transaction(struct device *d)
 
 /* ---- what must hold ---- */
 
+static void put_frame(struct cs_buf *out, struct cs_slice s)
+{
+    cs_buf_put_u32(out, (uint32_t)s.len);
+    cs_buf_put_slice(out, s);
+}
+static void put_version(struct cs_buf *out, struct cs_version v)
+{
+    cs_buf_put_u64(out, (uint64_t)v.stamp);
+    cs_buf_put(out, v.device.b, 16);
+}
+static int by_table_and_key(const void *a, const void *b)
+{
+    const struct model_row *x = a, *y = b;
+    int c = cs_slice_cmp(x->table, y->table);
+
+    return c != 0 ? c : cs_slice_cmp(x->key, y->key);
+}
+static int by_name(const void *a, const void *b)
+{
+    return cs_slice_cmp(((const struct model_cell *)a)->name, ((const struct model_cell *)b)->name);
+}
+/* The model's merged state in the canonical bytes of crdt/dump.h. */
+static void dump_model(struct model *m, struct cs_buf *out)
+{
+    qsort(m->rows, m->n, sizeof *m->rows, by_table_and_key);
+    cs_buf_put_str(out, "claw-sync merged state 1\n");
+    for (struct model_row *r = m->rows; r < m->rows + m->n; r++) {
+        if (r->ins.stamp == 0 && r->del.stamp == 0 && r->ncells == 0)
+            continue;
+        qsort(r->cells, r->ncells, sizeof *r->cells, by_name);
+        put_frame(out, r->table);
+        put_frame(out, r->key);
+        put_version(out, r->ins);
+        put_version(out, r->del);
+        cs_buf_put_u32(out, r->ncells);
+        for (uint32_t c = 0; c < r->ncells; c++) {
+            put_frame(out, r->cells[c].name);
+            put_version(out, r->cells[c].v);
+            put_frame(out, r->cells[c].value);
+        }
+    }
+}
+
 static void assert_dump(const struct cs_state *s, const struct cs_buf *want, const char *what)
 {
     struct cs_buf got = { 0 };
@@ -592,6 +635,21 @@ static const struct model_row *model_row(const struct model *m, const struct cs_
     return NULL;
 }
 
+static bool is_shown(const struct model *m, const struct model_row *r)
+{
+    return (m->shown >> (r - m->rows) & 1) != 0;
+}
+
+/* Do two rows claim one key? */
+static bool share(const struct model *m, const struct model_row *r, const struct model_row *k)
+{
+    bool found = false;
+
+    for (uint32_t c = 0; c < r->nclaims; c++)
+        found = found || (r->claims[c] >> (k - m->rows) & 1) != 0;
+    return found;
+}
+
 static void assert_projection(const struct cs_state *st, const struct a_schema *s, struct model *m, struct cs_buf *dump)
 {
     struct cs_arena a = { 0 };
@@ -601,12 +659,12 @@ static void assert_projection(const struct cs_state *st, const struct a_schema *
     model_project(m, &s->s);
     CHECK(cs_project(&p, st, &s->s, &a) == CS_OK, "a projection fails");
     for (uint32_t i = 0; i < m->n; i++) {
-        shown += m->rows[i].state == MODEL_SHOWN;
+        shown += is_shown(m, &m->rows[i]);
         hidden += m->rows[i].why != 0;
         for (uint32_t c = 0; c < m->rows[i].ncells; c++)
             cells += m->rows[i].cells[c].hidden;
         for (uint32_t k = 0; k < m->n && m->rows[i].why == CS_HIDDEN_UNIQUE; k++)
-            raised += m->rows[k].state == MODEL_SHOWN && model_share(m, i, k);
+            raised += is_shown(m, &m->rows[k]) && share(m, &m->rows[i], &m->rows[k]);
     }
     CHECK(p.nrows == shown, "other rows are shown than in the model");
     CHECK(p.nhidden == hidden, "other rows are hidden than in the model");
@@ -615,7 +673,7 @@ static void assert_projection(const struct cs_state *st, const struct a_schema *
     for (uint32_t i = 0; i < p.nrows; i++) {
         const struct model_row *r = model_row(m, st, p.rows[i].row);
 
-        CHECK(r->state == MODEL_SHOWN, "a row is shown that the model hides");
+        CHECK(is_shown(m, r), "a row is shown that the model hides");
         for (uint32_t c = 0; c < s->tables[p.rows[i].table].ncolumns; c++)
             CHECK(cs_slice_eq(model_enc(&a, p.rows[i].values[c]), r->values[c]),
                   "a shown value differs from the model");
@@ -623,8 +681,7 @@ static void assert_projection(const struct cs_state *st, const struct a_schema *
     for (uint32_t i = 0; i < p.nhidden; i++)
         CHECK(model_row(m, st, p.hidden[i].row)->why == p.hidden[i].why, "a reason differs from the model");
     for (uint32_t i = 0; i < p.nraised; i++)
-        CHECK(model_share(m, (uint32_t)(model_row(m, st, p.raised[i].row) - m->rows),
-                          (uint32_t)(model_row(m, st, p.raised[i].holder) - m->rows)),
+        CHECK(share(m, model_row(m, st, p.raised[i].row), model_row(m, st, p.raised[i].holder)),
               "a conflict is raised that is none");
     for (uint32_t i = 0; i < p.ncells; i++) {
         const struct model_row *r = model_row(m, st, p.cells[i].row);
@@ -756,7 +813,7 @@ static void history(void)
         pull(&w.devices[i]);
 
     model_merge(&m, &w.all);
-    model_dump(&m, &merged);
+    dump_model(&m, &merged);
     for (uint32_t i = 0; i < w.ndevices; i++)
         assert_dump(&w.devices[i].state, &merged, "a device differs from the model");
     deliver_chaos(&st, 100);
@@ -776,7 +833,7 @@ static void history(void)
     cs_buf_free(&shown[0]);
     cs_buf_free(&shown[1]);
     cs_state_free(&st);
-    model_free(&m);
+    cs_arena_free(&m.arena);
     tear_down();
 }
 
@@ -788,51 +845,62 @@ static void graph(void)
     struct cs_entity entities[ROWS] = { 0 };
     struct cs_parents sets[SETS] = { 0 };
     uint32_t members[SETS][3], claims[ROWS][2], parents[ROWS][2], nkeys = 1 + below(KEYS), nsets = 1 + below(SETS);
+    uint32_t rank[ROWS] = { 0 }; /* the model's rows lie by age, the entities as they come */
+    uint64_t claimants[KEYS] = { 0 }, sets_of[SETS] = { 0 };
     struct cs_decide_in in = { entities, sets, m.n, nsets, nkeys };
     uint8_t names[ROWS][4];
     bool shown[ROWS], again[ROWS];
     uint32_t density = below(90);
 
-    m.rows = cs_arena_zalloc(&m.arena, m.n, sizeof *m.rows);
     for (uint32_t s = 0; s < nsets; s++) {
         sets[s] = (struct cs_parents){ members[s], below(4) };
         for (uint32_t i = 0; i < sets[s].n; i++)
             members[s][i] = below(m.n);
     }
-    for (uint32_t i = 0; i < ROWS; i++)
-        cs_store_u32(names[i], i);
     for (uint32_t i = 0; i < m.n; i++) {
         struct cs_entity *e = &entities[i];
-        struct model_row *r = &m.rows[i];
 
-        e->age.ins.stamp = r->ins.stamp = 1 + below(ROWS);
+        cs_store_u32(names[i], i);
+        e->age.ins.stamp = 1 + below(ROWS);
         e->age.key = cs_slice(names[i], 4);
-        r->state = MODEL_UNDECIDED;
         e->claims = claims[i];
         e->parents = parents[i];
         for (int k = 0; k < 2; k++) {
-            if (chance(70)) {
+            if (chance(70))
                 claims[i][e->nclaims++] = below(nkeys);
-                r->claims[r->nclaims++] = cs_slice(names[claims[i][e->nclaims - 1]], 4);
-            }
-            if (!chance(density))
-                continue;
-            parents[i][e->nparents++] = below(nsets);
-            r->parents[r->nparents] = cs_arena_zalloc(&m.arena, m.n, sizeof(bool));
-            for (uint32_t j = 0; j < sets[parents[i][e->nparents - 1]].n; j++)
-                r->parents[r->nparents][members[parents[i][e->nparents - 1]][j]] = true;
-            r->nparents++;
+            if (chance(density))
+                parents[i][e->nparents++] = below(nsets);
         }
+    }
+    for (uint32_t i = 0; i < m.n; i++)
+        for (uint32_t k = 0; k < m.n; k++)
+            rank[i] += entities[k].age.ins.stamp < entities[i].age.ins.stamp ||
+                       (entities[k].age.ins.stamp == entities[i].age.ins.stamp && k < i);
+    for (uint32_t i = 0; i < m.n; i++) {
+        m.undecided |= UINT64_C(1) << rank[i];
+        for (uint32_t c = 0; c < entities[i].nclaims; c++)
+            claimants[claims[i][c]] |= UINT64_C(1) << rank[i];
+    }
+    for (uint32_t s = 0; s < nsets; s++)
+        for (uint32_t i = 0; i < sets[s].n; i++)
+            sets_of[s] |= UINT64_C(1) << rank[members[s][i]];
+    for (uint32_t i = 0; i < m.n; i++) {
+        struct model_row *r = &m.rows[rank[i]];
+
+        for (; r->nclaims < entities[i].nclaims; r->nclaims++)
+            r->claims[r->nclaims] = claimants[claims[i][r->nclaims]];
+        for (; r->nparents < entities[i].nparents; r->nparents++)
+            r->parents[r->nparents] = sets_of[parents[i][r->nparents]];
     }
     model_decide(&m);
     CHECK(cs_decide(&in, shown, &m.arena) == CS_OK, "a decision fails");
     for (uint32_t i = 0; i < m.n; i++)
-        CHECK(shown[i] == (m.rows[i].state == MODEL_SHOWN), "a graph is decided otherwise than by the model");
+        CHECK(shown[i] == is_shown(&m, &m.rows[rank[i]]), "a graph is decided otherwise than by the model");
     for (uint32_t i = 0; i < m.n; i++)
         entities[i].fixed = shown[i] ? CS_SHOWN : CS_HIDDEN;
     CHECK(cs_decide(&in, again, &m.arena) == CS_OK && memcmp(shown, again, m.n * sizeof *shown) == 0,
           "what is known from outside is decided again");
-    model_free(&m);
+    cs_arena_free(&m.arena);
 }
 
 int main(int argc, char **argv)
