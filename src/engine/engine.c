@@ -198,7 +198,7 @@ int clawsync_engine_subscribe(clawsync_engine *e, clawsync_event_fn fn, void *ar
 
 void clawsync_engine_unsubscribe(clawsync_engine *e, int id)
 {
-    bool inside = pthread_equal(pthread_self(), e->thread);
+    bool inside = !e->has_thread || pthread_equal(pthread_self(), e->thread);
 
     pthread_mutex_lock(&e->lock);
     for (struct cs_subscriber *s = e->subscribers; s != NULL; s = s->next)
@@ -239,6 +239,8 @@ void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, 
     c->finished = true;
     pthread_cond_broadcast(&e->cond);
     pthread_mutex_unlock(&e->lock);
+    if (!e->has_thread)
+        cs_loop_stop(e->loop); /* its caller runs it */
 }
 
 static void command_send(clawsync_engine *e, struct cs_command *c)
@@ -255,6 +257,8 @@ static int command(clawsync_engine *e, struct cs_command *c, clawsync_error *err
     if (e->has_thread && pthread_equal(pthread_self(), e->thread))
         return cs_fail((struct cs_error *)err, CS_EINVAL, "this call is not allowed inside a callback");
     command_send(e, c);
+    while (!e->has_thread && !c->finished)
+        cs_loop_run(e->loop);
     pthread_mutex_lock(&e->lock);
     while (!c->finished)
         pthread_cond_wait(&e->cond, &e->lock);
@@ -450,6 +454,11 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
     if (cs_wake_new(e->loop, on_wake, e, &e->wake) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     first_status(e);
+    return CS_OK;
+}
+
+static int thread_start(struct clawsync_engine *e, struct cs_error *err)
+{
     if (pthread_create(&e->thread, NULL, thread_main, e) != 0)
         return cs_fail(err, CS_ENOMEM, "no thread for the engine");
     e->has_thread = true;
@@ -473,7 +482,7 @@ static void free_steps(struct clawsync_engine *e)
     cs_buf_free(&e->join.entry);
 }
 
-static void engine_free(struct clawsync_engine *e)
+void cs_engine_free(struct clawsync_engine *e)
 {
     if (e->loop != NULL) {
         free_steps(e);
@@ -504,7 +513,8 @@ static void engine_free(struct clawsync_engine *e)
     free(e);
 }
 
-int clawsync_engine_open(clawsync_engine **out, const clawsync_config *c, clawsync_error *error)
+static int engine_open(clawsync_engine **out, struct cs_world *world, bool threaded, const clawsync_config *c,
+                       clawsync_error *error)
 {
     struct cs_error err = { 0 };
     struct clawsync_engine *e = calloc(1, sizeof *e);
@@ -513,18 +523,30 @@ int clawsync_engine_open(clawsync_engine **out, const clawsync_config *c, clawsy
     *out = NULL;
     if (e == NULL)
         return cs_fail((struct cs_error *)error, CS_ENOMEM, "out of memory");
-    e->world = cs_world_real();
+    e->world = world;
     e->last_command = &e->commands;
     e->last_warning = &e->warnings;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->cond, NULL);
-    if ((rc = open_parts(e, c, &err)) == CS_OK)
+    if ((rc = open_parts(e, c, &err)) == CS_OK && threaded)
+        rc = thread_start(e, &err);
+    if (rc == CS_OK)
         *out = e;
     else
-        engine_free(e);
+        cs_engine_free(e);
     if (error != NULL) /* also clears what a table that is not there left behind */
         *(struct cs_error *)error = rc == CS_OK ? (struct cs_error){ 0 } : err;
     return rc;
+}
+
+int clawsync_engine_open(clawsync_engine **out, const clawsync_config *c, clawsync_error *error)
+{
+    return engine_open(out, cs_world_real(), true, c, error);
+}
+
+int cs_engine_open_world(clawsync_engine **out, struct cs_world *world, const clawsync_config *c, clawsync_error *error)
+{
+    return engine_open(out, world, false, c, error);
 }
 
 int clawsync_engine_open_db(clawsync_engine **out, struct sqlite3 *db, const clawsync_config *c, clawsync_error *err)
@@ -562,10 +584,13 @@ void clawsync_engine_close(clawsync_engine *e)
     if (e == NULL)
         return;
     command_send(e, &c);
-    pthread_join(e->thread, NULL);
+    if (e->has_thread)
+        pthread_join(e->thread, NULL);
+    while (!e->has_thread && !cs_schedule_is_closed(e))
+        cs_loop_run(e->loop);
     e->has_thread = false;
     save_positions(e);
-    engine_free(e);
+    cs_engine_free(e);
 }
 
 /* ---- tables ---- */

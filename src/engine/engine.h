@@ -261,6 +261,7 @@ struct cs_schedule {
 };
 int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err);
 void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bool notified);
+bool cs_schedule_is_closed(const struct clawsync_engine *e); /* told to, and nothing runs any more */
 void cs_schedule_free(struct clawsync_engine *e);
 
 struct clawsync_engine {
@@ -324,6 +325,12 @@ struct clawsync_engine {
 };
 
 /* engine.c */
+/* clawsync_engine_open on a world of the caller's, without a thread: calls that wait run the engine's loop themselves,
+ * and whoever runs it otherwise, runs the engine. All calls on one thread. cs_engine_free is for an engine whose world
+ * died under it: nothing is saved and nobody told. */
+int cs_engine_open_world(clawsync_engine **out, struct cs_world *world, const clawsync_config *c,
+                         clawsync_error *error);
+void cs_engine_free(struct clawsync_engine *e);
 void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));                                                          /* in a job */
 void cs_note_progress(struct clawsync_engine *e, const char *name, uint64_t count, uint64_t total); /* in a job */

@@ -665,12 +665,9 @@ static void cut(void *arg)
     cs_hub_disconnect(e); /* every step that waits for the hub ends with "canceled" */
 }
 
-static void closing(struct clawsync_engine *e)
+bool cs_schedule_is_closed(const struct clawsync_engine *e)
 {
-    struct cs_schedule *s = &e->schedule;
-
-    if (!s->busy && !e->job_running && e->jobs == NULL)
-        cs_loop_stop(e->loop);
+    return e->schedule.closing && !e->schedule.busy && !e->job_running && e->jobs == NULL;
 }
 
 static void schedule(struct clawsync_engine *e)
@@ -678,11 +675,9 @@ static void schedule(struct clawsync_engine *e)
     struct cs_schedule *s = &e->schedule;
     struct cs_command *c;
 
-    if (s->closing) {
-        closing(e);
-        return;
-    }
-    if (s->busy)
+    if (cs_schedule_is_closed(e))
+        cs_loop_stop(e->loop);
+    if (s->closing || s->busy)
         return;
     if ((c = s->waiting) != NULL) {
         s->waiting = c->next;
