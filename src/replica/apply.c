@@ -125,6 +125,7 @@ void cs_apply_close(struct cs_replica *r)
     sqlite3_close(a->aside);
     cs_buf_free(&a->a);
     cs_buf_free(&a->b);
+    cs_arena_free(&a->banned_arena);
     if (a->batch != NULL) {
         free(a->batch->cells);
         free(a->batch->over);
@@ -393,7 +394,7 @@ static int row_appears(struct cs_batch *b)
         return rc;
     if (!parents)
         return defer(b, true);
-    if ((rc = cs_show_insert(b->r, t, s->values, &out, &why, b->err)) != CS_OK)
+    if ((rc = cs_show_insert(b->r, t, b->op->key, s->values, &out, &why, b->err)) != CS_OK)
         return rc;
     if (out != CS_WRITTEN)
         return defer(b, true);
@@ -780,11 +781,15 @@ int cs_replica_apply(cs_replica *r, const struct cs_delta *d, const struct cs_pu
     struct cs_error local = { 0 };
     int rc;
 
-    *out = (struct cs_apply_result){ 0 };
-    rc = run(r, d, mark, out, &local);
+    cs_write_begin(r);
+    do {
+        *out = (struct cs_apply_result){ 0 };
+        rc = run(r, d, mark, out, &local);
+        if (rc != CS_OK)
+            cs_db_rollback(r);
+    } while (cs_write_again(r));
     if (rc == CS_OK)
         return CS_OK;
-    cs_db_rollback(r);
     *out = (struct cs_apply_result){ 0 };
     if (err != NULL)
         *err = local;

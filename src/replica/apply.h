@@ -1,5 +1,5 @@
 /* What the files that bring merged rows to the application's tables share: apply.c (merging a delta set), project.c
- * (which rows are shown), show.c (what a row shows, and writing it) and guard.c (the application's triggers).
+ * (which rows are shown), show.c (what a row shows), write.c and guard.c (the application's triggers).
  *
  * One invariant holds between any two operations, also in the middle of a batch: the merged value of a cell is the one
  * in sync_hidden if there is one, else the one in the application's table. A row whose projection has to wait for the
@@ -72,6 +72,12 @@ enum cs_own_statement {
     CS_NOWN
 };
 
+struct cs_banned {
+    struct cs_banned *next;
+    int64_t table;
+    struct cs_slice key;
+};
+
 struct cs_apply {
     sqlite3_stmt *own[CS_NOWN];
     bool armed;         /* the next row that a guard sees is the engine's own */
@@ -83,6 +89,11 @@ struct cs_apply {
     struct cs_pending *pending;
     struct cs_batch *batch; /* apply.c's scratch */
     bool counts_known;      /* nhidden and nhidden_cells of the tables are right */
+    /* write.c */
+    bool careless; /* rows are written without savepoints */
+    bool again;    /* the transaction that failed is to begin anew */
+    struct cs_arena banned_arena;
+    struct cs_banned *banned; /* rows whose triggers rolled this transaction back */
 };
 
 static inline struct cs_apply *cs_apply_of(struct cs_replica *r)
@@ -115,7 +126,7 @@ static inline void cs_guard_disarm(struct cs_replica *r)
     cs_apply_of(r)->armed = false;
 }
 
-/* ---- show.c: what a row shows under this schema, and writing it ---- */
+/* ---- show.c: what a row shows under this schema ---- */
 
 int cs_show_open(struct cs_replica *r, struct cs_error *err); /* a->aside */
 /* Derives statements and facts of all tables, once per schema. */
@@ -123,6 +134,8 @@ int cs_show_derive(struct cs_replica *r, struct cs_error *err);
 /* Prepares insert, delete and the UPDATE of all columns of one table (guard.c looks at what they set off). */
 int cs_show_prepare(struct cs_replica *r, struct cs_table *t, struct cs_error *err);
 void cs_show_close(struct cs_replica *r);
+int cs_show_prepare_update(struct cs_replica *r, const struct cs_table *t, const uint32_t *cols, uint32_t n,
+                           sqlite3_stmt **out, struct cs_error *err);
 
 /* The value that the column at `pos` shows. cell: the merged cell, or NULL; part: of the key, for key columns.
  * *aside: the cell differs from what is shown and has to be kept in sync_hidden. *why becomes the reason ("notnull",
@@ -136,17 +149,6 @@ bool cs_show_key(const struct cs_table *t, struct cs_slice key, struct cs_value 
 int cs_show_affinity(struct cs_replica *r, enum cs_affinity affinity, const struct cs_value *in, struct cs_value *out,
                      struct cs_error *err);
 
-enum cs_written {
-    CS_WRITTEN,
-    CS_COLLIDES, /* a UNIQUE or primary key is taken */
-    CS_REFUSED   /* by a trigger, a type: *why says */
-};
-int cs_show_insert(struct cs_replica *r, struct cs_table *t, const struct cs_value *values, enum cs_written *out,
-                   const char **why, struct cs_error *err);
-/* The columns at positions cols[0 … n) become values[position]. */
-int cs_show_update(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const uint32_t *cols, uint32_t n,
-                   const struct cs_value *values, enum cs_written *out, const char **why, struct cs_error *err);
-int cs_show_delete(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err);
 /* Are all parents of a row with these values shown? Of foreign keys with a column marked in `changed`, or all. */
 int cs_show_parents(struct cs_replica *r, const struct cs_table *t, const struct cs_value *values, const bool *changed,
                     bool *out, struct cs_error *err);
@@ -165,6 +167,25 @@ int cs_show_check(struct cs_replica *r, struct cs_table *t, const struct cs_valu
 /* Does a partial unique index cover the row? */
 int cs_show_covered(struct cs_replica *r, struct cs_table *t, uint32_t unique, const struct cs_value *values,
                     bool *covered, struct cs_error *err);
+
+/* ---- write.c: writing rows ---- */
+
+enum cs_written {
+    CS_WRITTEN,
+    CS_COLLIDES, /* a UNIQUE or primary key is taken */
+    CS_REFUSED   /* by a trigger, a type: *why says */
+};
+/* CS_EABORTED: see cs_write_again. */
+int cs_show_insert(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const struct cs_value *values,
+                   enum cs_written *out, const char **why, struct cs_error *err);
+/* The columns at positions cols[0 … n) become values[position]. */
+int cs_show_update(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const uint32_t *cols, uint32_t n,
+                   const struct cs_value *values, enum cs_written *out, const char **why, struct cs_error *err);
+int cs_show_delete(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err);
+/* Around a long transaction, which is tried without savepoints first. cs_write_again is called after its end, whatever
+ * that was, and says whether it is to begin anew. */
+void cs_write_begin(struct cs_replica *r);
+bool cs_write_again(struct cs_replica *r);
 
 /* ---- project.c: rows whose projection waits for the end of the batch ---- */
 

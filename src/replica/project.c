@@ -865,7 +865,7 @@ static int insert(struct cs_replica *r, struct node *n, bool *refused, struct cs
 {
     enum cs_written out;
     const char *why = NULL;
-    int rc = cs_show_insert(r, n->t, n->values, &out, &why, err);
+    int rc = cs_show_insert(r, n->t, n->key, n->values, &out, &why, err);
 
     if (rc != CS_OK)
         return rc;

@@ -605,10 +605,27 @@ static int begin_with_schema(struct cs_replica *r, struct cs_error *err)
     }
 }
 
+static int seal_once(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
+{
+    bool gap = false;
+    int rc = begin_with_schema(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    rc = cs_seal_slice(r, max_rows, more, sealed, err);
+    if (rc == CS_OK && !*more) /* nothing of the application's waits: go on with existing rows */
+        rc = cs_gap_slice(r, max_rows, &gap, sealed, err);
+    *more = *more || gap;
+    if (rc == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}
+
 int cs_replica_seal(cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
 {
-    uint64_t count = 0, *counter = sealed != NULL ? sealed : &count;
-    bool unsealed, unsent, gap = false;
+    uint64_t before = sealed != NULL ? *sealed : 0, count;
+    bool unsealed, unsent;
     int rc;
 
     *more = false;
@@ -616,15 +633,13 @@ int cs_replica_seal(cs_replica *r, uint32_t max_rows, bool *more, uint64_t *seal
         return rc;
     if (cs_uuid_is_zero(&r->id.device))
         return cs_fail(err, CS_EINVAL, "changes cannot be sealed before this device has an identity");
-    if ((rc = begin_with_schema(r, err)) != CS_OK)
-        return rc;
-    rc = cs_seal_slice(r, max_rows, more, counter, err);
-    if (rc == CS_OK && !*more) /* nothing of the application's waits: go on with existing rows */
-        rc = cs_gap_slice(r, max_rows, &gap, counter, err);
-    *more = *more || gap;
-    if (rc != CS_OK) {
-        cs_db_rollback(r);
-        return rc;
-    }
-    return cs_db_commit(r, err);
+    cs_write_begin(r);
+    do {
+        *more = false;
+        count = before;
+        rc = seal_once(r, max_rows, more, &count, err);
+    } while (cs_write_again(r));
+    if (sealed != NULL)
+        *sealed = count;
+    return rc;
 }

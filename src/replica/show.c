@@ -91,8 +91,8 @@ static void put_insert(struct cs_buf *sql, const struct cs_table *t, const char 
     cs_buf_put_str(sql, ")");
 }
 
-static int prepare_update(struct cs_replica *r, const struct cs_table *t, const uint32_t *cols, uint32_t n,
-                          sqlite3_stmt **out, struct cs_error *err)
+int cs_show_prepare_update(struct cs_replica *r, const struct cs_table *t, const uint32_t *cols, uint32_t n,
+                           sqlite3_stmt **out, struct cs_error *err)
 {
     struct cs_buf sql = { 0 };
 
@@ -144,7 +144,7 @@ int cs_show_prepare(struct cs_replica *r, struct cs_table *t, struct cs_error *e
         return rc;
     for (uint32_t i = 0; i < t->ncolumns; i++)
         s->cols[i] = i;
-    if ((rc = prepare_update(r, t, s->cols, t->ncolumns, &all, err)) == CS_OK)
+    if ((rc = cs_show_prepare_update(r, t, s->cols, t->ncolumns, &all, err)) == CS_OK)
         sqlite3_finalize(all); /* only its triggers were of interest */
     return rc;
 }
@@ -644,137 +644,6 @@ int cs_show_stored(struct cs_replica *r, struct cs_table *t, struct cs_slice key
     }
     sqlite3_reset(t->read);
     return rc == CS_OK ? CS_OK : cs_fail(err, CS_ENOMEM, "out of memory");
-}
-
-/* ---- writing ---- */
-
-/* What a statement on the application's table came to. Errors of the disk, the memory or a lock are errors; anything
- * else is the application's own rule, and must not block the batch. */
-static int written(struct cs_replica *r, int step, enum cs_written *out, const char **why, struct cs_error *err)
-{
-    int code = sqlite3_extended_errcode(r->db);
-
-    if (step == SQLITE_DONE) {
-        *out = CS_WRITTEN;
-        return CS_OK;
-    }
-    *out = CS_REFUSED;
-    switch (code) {
-    case SQLITE_CONSTRAINT_UNIQUE:
-    case SQLITE_CONSTRAINT_PRIMARYKEY:
-    case SQLITE_CONSTRAINT_ROWID:
-        *out = CS_COLLIDES;
-        return CS_OK;
-    case SQLITE_CONSTRAINT_DATATYPE:
-    case SQLITE_MISMATCH:
-        *why = "type";
-        return CS_OK;
-    case SQLITE_CONSTRAINT_NOTNULL:
-        *why = "notnull";
-        return CS_OK;
-    }
-    switch (code & 0xff) {
-    case SQLITE_CONSTRAINT:
-    case SQLITE_ERROR:
-    case SQLITE_TOOBIG:
-        if (sqlite3_get_autocommit(r->db)) /* RAISE(ROLLBACK) took our whole transaction with it */
-            return cs_fail(err, CS_EDB, "a trigger of the application rolled back; nothing of this batch is applied");
-        *why = "trigger";
-        return CS_OK;
-    default:
-        return cs_db_fail(r, err, "cannot write into an application's table");
-    }
-}
-
-int cs_show_insert(struct cs_replica *r, struct cs_table *t, const struct cs_value *values, enum cs_written *out,
-                   const char **why, struct cs_error *err)
-{
-    sqlite3_stmt *s = cs_sql_of(t)->insert;
-    int rc;
-
-    for (uint32_t i = 0; i < t->ncolumns; i++)
-        if (cs_value_bind(s, (int)i + 1, &values[i]) != SQLITE_OK)
-            return cs_db_fail(r, err, "cannot bind a value");
-    rc = sqlite3_step(s);
-    if (rc == SQLITE_DONE) {
-        *out = CS_WRITTEN;
-        rc = CS_OK;
-        if (sqlite3_changes(r->db) == 0) { /* a BEFORE trigger with RAISE(IGNORE) */
-            *out = CS_REFUSED;
-            *why = "trigger";
-        }
-    } else {
-        rc = written(r, rc, out, why, err);
-    }
-    sqlite3_reset(s);
-    return rc;
-}
-
-static sqlite3_stmt *update_stmt(struct cs_replica *r, struct cs_table *t, const uint32_t *cols, uint32_t n,
-                                 struct cs_error *err)
-{
-    struct cs_table_sql *s = cs_sql_of(t);
-    struct cs_update_stmt *u;
-
-    for (u = s->updates; u < s->updates + CS_UPDATE_STMTS && u->stmt != NULL; u++)
-        if (u->ncols == n && memcmp(u->cols, cols, n * sizeof *cols) == 0)
-            return u->stmt;
-    if (u == s->updates + CS_UPDATE_STMTS)
-        u = &s->updates[s->next_update++ % CS_UPDATE_STMTS];
-    sqlite3_finalize(u->stmt);
-    u->stmt = NULL;
-    if (u->cols == NULL)
-        u->cols = cs_arena_zalloc(&s->arena, t->ncolumns, sizeof *u->cols);
-    if (u->cols == NULL) {
-        cs_fail(err, CS_ENOMEM, "out of memory");
-        return NULL;
-    }
-    memcpy(u->cols, cols, n * sizeof *cols);
-    u->ncols = n;
-    return prepare_update(r, t, cols, n, &u->stmt, err) == CS_OK ? u->stmt : NULL;
-}
-
-int cs_show_update(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const uint32_t *cols, uint32_t n,
-                   const struct cs_value *values, enum cs_written *out, const char **why, struct cs_error *err)
-{
-    sqlite3_stmt *s;
-    int rc;
-
-    *out = CS_WRITTEN;
-    if (n == 0)
-        return CS_OK;
-    if ((s = update_stmt(r, t, cols, n, err)) == NULL)
-        return err != NULL ? err->code : CS_EDB;
-    for (uint32_t i = 0; i < n; i++)
-        if (cs_value_bind(s, (int)i + 1, &values[cols[i]]) != SQLITE_OK)
-            return cs_db_fail(r, err, "cannot bind a value");
-    if (cs_table_bind_key(t, s, (int)n + 1, key) != CS_OK)
-        return cs_fail(err, CS_EINTERNAL, "a key that does not fit its table");
-    cs_guard_arm(r, t, 0);
-    rc = written(r, sqlite3_step(s), out, why, err);
-    cs_guard_disarm(r);
-    if (rc == CS_OK && *out == CS_WRITTEN && sqlite3_changes(r->db) == 0) {
-        *out = CS_REFUSED;
-        *why = "trigger";
-    }
-    sqlite3_reset(s);
-    return rc;
-}
-
-int cs_show_delete(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err)
-{
-    sqlite3_stmt *s = cs_sql_of(t)->del;
-    enum cs_written out;
-    const char *why = NULL;
-    int rc;
-
-    if (cs_table_bind_key(t, s, 1, key) != CS_OK)
-        return cs_fail(err, CS_EINTERNAL, "a key that does not fit its table");
-    cs_guard_arm(r, t, 1);
-    rc = written(r, sqlite3_step(s), &out, &why, err);
-    cs_guard_disarm(r);
-    sqlite3_reset(s);
-    return rc;
 }
 
 /* ---- asking SQLite about one row, in an empty table of the same definition ---- */

@@ -215,7 +215,53 @@ static void a_refused_row_blocks_nothing(void **state)
     fixture_close(&f);
 }
 
+/* What all others have deleted goes, even where a trigger would keep it. */
+static void a_delete_is_not_refused(void **state)
+{
+    const char *const *sql = *state;
+    struct fixture f;
+    struct delta x;
+    struct cs_op *op;
+
+    open_notes(&f, *sql);
+    delta_init(&x);
+    for (int i = 0; i < 3; i++) {
+        char id[2] = { (char)('a' + i), 0 };
+
+        op = put(&x, CS_OP_INSERT, id, 10 + i);
+        op_cell(&x, op, "body", text("kept"));
+    }
+    fixture_apply(&f, &x.d);
+    delta_fini(&x);
+    delta_init(&x);
+    put(&x, CS_OP_DELETE, "b", 20);
+    op = put(&x, CS_OP_INSERT, "d", 21);
+    op_cell(&x, op, "body", text("new"));
+    fixture_apply(&f, &x.d);
+    delta_fini(&x);
+    assert_string_equal(app_value(&f, "SELECT group_concat(id) FROM (SELECT id FROM notes ORDER BY id)"), "a,c,d");
+    assert_string_equal(app_value(&f, "SELECT count(*) FROM sync_hidden"), "0");
+    fixture_close(&f);
+}
+
+static const char *const keeping[] = {
+    "CREATE TRIGGER t BEFORE DELETE ON notes BEGIN SELECT RAISE(ABORT, 'no'); END;",
+    "CREATE TRIGGER t AFTER DELETE ON notes BEGIN SELECT RAISE(FAIL, 'no'); END;",
+    "CREATE TRIGGER t BEFORE DELETE ON notes BEGIN SELECT RAISE(ROLLBACK, 'no'); END;",
+    "CREATE TRIGGER t BEFORE DELETE ON notes BEGIN SELECT RAISE(IGNORE); END;",
+};
+
 static const char *const refusing[] = {
+    "CREATE TRIGGER t BEFORE INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;"
+    "CREATE TRIGGER u BEFORE UPDATE ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;",
+    "CREATE TRIGGER t AFTER INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;"
+    "CREATE TRIGGER u AFTER UPDATE ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;",
+    "CREATE TRIGGER t BEFORE INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(FAIL, 'no'); END;"
+    "CREATE TRIGGER u BEFORE UPDATE ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(FAIL, 'no'); END;",
+    "CREATE TRIGGER t AFTER INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(FAIL, 'no'); END;"
+    "CREATE TRIGGER u AFTER UPDATE ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(FAIL, 'no'); END;",
+    "CREATE TRIGGER t AFTER INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END;"
+    "CREATE TRIGGER u AFTER UPDATE ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END;",
     "CREATE TRIGGER t BEFORE INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END;"
     "CREATE TRIGGER u BEFORE UPDATE ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END;",
     "CREATE TRIGGER t BEFORE INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(IGNORE); END;"
@@ -237,6 +283,10 @@ int main(void)
         t[n++] = (struct CMUnitTest){ .name = refusing[i],
                                       .test_func = a_refused_row_blocks_nothing,
                                       .initial_state = (void *)&refusing[i] };
+    for (size_t i = 0; i < sizeof keeping / sizeof keeping[0]; i++)
+        t[n++] = (struct CMUnitTest){ .name = keeping[i],
+                                      .test_func = a_delete_is_not_refused,
+                                      .initial_state = (void *)&keeping[i] };
     t[n++] = (struct CMUnitTest)cmocka_unit_test(other_tables_are_written);
     t[n++] = (struct CMUnitTest)cmocka_unit_test(a_tracked_counter_is_left_alone);
     t[n++] = (struct CMUnitTest)cmocka_unit_test(triggers_made_later_are_guarded_too);
