@@ -22,6 +22,12 @@ static void unimplemented_start(cs_rpc_call *c, void *service)
         .path = CS_HUB_SERVICE method, .start = (begin), .message = cs_req_message, .half_close = cs_req_half_close,   \
         .writable = cs_req_writable, .closed = cs_req_closed, .max_message = CS_HUB_MAX_REQUEST                        \
     }
+#define REFLECTION(version)                                                                                            \
+    {                                                                                                                  \
+        .path = "/grpc.reflection." version ".ServerReflection/ServerReflectionInfo", .start = cs_reflection_start,    \
+        .message = cs_reflection_message, .half_close = cs_reflection_half_close, .writable = cs_reflection_writable,  \
+        .closed = cs_standing_closed, .max_message = CS_HUB_MAX_QUESTION                                               \
+    }
 static const struct cs_rpc_method methods[] = {
     ONE_REQUEST("RegisterDevice", cs_register_start),
     ONE_REQUEST("Pull", cs_pull_start),
@@ -38,6 +44,18 @@ static const struct cs_rpc_method methods[] = {
       .writable = cs_push_writable,
       .closed = cs_push_closed,
       .max_message = CS_HUB_MAX_PUSH },
+    { .path = "/grpc.health.v1.Health/Check",
+      .message = cs_health_check_message,
+      .half_close = cs_health_half_close,
+      .max_message = CS_HUB_MAX_QUESTION },
+    { .path = "/grpc.health.v1.Health/Watch",
+      .start = cs_health_watch_start,
+      .message = cs_health_watch_message,
+      .half_close = cs_health_watch_half_close,
+      .closed = cs_standing_closed,
+      .max_message = CS_HUB_MAX_QUESTION },
+    REFLECTION("v1"),
+    REFLECTION("v1alpha"),
 };
 
 static void flush_due(void *arg)
@@ -165,4 +183,5 @@ void cs_hub_stop(cs_hub *h, uint32_t drain_ms, void (*stopped)(void *arg), void 
     cs_rpc_server_drain(h->server, drain_ms, server_drained, h);
     cs_watch_stop(h);
     cs_push_stop(h);
+    cs_standing_stop(h);
 }

@@ -17,7 +17,8 @@ enum {
     CS_HUB_STREAM_QUEUED = 1024 * 1024,  /* a stream's writer stops above */
     CS_HUB_PUSH_INFLIGHT = 64,           /* batches of one stream read and not yet answered */
     CS_HUB_PUSH_BYTES = 8 * 1024 * 1024, /* of the same; one batch is always let in */
-    CS_HUB_WATCH_BUCKETS = 1024
+    CS_HUB_WATCH_BUCKETS = 1024,
+    CS_HUB_MAX_QUESTION = 4096 /* bytes of a request to health.c and reflection.c */
 };
 
 /* ---- background work that the hub waits for before it goes away ---- */
@@ -139,6 +140,35 @@ void cs_watch_stop(struct cs_hub *h); /* ends all */
 struct cs_push;
 void cs_push_stop(struct cs_hub *h); /* no more batches; each stream ends when its answers are out */
 
+/* ---- standing.c: calls that stay open for as long as the client likes ---- */
+
+struct cs_standing {
+    struct cs_standing *next, **link;
+    struct cs_hub *hub;
+    cs_rpc_call *call;
+    void (*stop)(struct cs_standing *s); /* the hub stops: ends the call */
+    bool asked, known;                   /* Health/Watch: its request came; asked for a service that is there */
+};
+/* NULL: there is no memory, and the call was ended. The call's user pointer is it. */
+struct cs_standing *cs_standing_start(cs_rpc_call *c, struct cs_hub *h, void (*stop)(struct cs_standing *s));
+void cs_standing_closed(cs_rpc_call *c, void *service);
+void cs_standing_end(struct cs_standing *s); /* with UNAVAILABLE */
+void cs_standing_stop(struct cs_hub *h);     /* ends all */
+
+/* ---- health.c and reflection.c: what any gRPC tool may ask, without being a member of anything ---- */
+
+void cs_health_check_message(cs_rpc_call *c, void *service, struct cs_slice msg);
+void cs_health_half_close(cs_rpc_call *c, void *service);
+void cs_health_watch_start(cs_rpc_call *c, void *service);
+void cs_health_watch_message(cs_rpc_call *c, void *service, struct cs_slice msg);
+void cs_health_watch_half_close(cs_rpc_call *c, void *service);
+void cs_reflection_start(cs_rpc_call *c, void *service);
+void cs_reflection_message(cs_rpc_call *c, void *service, struct cs_slice msg);
+void cs_reflection_half_close(cs_rpc_call *c, void *service);
+void cs_reflection_writable(cs_rpc_call *c, void *service);
+/* Is that the full name of a service of the hub? */
+bool cs_reflection_has_service(const char *name);
+
 /* ---- the methods' starts ---- */
 
 void cs_register_start(cs_rpc_call *c, void *service);
@@ -168,6 +198,7 @@ struct cs_hub {
     struct cs_watcher *watchers[CS_HUB_WATCH_BUCKETS];
     struct cs_push *pushes; /* open Push streams */
     size_t push_bytes;      /* of batches read and not yet answered, all streams */
+    struct cs_standing *standing;
     unsigned njobs;
     bool stopping, drained;
     cs_timer *stop_timer;

@@ -8,6 +8,7 @@ order=(base crypto crdt delta replica queue audit identity rpc engine hub cli)
 allowed() { # room used: may room include used/…?
   local room=$1 used=$2
   { [ "$room" = "$used" ] || [ "$used" = clawsync ]; } && return 0
+  [ "$room:$used" = hub:grpc ] && return 0 # of proto/, as clawsync
   case $room:$used in
     rpc:base) return 0 ;;
     rpc:*) return 1 ;;

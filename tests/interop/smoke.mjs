@@ -1,35 +1,14 @@
 // The hub as a client of another implementation sees it: status codes, trailers, streams, deadlines, cancellation.
 // usage: node smoke.mjs SERVER PROTO_DIR
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
 import { randomBytes, randomUUID } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import grpc from '@grpc/grpc-js'
 import loader from '@grpc/proto-loader'
+import { start } from './hub.mjs'
 
 const [server, protoDir] = process.argv.slice(2)
-const dir = mkdtempSync(join(tmpdir(), 'claw-interop-'))
 const definition = loader.loadSync('clawsync/v1/sync.proto', { includeDirs: [protoDir], keepCase: true, defaults: true, longs: String })
 const { SyncService } = grpc.loadPackageDefinition(definition).clawsync.v1
-
-let log = '' // what the server said
-/** Starts the server on a free port; resolves to the port once it says that it listens. */
-function start () {
-  const child = spawn(server, ['--listen', '127.0.0.1:0', '--data-dir', dir], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-    env: Object.fromEntries(Object.entries(process.env).filter(([k]) => !k.startsWith('CLAW_')))
-  })
-  return new Promise((resolve, reject) => {
-    child.on('exit', code => reject(new Error(`server ended with ${code}: ${log}`)))
-    child.stderr.on('data', data => {
-      log += data
-      const ready = /listening on 127\.0\.0\.1:(\d+)/.exec(log)
-      if (ready) resolve({ child, port: Number(ready[1]) })
-    })
-  })
-}
 
 const unary = (client, method, request, options = {}) => new Promise(resolve => {
   client[method](request, new grpc.Metadata(), { deadline: Date.now() + 10000, ...options },
@@ -127,9 +106,8 @@ const tests = {
 }
 
 let failed = 0
-const { child, port } = await start()
-child.removeAllListeners('exit')
-const client = new SyncService(`127.0.0.1:${port}`, grpc.credentials.createInsecure())
+const hub = await start(server)
+const client = new SyncService(hub.address, grpc.credentials.createInsecure())
 for (const [name, test] of Object.entries(tests)) {
   try {
     await test(client)
@@ -140,12 +118,9 @@ for (const [name, test] of Object.entries(tests)) {
   }
 }
 client.close()
-const exit = new Promise(resolve => child.on('exit', resolve))
-child.kill('SIGTERM')
-if (await exit !== 0) {
+if (await hub.stop() !== 0) {
   failed++
-  console.log(`FAIL the server did not end with 0\n${log}`)
+  console.log(`FAIL the server did not end with 0\n${hub.log}`)
 }
-rmSync(dir, { recursive: true })
 console.log(`${Object.keys(tests).length - failed} passed, ${failed} failed`)
 process.exit(failed === 0 ? 0 : 1)
