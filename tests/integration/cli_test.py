@@ -133,6 +133,26 @@ class Tables(ClawTest):
     def names(self):
         return {t["name"]: t for t in json.loads(self.d.claw("tables", "--json").stdout)["tables"]}
 
+    def test_tables_that_need_an_extension(self):
+        """Who writes the table needs a function of the application's: so do we."""
+        schema = SCHEMA + """CREATE TABLE echo(what TEXT);
+            CREATE TRIGGER loud AFTER INSERT ON tool_outputs BEGIN INSERT INTO echo VALUES (shout(NEW.tool)); END;"""
+        extension = next(BUILD.resolve().rglob("shout.so"))
+        a, b = self.device("a", schema=schema), self.device("b", schema=schema)
+        refused = a.claw("track", "tool_outputs", want=2).stderr
+        self.assertIn("no such function: shout", refused)
+        self.assertIn("no such function: shout", a.claw("tables").stdout)
+        for d in (a, b):
+            d.claw("track", "tool_outputs", CLAW_SYNC_LOAD_EXTENSION=extension)
+        with a.connect() as db:
+            db.create_function("shout", 1, str.upper)
+            db.execute("INSERT INTO tool_outputs(id, tool) VALUES ('t', 'grep')")
+        a.claw("sync", CLAW_SYNC_LOAD_EXTENSION=extension)
+        self.join(a, b)
+        b.claw("sync", "--load-extension", extension)
+        self.assertEqual(b.query("SELECT what FROM echo"), [("GREP",)])
+        self.assertIn("cannot load", a.claw("sync", want=2, CLAW_SYNC_LOAD_EXTENSION="/no/such.so").stderr)
+
     def test_track_untrack_leaves_everything_as_it_was(self):
         schema = lambda: self.d.query("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY 1, 2")
         self.d.sql("CREATE TABLE notes(a TEXT, b INTEGER, c BLOB, PRIMARY KEY(a, b)) WITHOUT ROWID;"
