@@ -52,12 +52,18 @@ static const char *const own_sql[CS_NOWN] = {
     [CS_OWN_HIDDEN_UPDATE] =
         "UPDATE main.sync_hidden SET reason = ?4, value = ?5 WHERE tbl = ?1 AND key = ?2 AND col = ?3",
     [CS_OWN_HIDDEN_DELETE] = "DELETE FROM main.sync_hidden WHERE tbl = ?1 AND key = ?2 AND col = ?3",
+    [CS_OWN_HIDDEN_DELETE_ROW] =
+        "DELETE FROM main.sync_hidden WHERE tbl = ?1 AND key = ?2 AND col = -1 RETURNING reason = 'unique'",
     [CS_OWN_HIDDEN_SHOWN] = ("SELECT DISTINCT h.key FROM main.sync_hidden h WHERE h.tbl = ?1 AND h.col >= 0 AND NOT "
                              "EXISTS (SELECT 1 FROM main.sync_hidden w WHERE w.tbl = h.tbl AND w.key = h.key AND "
                              "w.col = -1)"),
     [CS_OWN_TABLE_NAME] = "SELECT name FROM main.sync_tables WHERE id = ?1",
-    [CS_OWN_CONFLICT] = ("INSERT OR IGNORE INTO main.sync_conflicts(id, why, tbl, key, col, stamp, device, value, "
-                         "state, at_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"),
+    [CS_OWN_CONFLICT] = ("INSERT INTO main.sync_conflicts(id, why, tbl, key, col, stamp, device, value, state, at_ms) "
+                         "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT(id) DO UPDATE SET state = "
+                         "excluded.state, at_ms = excluded.at_ms WHERE state = 'closed'"),
+    [CS_OWN_CONFLICT_VALUE] = "SELECT value FROM main.sync_conflicts WHERE id = ?1",
+    [CS_OWN_CONFLICT_CLOSE] = ("UPDATE main.sync_conflicts SET state = 'closed' WHERE id > ?1 AND id < ?2 AND why = ?3 "
+                               "AND state <> 'closed'"),
 };
 
 sqlite3_stmt *cs_apply_stmt(struct cs_replica *r, enum cs_own_statement which, struct cs_error *err)
@@ -335,7 +341,9 @@ static int check_row(struct cs_batch *b, const struct cs_value *values)
 
     if (!b->bt->t->has_check)
         return CS_OK;
-    if ((rc = cs_show_check(b->r, b->bt->t, values, &holds, b->err)) != CS_OK || holds)
+    if ((rc = cs_show_check(b->r, b->bt->t, values, &holds, b->err)) != CS_OK)
+        return rc;
+    if ((rc = cs_conflict_close(b->r, b->bt->id, b->op->key, "check", b->err)) != CS_OK || holds)
         return rc;
     rc = cs_conflict_record(b->r, &c, b->err);
     b->result->conflicts += rc == CS_OK && sqlite3_changes(b->r->db) > 0;
@@ -455,7 +463,7 @@ static int keeps_relations(struct cs_batch *b, const struct cs_value *old, bool 
     for (uint32_t i = 0; i < t->ncolumns; i++) {
         if (!s->changed[i])
             s->values[i] = old[i];
-        else if (s->values[i].type == old[i].type && cs_value_cmp(&s->values[i], &old[i]) == 0)
+        else if (cs_same_value(&s->values[i], &old[i]))
             s->changed[i] = false;
     }
     /* Under a foreign key into the table itself the row may find its old self as its parent. */
@@ -554,7 +562,8 @@ static int row_goes(struct cs_batch *b)
             return rc;
     }
     leave_row(b);
-    if ((rc = cs_show_delete(b->r, t, b->op->key, b->err)) != CS_OK)
+    if ((rc = cs_show_delete(b->r, t, b->op->key, b->err)) != CS_OK ||
+        (t->has_check && (rc = cs_conflict_close(b->r, t->id, b->op->key, "check", b->err)) != CS_OK))
         return rc;
     b->result->changed++;
     for (uint32_t i = 0; t->nhidden_cells > 0 && i < b->merged.ngone && rc == CS_OK; i++)

@@ -66,9 +66,12 @@ enum cs_own_statement {
     CS_OWN_HIDDEN_INSERT,
     CS_OWN_HIDDEN_UPDATE,
     CS_OWN_HIDDEN_DELETE,
+    CS_OWN_HIDDEN_DELETE_ROW,
     CS_OWN_HIDDEN_SHOWN, /* rows that are shown and have cells in sync_hidden */
     CS_OWN_TABLE_NAME,
     CS_OWN_CONFLICT,
+    CS_OWN_CONFLICT_VALUE,
+    CS_OWN_CONFLICT_CLOSE,
     CS_NOWN
 };
 
@@ -103,6 +106,11 @@ static inline struct cs_apply *cs_apply_of(struct cs_replica *r)
 static inline struct cs_table_sql *cs_sql_of(const struct cs_table *t)
 {
     return t->apply;
+}
+
+static inline bool cs_same_value(const struct cs_value *a, const struct cs_value *b)
+{
+    return a->type == b->type && cs_value_cmp(a, b) == 0;
 }
 
 /* apply.c: reset, bindings of the last use still there; NULL: err says why. */
@@ -213,7 +221,8 @@ int cs_hidden_put_row(struct cs_replica *r, int64_t table, struct cs_slice key, 
                       struct cs_error *err); /* replaces the reason */
 int cs_hidden_put_cell(struct cs_replica *r, int64_t table, struct cs_slice key, uint32_t col, const struct cs_value *v,
                        struct cs_error *err);
-int cs_hidden_drop_row(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err);
+int cs_hidden_drop_row(struct cs_replica *r, int64_t table, struct cs_slice key,
+                       struct cs_error *err); /* a loser's conflict is closed with it */
 int cs_hidden_drop_cell(struct cs_replica *r, int64_t table, struct cs_slice key, uint32_t col, struct cs_error *err);
 /* The application wrote over a row that was hidden: what it wrote stands in its table now, and what sync_hidden keeps
  * of the same columns is old. row: after the change. Called when the change is sealed, before the next one is looked
@@ -223,5 +232,10 @@ int cs_hidden_uncover(struct cs_replica *r, struct cs_table *t, struct cs_slice 
 /* Keys of a table's hidden rows (CS_OWN_HIDDEN_ROWS) or of its shown rows with cells kept aside (…_SHOWN). */
 int cs_hidden_keys(struct cs_replica *r, struct cs_arena *a, enum cs_own_statement which, int64_t table,
                    struct cs_slice **out, size_t *n, struct cs_error *err);
+
+/* ---- conflicts.c ---- */
+
+/* What this row was in conflict with (unique, check) is no more. */
+int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why, struct cs_error *err);
 
 #endif

@@ -35,13 +35,13 @@ struct node {
     uint32_t ncells;
     struct cs_value *stored; /* the row in the application's table, or NULL */
     struct cs_value *values; /* what it shows, if it is shown */
-    bool *aside;             /* by position: the cell stays in sync_hidden; NULL: as it is */
     const char *why;         /* it cannot be shown, whatever the others do */
     const char *was;         /* the reason it was hidden for, or NULL */
     struct entry **claims, **up, **down;
     uint32_t nclaims;
     uint32_t index;
     bool live, touched, closed, shown;
+    bool lost; /* a key of its is taken, and was not when this run began */
 };
 
 struct seed {
@@ -325,8 +325,7 @@ static int compute_values(struct cs_replica *r, struct node *n, struct cs_error 
     int rc;
 
     n->values = cs_arena_zalloc(&p->arena, t->ncolumns, sizeof *n->values);
-    n->aside = cs_arena_zalloc(&p->arena, t->ncolumns, sizeof *n->aside);
-    if (parts == NULL || n->values == NULL || n->aside == NULL)
+    if (parts == NULL || n->values == NULL)
         return no_memory(err);
     if (!cs_show_key(t, n->key, parts)) {
         n->why = "key";
@@ -335,9 +334,10 @@ static int compute_values(struct cs_replica *r, struct node *n, struct cs_error 
     for (uint32_t i = 0; i < t->ncolumns; i++) {
         const struct cs_column *c = &t->columns[i];
         const struct cs_value *cell = c->id == CS_NO_COLUMN ? NULL : cell_of(n, c->id);
+        bool aside;
 
-        rc = cs_show_value(r, t, i, cell, c->key_pos >= 0 ? &parts[c->key_pos] : NULL, &n->values[i], &n->aside[i],
-                           &n->why, err);
+        rc = cs_show_value(r, t, i, cell, c->key_pos >= 0 ? &parts[c->key_pos] : NULL, &n->values[i], &aside, &n->why,
+                           err);
         if (rc != CS_OK)
             return rc;
     }
@@ -776,11 +776,12 @@ static int raise_conflict(struct cs_replica *r, const struct node *n, const char
 static int hide(struct cs_replica *r, struct node *n, const char *why, struct cs_error *err)
 {
     struct cs_pending *p = cs_apply_of(r)->pending;
-    bool raise = strcmp(why, "unique") == 0 && (n->was == NULL || strcmp(n->was, "unique") != 0);
+    bool had_lost = n->was != NULL && strcmp(n->was, "unique") == 0;
     int rc = CS_OK;
 
     if (n->was != NULL && strcmp(n->was, why) == 0)
         return CS_OK;
+    n->lost = !had_lost && strcmp(why, "unique") == 0;
     if (n->was == NULL || strcmp(n->was, "pending") == 0)
         p->counts.hidden++;
     if (n->stored != NULL) {
@@ -788,15 +789,15 @@ static int hide(struct cs_replica *r, struct node *n, const char *why, struct cs
             return rc;
         n->stored = NULL;
         p->counts.changed++;
+        if (n->t->has_check && (rc = cs_conflict_close(r, n->t->id, n->key, "check", err)) != CS_OK)
+            return rc;
     }
     for (uint32_t i = 0; n->was == NULL && i < n->ncells && rc == CS_OK; i++)
         rc = cs_hidden_put_cell(r, n->t->id, n->key, n->cells[i].col, &n->cells[i].value, err);
     if (rc == CS_OK)
         rc = cs_hidden_put_row(r, n->t->id, n->key, why, err);
     n->was = why;
-    if (rc == CS_OK && raise)
-        rc = raise_conflict(r, n, "unique", &n->ins, err);
-    return rc;
+    return rc == CS_OK && had_lost ? cs_conflict_close(r, n->t->id, n->key, "unique", err) : rc;
 }
 
 /* After the row was written: cells that the table shows leave sync_hidden, the others are kept there. */
@@ -810,7 +811,7 @@ static int put_aside(struct cs_replica *r, struct node *n, struct cs_error *err)
     for (uint32_t i = 0; i < n->ncells && rc == CS_OK; i++) {
         uint32_t id = n->cells[i].col, pos = id < n->t->ncolumn_ids ? n->t->by_id[id] : CS_NO_COLUMN;
 
-        if (pos != CS_NO_COLUMN && !n->aside[pos])
+        if (pos != CS_NO_COLUMN && cs_same_value(&n->cells[i].value, &n->values[pos]))
             rc = cs_hidden_drop_cell(r, n->t->id, n->key, id, err);
         else
             rc = cs_hidden_put_cell(r, n->t->id, n->key, id, &n->cells[i].value, err);
@@ -824,8 +825,8 @@ static int after_write(struct cs_replica *r, struct node *n, struct cs_error *er
     int rc = put_aside(r, n, err);
 
     cs_apply_of(r)->pending->counts.changed++;
-    if (rc == CS_OK && n->t->has_check)
-        rc = cs_show_check(r, n->t, n->values, &holds, err);
+    if (rc == CS_OK && n->t->has_check && (rc = cs_show_check(r, n->t, n->values, &holds, err)) == CS_OK)
+        rc = cs_conflict_close(r, n->t->id, n->key, "check", err);
     return rc == CS_OK && !holds ? raise_conflict(r, n, "check", &n->newest, err) : rc;
 }
 
@@ -840,7 +841,7 @@ static int change(struct cs_replica *r, struct node *n, bool *refused, struct cs
     int rc;
 
     for (uint32_t i = 0; i < n->t->ncolumns; i++)
-        if (n->values[i].type != n->stored[i].type || cs_value_cmp(&n->values[i], &n->stored[i]) != 0)
+        if (!cs_same_value(&n->values[i], &n->stored[i]))
             s->cols[ncols++] = i;
     if (ncols == 0)
         return put_aside(r, n, err);
@@ -898,6 +899,17 @@ static int bring_in_line(struct cs_replica *r, bool *refused, struct cs_error *e
     return rc;
 }
 
+/* Who lost for good: who lost only until a row around it was refused is none. */
+static int raise_losers(struct cs_replica *r, struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (struct node *n = cs_apply_of(r)->pending->closed; n != NULL && rc == CS_OK; n = n->open)
+        if (n->lost && !n->shown)
+            rc = raise_conflict(r, n, "unique", &n->ins, err);
+    return rc;
+}
+
 static int find_orphans(struct cs_replica *r, struct cs_table *t, uint32_t fk, struct cs_error *err)
 {
     sqlite3_stmt *s = NULL;
@@ -950,6 +962,8 @@ int cs_pending_run(struct cs_replica *r, struct cs_pending_counts *counts, struc
         if ((rc = decide(r, err)) == CS_OK)
             rc = bring_in_line(r, &refused, err);
     }
+    if (rc == CS_OK)
+        rc = raise_losers(r, err);
     *counts = p->counts;
     for (size_t i = 0; i < r->ntables; i++)
         cs_sql_of(&r->tables[i])->npending = 0;

@@ -312,7 +312,7 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         "SELECT (SELECT count(*) FROM main.sync_changelog), (SELECT coalesce(sum(n), 0) FROM main.sync_unsent), "
         "(SELECT count(*) FROM main.sync_bound WHERE state = 0), "
         "(SELECT count(*) FROM main.sync_hidden h WHERE col = -1 AND reason <> 'pending'), "
-        "(SELECT count(*) FROM main.sync_conflicts), "
+        "(SELECT count(*) FROM main.sync_conflicts WHERE state <> 'closed'), "
         "(SELECT count(*) FROM main.sync_tables WHERE state <> 0), "
         "(SELECT value FROM main.sync_meta WHERE name = 'hlc')";
     sqlite3_stmt *s = NULL;

@@ -449,11 +449,6 @@ static bool strict_takes(char type, const struct cs_value *v)
     return type == 0 || type == 'A' || v->type == CS_NULL || letters[v->type] == type;
 }
 
-static bool same_value(const struct cs_value *a, const struct cs_value *b)
-{
-    return a->type == b->type && cs_value_cmp(a, b) == 0;
-}
-
 /* Is `part`, canonical under the column's collation, what v becomes in a key? */
 static bool is_key_part(struct cs_replica *r, const struct cs_value *v, const struct cs_value *part,
                         enum cs_collation coll)
@@ -463,7 +458,7 @@ static bool is_key_part(struct cs_replica *r, const struct cs_value *v, const st
     if (v->type == CS_NULL)
         return false;
     if (v->type != CS_REAL && (coll == CS_BINARY || v->type != CS_TEXT))
-        return same_value(v, part);
+        return cs_same_value(v, part);
     cs_buf_reset(&a->a);
     cs_buf_reset(&a->b);
     cs_key_put(&a->a, v, coll);
@@ -513,7 +508,7 @@ int cs_show_value(struct cs_replica *r, const struct cs_table *t, uint32_t pos, 
     } else {
         *out = *cell;
     }
-    *aside = rc == CS_OK && cell != NULL && !same_value(cell, out);
+    *aside = rc == CS_OK && cell != NULL && !cs_same_value(cell, out);
     return rc;
 }
 
