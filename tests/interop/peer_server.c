@@ -338,7 +338,11 @@ int main(int argc, char **argv)
     static const struct option options[] = { { "port", required_argument, NULL, 'p' }, { NULL, 0, NULL, 0 } };
     struct server s = { 0 };
     struct cs_rpc_server_options o = {
-        .host = "127.0.0.1", .methods = methods, .nmethods = sizeof methods / sizeof methods[0], .service = &s
+        .host = "127.0.0.1",
+        .methods = methods,
+        .nmethods = sizeof methods / sizeof methods[0],
+        .service = &s,
+        .max_streams = 128, /* a hundred streams, and questions beside them */
     };
     struct cs_error err;
     int opt;
