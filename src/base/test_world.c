@@ -327,6 +327,11 @@ void cs_sim_kill_host(struct cs_world *host)
     pthread_mutex_unlock(&h->sim->lock);
 }
 
+bool cs_sim_lives(struct cs_world *host)
+{
+    return cs_sim_host_of(host)->loops != NULL;
+}
+
 void cs_sim_crash_at_write(struct cs_world *host, unsigned nth)
 {
     cs_sim_host_of(host)->crash_in = nth;

@@ -52,8 +52,10 @@ void cs_sim_partition(cs_sim *sim, struct cs_world *a, struct cs_world *b, enum 
 /* The host's processes die between two events: nothing on its loops is ever called again, its peers get a reset, and
  * its files stay as they are. Objects may still be closed, which does nothing but free. Loops made afterwards live. */
 void cs_sim_kill_host(struct cs_world *host);
-/* As the nth write (1: the next) of a file happens: it fails, having put the old or the new file there, whole, and the
- * host is killed as soon as the event that wrote is over. */
+/* Has it loops that live? */
+bool cs_sim_lives(struct cs_world *host);
+/* As the nth write (1: the next; 0: never mind) of a file happens: it fails, having put the old or the new file there,
+ * whole, and the host is killed as soon as the event that wrote is over. */
 void cs_sim_crash_at_write(struct cs_world *host, unsigned nth);
 /* Writes of files fail for want of space, and leave what was there. */
 void cs_sim_disk_full(struct cs_world *host, bool on);

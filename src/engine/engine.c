@@ -465,8 +465,14 @@ static int thread_start(struct clawsync_engine *e, struct cs_error *err)
     return CS_OK;
 }
 
+/* Also what a step holds in its midst: the engine's world may have died there. */
 static void free_steps(struct clawsync_engine *e)
 {
+    cs_messages_free(&e->member.taken);
+    cs_messages_free(&e->pull.taken);
+    cs_messages_free(&e->push.taken);
+    cs_messages_free(&e->push.out);
+    cs_messages_free(&e->join.taken);
     cs_hub_call_free(&e->member.call);
     cs_buf_free(&e->member.entry);
     cs_arena_free(&e->member.arena);
