@@ -24,11 +24,12 @@ struct cs_batch {
     struct cs_op_cell *cells; /* the operation's, under persistent numbers */
     struct cs_row_cell *over;
     uint32_t cells_cap, over_cap;
-    bool expect_new; /* the last row was new: try the insert into sync_rows first */
-    bool hidden;     /* the row lived, and the table does not show it */
-    bool pending;    /* hidden only until the end of this batch */
-    bool had_cells;  /* it had cells before */
-    bool have_row;   /* t->read stands on it */
+    bool expect_new;   /* the last row was new: try the insert into sync_rows first */
+    bool hidden;       /* the row lived, and the table does not show it */
+    bool pending;      /* hidden only until the end of this batch */
+    bool had_cells;    /* it had cells before */
+    sqlite3_stmt *row; /* stands on the row in the application's table; NULL: not read yet */
+    struct cs_ahead ahead;
     int64_t unsent;
     struct cs_value value; /* what `present_value` gave from sync_hidden last */
 };
@@ -171,23 +172,25 @@ static uint32_t position(const struct cs_table *t, uint32_t col)
     return col < t->ncolumn_ids ? t->by_id[col] : CS_NO_COLUMN;
 }
 
-/* t->read on the row; CS_ENOTFOUND: the table does not have it. */
+/* b->row on the row; CS_ENOTFOUND: the table does not have it. */
 static int read_row(struct cs_batch *b)
 {
+    sqlite3_stmt *s = NULL;
     int rc;
 
-    if (b->have_row)
+    if (b->row != NULL)
         return CS_OK;
-    rc = cs_table_read(b->r, b->bt->t, b->op->key, b->err);
-    b->have_row = rc == SQLITE_ROW;
+    rc = cs_ahead_read(b->r, &b->ahead, b->bt->t, b->d, (uint32_t)(b->op - b->d->ops), &s, b->err);
+    if (rc == SQLITE_ROW)
+        b->row = s;
     return rc == SQLITE_ROW ? CS_OK : rc == SQLITE_DONE ? CS_ENOTFOUND : rc;
 }
 
 static void leave_row(struct cs_batch *b)
 {
-    if (b->have_row)
-        sqlite3_reset(b->bt->t->read);
-    b->have_row = false;
+    if (b->row != NULL && b->row == b->bt->t->read)
+        sqlite3_reset(b->row);
+    b->row = NULL;
 }
 
 /* cs_merge_in.value: what the cell holds before the operation. */
@@ -212,7 +215,7 @@ static const struct cs_value *present_value(void *arg, uint32_t col)
         return v; /* lost outside of our doing; a NULL of the same version loses to any value */
     rc = read_row(b);
     if (rc == CS_OK)
-        cs_value_from_column(v, t->read, (int)pos);
+        cs_value_from_column(v, b->row, (int)pos);
     return rc == CS_OK || rc == CS_ENOTFOUND ? v : NULL;
 }
 
@@ -537,7 +540,7 @@ static int keep_rest(struct cs_batch *b)
             continue;
         }
         if (rc == CS_OK) {
-            cs_value_from_column(&v, t->read, (int)pos);
+            cs_value_from_column(&v, b->row, (int)pos);
             rc = cs_hidden_put_cell(b->r, t->id, b->op->key, row->cells[i].col, &v, b->err);
         }
     }
@@ -640,7 +643,8 @@ static int apply_op(struct cs_batch *b)
 
     if (rc != CS_OK)
         return rc;
-    b->hidden = b->pending = b->had_cells = b->have_row = false;
+    b->hidden = b->pending = b->had_cells = false;
+    b->row = NULL;
     if (b->expect_new && in.kind == CS_OP_INSERT) {
         rc = try_new(b, &in);
         if (rc != CS_EEXIST)
@@ -703,6 +707,7 @@ static int apply_ops(struct cs_batch *b)
         b->r->hlc = cs_hlc_receive(b->r->hlc, b->op->stamp);
         b->result->ops++;
     }
+    cs_ahead_end(&b->ahead);
     if (rc == CS_OK && (rc = cs_pending_run(b->r, &counts, b->err)) == CS_OK) {
         b->result->changed += counts.changed;
         b->result->hidden += counts.hidden;
@@ -770,6 +775,7 @@ static int run(struct cs_replica *r, const struct cs_delta *d, const struct cs_p
     if (!cs_row_reserve(&r->row, 32, &r->scratch))
         return no_memory(err);
     b->merged = (struct cs_merge_out){ 0 };
+    b->ahead = (struct cs_ahead){ 0 };
     b->r = r;
     b->d = d;
     b->result = out;

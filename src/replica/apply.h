@@ -28,6 +28,7 @@ struct cs_update_stmt {
 struct cs_table_sql {
     struct cs_arena arena;
     sqlite3_stmt *insert, *del;
+    sqlite3_stmt *ahead; /* ahead.c; prepared on first use */
     struct cs_update_stmt updates[CS_UPDATE_STMTS];
     uint32_t next_update;       /* the one to be replaced next */
     struct cs_table **parents;  /* of each foreign key; NULL: not tracked, hides nothing */
@@ -232,6 +233,19 @@ int cs_hidden_uncover(struct cs_replica *r, struct cs_table *t, struct cs_slice 
 /* Keys of a table's hidden rows (CS_OWN_HIDDEN_ROWS) or of its shown rows with cells kept aside (…_SHOWN). */
 int cs_hidden_keys(struct cs_replica *r, struct cs_arena *a, enum cs_own_statement which, int64_t table,
                    struct cs_slice **out, size_t *n, struct cs_error *err);
+
+/* ---- ahead.c: reading the rows of operations that follow each other ---- */
+
+struct cs_ahead {
+    struct cs_table *table; /* its window is open; NULL: none is */
+    uint32_t next, end;     /* operations: the one that the next step stands for, and the end of the window */
+    uint32_t last, streak;  /* the last one asked for, and how many were asked for one after the other */
+};
+/* As cs_table_read for the row of operation `op`, whose table here is t; *out: the statement that stands on the row,
+ * which may be left as it is. */
+int cs_ahead_read(struct cs_replica *r, struct cs_ahead *a, struct cs_table *t, const struct cs_delta *d, uint32_t op,
+                  sqlite3_stmt **out, struct cs_error *err);
+void cs_ahead_end(struct cs_ahead *a); /* before the transaction ends */
 
 /* ---- conflicts.c ---- */
 

@@ -342,6 +342,7 @@ static void close_table(struct cs_table *t)
         return;
     sqlite3_finalize(s->insert);
     sqlite3_finalize(s->del);
+    sqlite3_finalize(s->ahead);
     sqlite3_finalize(s->clone_put);
     sqlite3_finalize(s->clone_clear);
     for (int i = 0; i < CS_UPDATE_STMTS; i++)
