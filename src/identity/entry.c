@@ -1,3 +1,5 @@
+#include <stdlib.h>
+
 #include "identity/entry_format.h"
 
 /* The name under a fresh nonce; its box's key is of this id alone. */
@@ -136,4 +138,122 @@ int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_mem
     if (!cs_seal(r, keys->box_pk, cs_slice(epoch->key, 32), body + ADD_WRAP))
         return bad_key(err);
     return finish(out, entry, ADD_LEN, m, &author_keys->sign, err);
+}
+
+/* ---- the next epoch ---- */
+
+static int by_id(const void *a, const void *b)
+{
+    return memcmp(a, b, 16); /* cuts and wraps begin with an id */
+}
+
+/* Will it be active behind an entry with these cuts? */
+static bool stays(const struct cs_member *d, struct cs_slice cuts)
+{
+    if (!d->active)
+        return false;
+    for (size_t at = 0; at < cuts.len; at += CUT_LEN)
+        if (memcmp(cuts.data + at, d->id.b, 16) == 0 ||
+            (d->kind == CS_PRINCIPAL_INVITE && memcmp(cuts.data + at, d->added_by.b, 16) == 0))
+            return false;
+    return true;
+}
+
+/* Appended to body, which holds the cuts, if any. */
+static int put_epoch_block(struct cs_buf *body, const struct cs_rng *r, const struct cs_membership *m,
+                           const struct cs_epoch_keys *current, const struct cs_epoch_keys *next, struct cs_error *err)
+{
+    static const uint8_t nonce[CS_NONCE_LEN] = { 0 };
+    size_t at = body->len, n = 0;
+    struct cs_slice cuts = at == 0 ? CS_SLICE_NULL : cs_slice(body->data + REMOVE_CUTS, at - REMOVE_CUTS);
+    uint8_t *b, *wrap;
+
+    for (size_t i = 0; i < m->nmembers; i++)
+        n += stays(&m->members[i], cuts);
+    if (n > UINT16_MAX || (b = cs_buf_grow(body, EPOCH_WRAPS + n * EPOCH_WRAP_LEN)) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory; the membership entry was not written");
+    cuts = at == 0 ? cuts : cs_slice(body->data + REMOVE_CUTS, at - REMOVE_CUTS);
+    cs_store_u32(b + EPOCH_NUMBER, next->epoch);
+    memcpy(b + EPOCH_COMMITMENT, next->commitment, 32);
+    cs_box(next->history, nonce, cs_slice(current->key, 32), b + EPOCH_HISTORY);
+    cs_store_u16(b + EPOCH_COUNT, (uint16_t)n);
+    wrap = b + EPOCH_WRAPS;
+    for (size_t i = 0; i < m->nmembers; i++) {
+        if (!stays(&m->members[i], cuts))
+            continue;
+        memcpy(wrap, m->members[i].id.b, 16);
+        if (!cs_seal(r, m->members[i].box_pk, cs_slice(next->key, 32), wrap + 16))
+            return bad_key(err);
+        wrap += EPOCH_WRAP_LEN;
+    }
+    qsort(b + EPOCH_WRAPS, n, EPOCH_WRAP_LEN, by_id);
+    return CS_OK;
+}
+
+/* A fresh key for the epoch behind m's, and the entry that begins it: body holds the cuts. */
+static int next_epoch(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                      enum cs_entry_type type, const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                      struct cs_buf *body, const struct cs_epoch_keys *current, struct cs_epoch_keys *next,
+                      int64_t now_ms, struct cs_error *err)
+{
+    struct cs_buf entry = { 0 };
+    uint8_t key[32], *e;
+    int rc;
+
+    memset(next, 0, sizeof *next);
+    if (current->epoch != m->epoch || !cs_secret_eq(current->commitment, m->commitment, 32))
+        return cs_fail(err, CS_EINVAL, "the key at hand is not that of epoch %u; nothing was written", m->epoch);
+    cs_random(r, key, sizeof key);
+    cs_epoch_keys_derive(next, key, &m->workspace, m->epoch + 1);
+    cs_wipe(key, sizeof key);
+    rc = put_epoch_block(body, r, m, current, next, err);
+    if (rc == CS_OK && (e = cs_buf_grow(&entry, CS_ENTRY_PREFIX_LEN + body->len + CS_SIGNATURE_LEN)) == NULL)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory; the membership entry was not written");
+    if (rc == CS_OK) {
+        put_prefix(e, type, &m->workspace, m, body->len, author, now_ms);
+        memcpy(e + CS_ENTRY_PREFIX_LEN, body->data, body->len);
+        rc = finish(out, e, body->len, m, &author_keys->sign, err);
+    }
+    if (rc != CS_OK)
+        cs_wipe(next, sizeof *next);
+    cs_buf_free(&entry);
+    return rc;
+}
+
+int cs_entry_rotate(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                    const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                    const struct cs_epoch_keys *current, struct cs_epoch_keys *next, int64_t now_ms,
+                    struct cs_error *err)
+{
+    struct cs_buf body = { 0 };
+    int rc = next_epoch(out, r, m, CS_ENTRY_ROTATE, author, author_keys, &body, current, next, now_ms, err);
+
+    cs_buf_free(&body);
+    return rc;
+}
+
+int cs_entry_remove(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                    const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_cut *cuts,
+                    size_t ncuts, const struct cs_epoch_keys *current, struct cs_epoch_keys *next, int64_t now_ms,
+                    struct cs_error *err)
+{
+    struct cs_buf body = { 0 };
+    int rc;
+
+    if (ncuts > (CS_ENTRY_MAX - REMOVE_CUTS) / CUT_LEN)
+        return cs_fail(err, CS_ELIMIT, "%zu removals are too many for one entry; nothing was written", ncuts);
+    cs_buf_put_u16(&body, (uint16_t)ncuts);
+    for (size_t i = 0; i < ncuts; i++) {
+        cs_buf_put(&body, cuts[i].id.b, 16);
+        cs_buf_put_u64(&body, cuts[i].number);
+        cs_buf_put(&body, cuts[i].hash, 32);
+    }
+    if (body.failed) {
+        rc = cs_fail(err, CS_ENOMEM, "out of memory; the membership entry was not written");
+    } else {
+        qsort(body.data + REMOVE_CUTS, ncuts, CUT_LEN, by_id);
+        rc = next_epoch(out, r, m, CS_ENTRY_REMOVE, author, author_keys, &body, current, next, now_ms, err);
+    }
+    cs_buf_free(&body);
+    return rc;
 }

@@ -1,4 +1,4 @@
-/* The bytes of membership entries: prefix 88 ‖ body ‖ signature 64. For the two files of this room that read and write
+/* The bytes of membership entries: prefix 88 ‖ body ‖ signature 64. For the files of this room that read and write
  * them. */
 #ifndef CS_IDENTITY_ENTRY_FORMAT_H
 #define CS_IDENTITY_ENTRY_FORMAT_H
@@ -31,17 +31,29 @@ enum {
     NAME_PLAIN_LEN = 64
 };
 
-/* Bodies begin with a record. genesis: ‖ epoch u32 ‖ commitment 32 ‖ history 48 ‖ count u16 ‖ id 16 ‖ wrap 80 */
+/* epoch block: epoch u32 ‖ commitment 32 ‖ history 48 ‖ count u16 ‖ count × (id 16 ‖ wrap 80), ids ascending */
+enum {
+    EPOCH_NUMBER = 0,
+    EPOCH_COMMITMENT = 4,
+    EPOCH_HISTORY = 36,
+    EPOCH_COUNT = 84,
+    EPOCH_WRAPS = 86,
+    EPOCH_HISTORY_LEN = 48,
+    EPOCH_WRAP_LEN = 16 + CS_WRAP_LEN
+};
+/* genesis: record ‖ epoch block of one wrap; rotate: epoch block */
 enum {
     GENESIS_EPOCH = CS_RECORD_LEN,
-    GENESIS_COMMITMENT = GENESIS_EPOCH + 4,
-    GENESIS_HISTORY = GENESIS_COMMITMENT + 32,
-    GENESIS_COUNT = GENESIS_HISTORY + 48,
-    GENESIS_WRAP_ID = GENESIS_COUNT + 2,
+    GENESIS_COMMITMENT = GENESIS_EPOCH + EPOCH_COMMITMENT,
+    GENESIS_HISTORY = GENESIS_EPOCH + EPOCH_HISTORY,
+    GENESIS_COUNT = GENESIS_EPOCH + EPOCH_COUNT,
+    GENESIS_WRAP_ID = GENESIS_EPOCH + EPOCH_WRAPS,
     GENESIS_WRAP = GENESIS_WRAP_ID + 16,
     GENESIS_LEN = GENESIS_WRAP + CS_WRAP_LEN
 };
-/* add: ‖ epoch u32 ‖ wrap 80; invite: the same ‖ floor 48 ‖ expires i64 ‖ hub key 32 ‖ vouch 32 */
+/* remove: count u16 ‖ count × (id 16 ‖ cut_number u64 ‖ cut_hash 32), ids ascending ‖ epoch block */
+enum { REMOVE_CUTS = 2, CUT_NUMBER = 16, CUT_HASH = 24, CUT_LEN = 56 };
+/* add: record ‖ epoch u32 ‖ wrap 80; invite: the same ‖ floor 48 ‖ expires i64 ‖ hub key 32 ‖ vouch 32 */
 enum {
     ADD_EPOCH = CS_RECORD_LEN,
     ADD_WRAP = ADD_EPOCH + 4,
@@ -67,6 +79,53 @@ static inline struct cs_slice entry_signed(struct cs_slice e)
 static inline struct cs_slice entry_body(struct cs_slice e)
 {
     return cs_slice(e.data + CS_ENTRY_PREFIX_LEN, e.len - CS_ENTRY_PREFIX_LEN - CS_SIGNATURE_LEN);
+}
+
+static inline bool all_zero(const uint8_t *p, size_t n)
+{
+    uint8_t any = 0;
+
+    for (size_t i = 0; i < n; i++)
+        any |= p[i];
+    return any == 0;
+}
+
+/* The cuts of a removal's body, CUT_LEN each; false: they do not fit. */
+static inline bool remove_cuts(struct cs_slice body, struct cs_slice *cuts)
+{
+    size_t n = body.len < REMOVE_CUTS ? 0 : cs_load_u16(body.data);
+
+    if (body.len < REMOVE_CUTS || (body.len - REMOVE_CUTS) / CUT_LEN < n)
+        return false;
+    *cuts = cs_slice(body.data + REMOVE_CUTS, n * CUT_LEN);
+    return true;
+}
+
+static inline struct cs_cut cut_load(const uint8_t *p)
+{
+    struct cs_cut cut = { .number = cs_load_u64(p + CUT_NUMBER) };
+
+    memcpy(cut.id.b, p, 16);
+    memcpy(cut.hash, p + CUT_HASH, 32);
+    return cut;
+}
+
+/* The epoch block of a body of this type, whole, to the body's end; false: there is none, or its length is wrong. */
+static inline bool entry_epoch_block(uint8_t type, struct cs_slice body, struct cs_slice *block)
+{
+    struct cs_slice cuts;
+    size_t at = 0;
+
+    if (type == CS_ENTRY_GENESIS)
+        at = CS_RECORD_LEN;
+    else if (type == CS_ENTRY_REMOVE && remove_cuts(body, &cuts))
+        at = REMOVE_CUTS + cuts.len;
+    else if (type != CS_ENTRY_ROTATE)
+        return false;
+    if (body.len < at + EPOCH_WRAPS)
+        return false;
+    *block = cs_slice(body.data + at, body.len - at);
+    return block->len == EPOCH_WRAPS + (size_t)cs_load_u16(block->data + EPOCH_COUNT) * EPOCH_WRAP_LEN;
 }
 
 /* What a record's own key signs: workspace ‖ id ‖ kind ‖ sign_pk ‖ box_pk. */

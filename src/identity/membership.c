@@ -16,6 +16,7 @@ static const struct cap {
 void cs_membership_free(struct cs_membership *m)
 {
     free(m->members);
+    free(m->epochs);
     *m = (struct cs_membership){ 0 };
 }
 
@@ -31,29 +32,33 @@ bool cs_membership_was_member(const struct cs_membership *m, const struct cs_uui
 {
     const struct cs_member *d = cs_membership_find(m, id);
 
-    return d != NULL && d->kind == CS_PRINCIPAL_DEVICE && d->active && d->added_seq <= seq && seq <= m->seq;
+    return d != NULL && d->kind == CS_PRINCIPAL_DEVICE && d->added_seq <= seq && seq <= m->seq &&
+           (d->active || seq < d->ended_seq);
 }
 
-bool cs_entry_hash(struct cs_slice entry, uint8_t out[32])
+uint32_t cs_membership_epoch_at(const struct cs_membership *m, uint32_t seq)
 {
-    if (entry.len < CS_ENTRY_PREFIX_LEN + CS_SIGNATURE_LEN)
-        return false;
-    cs_hash_label("member entry", entry_signed(entry), out);
-    return true;
+    uint32_t epoch = m->epoch;
+
+    if (seq == 0 || seq > m->seq)
+        return 0;
+    while (m->epochs[epoch - 1].seq > seq)
+        epoch--;
+    return epoch;
 }
 
-uint32_t cs_entry_seq(struct cs_slice entry)
+const struct cs_epoch_mark *cs_membership_epoch(const struct cs_membership *m, uint32_t epoch)
 {
-    return entry_whole(entry) ? cs_load_u32(entry.data + ENTRY_SEQ) : 0;
+    return epoch == 0 || epoch > m->epoch ? NULL : &m->epochs[epoch - 1];
 }
 
-static bool all_zero(const uint8_t *p, size_t n)
+bool cs_membership_past_cut(const struct cs_membership *m, const struct cs_uuid *id, uint64_t number,
+                            const uint8_t hash[32])
 {
-    uint8_t any = 0;
+    const struct cs_member *d = cs_membership_find(m, id);
 
-    for (size_t i = 0; i < n; i++)
-        any |= p[i];
-    return any == 0;
+    return d != NULL && d->removed &&
+           (number > d->cut.number || (number == d->cut.number && memcmp(hash, d->cut.hash, 32) != 0));
 }
 
 /* An entry that was taken apart, and what it changes when it is right. */
@@ -66,8 +71,9 @@ struct change {
     int64_t time_ms;
     uint8_t hash[32];
     const struct cs_member *by; /* the author, in the state; NULL for genesis */
-    struct cs_member added;
-    uint8_t commitment[32]; /* genesis */
+    struct cs_member added;     /* genesis, invite, add */
+    struct cs_slice cuts;       /* remove: CUT_LEN each, ids ascending */
+    struct cs_slice block;      /* genesis, remove, rotate: the epoch block */
 };
 
 /* Magic, sizes, zeros, workspace. */
@@ -175,7 +181,7 @@ static int check_genesis(struct change *c, const struct cs_membership *m, struct
 {
     int rc;
 
-    if (c->body_len != GENESIS_LEN)
+    if (c->body_len != GENESIS_LEN || !entry_epoch_block(c->type, cs_slice(c->body, c->body_len), &c->block))
         return wrong_length(c, err);
     if ((rc = check_record(c, m, CS_PRINCIPAL_DEVICE, 1, err)) < 0)
         return rc;
@@ -184,7 +190,6 @@ static int check_genesis(struct change *c, const struct cs_membership *m, struct
     if (cs_load_u32(c->body + GENESIS_EPOCH) != 1 || !all_zero(c->body + GENESIS_HISTORY, 48) ||
         cs_load_u16(c->body + GENESIS_COUNT) != 1 || memcmp(c->body + GENESIS_WRAP_ID, c->added.id.b, 16) != 0)
         return cs_fail(err, CS_ECORRUPT, "genesis entry with a wrong first epoch; it is refused");
-    memcpy(c->commitment, c->body + GENESIS_COMMITMENT, 32);
     return signed_by(c, c->added.sign_pk, err);
 }
 
@@ -227,6 +232,99 @@ static int check_add(struct change *c, const struct cs_membership *m, int64_t hu
     return check_caps(m, c, err);
 }
 
+static bool cut_names(struct cs_slice cuts, const struct cs_uuid *id)
+{
+    for (size_t at = 0; at < cuts.len; at += CUT_LEN)
+        if (memcmp(cuts.data + at, id->b, 16) == 0)
+            return true;
+    return false;
+}
+
+/* Active, and no longer so behind the entry: removed, or an open invite of somebody who is. */
+static bool ends(const struct change *c, const struct cs_member *d)
+{
+    return d->active &&
+           (cut_names(c->cuts, &d->id) || (d->kind == CS_PRINCIPAL_INVITE && cut_names(c->cuts, &d->added_by)));
+}
+
+/* The next epoch, with its key wrapped for exactly those who are active behind the entry: with as many as there are,
+ * ascending, each of them active, none is missing and none too many. */
+static int check_next_epoch(const struct change *c, const struct cs_membership *m, struct cs_error *err)
+{
+    const uint8_t *b = c->block.data, *wrap = b + EPOCH_WRAPS, *end = b + c->block.len;
+    size_t stay = 0;
+
+    if (m->epoch == UINT32_MAX || cs_load_u32(b + EPOCH_NUMBER) != m->epoch + 1)
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u begins epoch %u while %u is in force; it is refused",
+                       c->seq, cs_load_u32(b + EPOCH_NUMBER), m->epoch);
+    for (size_t i = 0; i < m->nmembers; i++)
+        stay += m->members[i].active && !ends(c, &m->members[i]);
+    if (cs_load_u16(b + EPOCH_COUNT) != stay)
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u shares its key with %u members, not %zu; it is refused",
+                       c->seq, cs_load_u16(b + EPOCH_COUNT), stay);
+    for (; wrap < end; wrap += EPOCH_WRAP_LEN) {
+        const struct cs_member *d;
+        struct cs_uuid id;
+
+        memcpy(id.b, wrap, 16);
+        if (wrap > b + EPOCH_WRAPS && memcmp(wrap - EPOCH_WRAP_LEN, wrap, 16) >= 0)
+            return cs_fail(err, CS_ECORRUPT, "membership entry %u with shares out of order; it is refused", c->seq);
+        if ((d = cs_membership_find(m, &id)) == NULL || !d->active || ends(c, d))
+            return cs_fail(err, CS_ECORRUPT, "membership entry %u shares its key with a stranger; it is refused",
+                           c->seq);
+    }
+    return CS_OK;
+}
+
+static int check_rotate(struct change *c, const struct cs_membership *m, struct cs_error *err)
+{
+    if (!entry_epoch_block(c->type, cs_slice(c->body, c->body_len), &c->block))
+        return wrong_length(c, err);
+    if (c->by->kind != CS_PRINCIPAL_DEVICE)
+        return cs_fail(err, CS_EAUTH, "change of keys that no device wrote; it is refused");
+    return check_next_epoch(c, m, err);
+}
+
+/* One of the removed: active, and a chain to cut if it is a device's. */
+static int check_cut(const struct change *c, const struct cs_membership *m, const uint8_t *cut, struct cs_error *err)
+{
+    uint64_t number = cs_load_u64(cut + CUT_NUMBER);
+    const struct cs_member *d;
+    struct cs_uuid id;
+
+    memcpy(id.b, cut, 16);
+    if (cut > c->cuts.data && memcmp(cut - CUT_LEN, cut, 16) >= 0)
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u with removals out of order; it is refused", c->seq);
+    if (cs_uuid_cmp(&id, &c->author) == 0)
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u removes its own author; it is refused", c->seq);
+    if ((d = cs_membership_find(m, &id)) == NULL || !d->active)
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u removes somebody who is no member; it is refused",
+                       c->seq);
+    if ((number != 0 && d->kind != CS_PRINCIPAL_DEVICE) || (number == 0 && !all_zero(cut + CUT_HASH, 32)))
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u cuts a chain that is not there; it is refused", c->seq);
+    return CS_OK;
+}
+
+static int check_remove(struct change *c, const struct cs_membership *m, struct cs_error *err)
+{
+    struct cs_slice body = cs_slice(c->body, c->body_len);
+    size_t devices = 0;
+    int rc;
+
+    if (!entry_epoch_block(c->type, body, &c->block) || !remove_cuts(body, &c->cuts) || c->cuts.len == 0)
+        return wrong_length(c, err);
+    if (c->by->kind != CS_PRINCIPAL_DEVICE && c->by->kind != CS_PRINCIPAL_PAPER)
+        return cs_fail(err, CS_EAUTH, "removal by an invite; it is refused");
+    for (size_t at = 0; at < c->cuts.len; at += CUT_LEN)
+        if ((rc = check_cut(c, m, c->cuts.data + at, err)) < 0)
+            return rc;
+    for (size_t i = 0; i < m->nmembers; i++)
+        devices += m->members[i].kind == CS_PRINCIPAL_DEVICE && m->members[i].active && !ends(c, &m->members[i]);
+    if (devices == 0)
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u removes the last device; it is refused", c->seq);
+    return check_next_epoch(c, m, err);
+}
+
 /* All checks of one entry. The signature comes before the type's own rules, so that only a member can make anyone
  * believe that an update is needed. */
 static int verify(struct change *c, const struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms,
@@ -251,6 +349,10 @@ static int verify(struct change *c, const struct cs_membership *m, struct cs_sli
         return check_invite(c, m, err);
     if (c->type == CS_ENTRY_ADD)
         return check_add(c, m, hub_time_ms, err);
+    if (c->type == CS_ENTRY_REMOVE)
+        return check_remove(c, m, err);
+    if (c->type == CS_ENTRY_ROTATE)
+        return check_rotate(c, m, err);
     return cs_fail(err, CS_EVERSION, "membership entry %u of unknown type %u; update claw-sync to go on", c->seq,
                    c->type);
 }
@@ -262,18 +364,56 @@ int cs_membership_check(const struct cs_membership *m, struct cs_slice entry, in
     return verify(&c, m, entry, hub_time_ms, err);
 }
 
+/* Room for one more member and one more epoch. */
 static int reserve(struct cs_membership *m, struct cs_error *err)
 {
-    size_t cap = m->cap < 8 ? 8 : m->cap * 2;
-    struct cs_member *p;
+    size_t cap = m->cap < 8 ? 8 : m->cap * 2, epochs_cap = m->epochs_cap < 4 ? 4 : m->epochs_cap * 2;
+    void *p;
 
-    if (m->nmembers < m->cap)
-        return CS_OK;
-    if ((p = realloc(m->members, cap * sizeof *p)) == NULL)
-        return cs_fail(err, CS_ENOMEM, "out of memory; the membership entry was not taken");
-    m->members = p;
-    m->cap = cap;
+    if (m->nmembers == m->cap) {
+        if ((p = realloc(m->members, cap * sizeof *m->members)) == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory; the membership entry was not taken");
+        m->members = p;
+        m->cap = cap;
+    }
+    if (m->epoch == m->epochs_cap) {
+        if ((p = realloc(m->epochs, epochs_cap * sizeof *m->epochs)) == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory; the membership entry was not taken");
+        m->epochs = p;
+        m->epochs_cap = epochs_cap;
+    }
     return CS_OK;
+}
+
+static void begin_epoch(struct cs_membership *m, const struct change *c)
+{
+    struct cs_epoch_mark *e = &m->epochs[m->epoch++];
+
+    e->seq = c->seq;
+    memcpy(e->commitment, c->block.data + EPOCH_COMMITMENT, 32);
+    memcpy(e->history, c->block.data + EPOCH_HISTORY, EPOCH_HISTORY_LEN);
+    m->epoch_seq = c->seq;
+    memcpy(m->commitment, e->commitment, 32);
+}
+
+static void end_member(struct cs_member *d, uint32_t seq)
+{
+    d->active = false;
+    d->ended_seq = seq;
+}
+
+static void end_removed(struct cs_membership *m, const struct change *c)
+{
+    for (size_t i = 0; i < m->nmembers; i++)
+        if (ends(c, &m->members[i]))
+            end_member(&m->members[i], c->seq);
+    for (size_t at = 0; at < c->cuts.len; at += CUT_LEN) {
+        struct cs_cut cut = cut_load(c->cuts.data + at);
+        struct cs_member *d = &m->members[cs_membership_find(m, &cut.id) - m->members];
+
+        d->removed = true;
+        d->cut = cut;
+    }
 }
 
 int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err)
@@ -286,108 +426,15 @@ int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t 
     if (c.type == CS_ENTRY_GENESIS) {
         memcpy(m->workspace.b, c.prefix + ENTRY_WORKSPACE, 16);
         memcpy(m->genesis, c.hash, 32);
-        memcpy(m->commitment, c.commitment, 32);
-        m->epoch = 1;
-        m->epoch_seq = c.seq;
     }
-    if (c.by != NULL && c.by->kind == CS_PRINCIPAL_INVITE)
-        m->members[c.by - m->members].active = false; /* used */
-    m->members[m->nmembers++] = c.added;
+    if (c.type == CS_ENTRY_ADD && c.by->kind == CS_PRINCIPAL_INVITE)
+        end_member(&m->members[c.by - m->members], c.seq); /* used */
+    end_removed(m, &c);
+    if (c.block.len > 0)
+        begin_epoch(m, &c);
+    if (c.added.kind != 0)
+        m->members[m->nmembers++] = c.added;
     m->seq = c.seq;
     memcpy(m->head, c.hash, 32);
     return CS_OK;
-}
-
-/* Reading entries without a state */
-
-int cs_entry_wrap(struct cs_slice entry, const struct cs_uuid *id, uint32_t *epoch, uint8_t wrap[CS_WRAP_LEN])
-{
-    struct cs_slice body;
-    size_t at_epoch, at_wrap;
-
-    if (!entry_whole(entry))
-        return CS_ENOTFOUND;
-    body = entry_body(entry);
-    if (entry.data[ENTRY_TYPE] == CS_ENTRY_GENESIS && body.len == GENESIS_LEN) {
-        at_epoch = GENESIS_EPOCH;
-        at_wrap = GENESIS_WRAP;
-    } else if ((entry.data[ENTRY_TYPE] == CS_ENTRY_INVITE && body.len == INVITE_LEN) ||
-               (entry.data[ENTRY_TYPE] == CS_ENTRY_ADD && body.len == ADD_LEN)) {
-        at_epoch = ADD_EPOCH;
-        at_wrap = ADD_WRAP;
-    } else {
-        return CS_ENOTFOUND;
-    }
-    if (memcmp(body.data + RECORD_ID, id->b, 16) != 0)
-        return CS_ENOTFOUND;
-    *epoch = cs_load_u32(body.data + at_epoch);
-    memcpy(wrap, body.data + at_wrap, CS_WRAP_LEN);
-    return CS_OK;
-}
-
-int cs_wrap_open(uint8_t key[32], const uint8_t wrap[CS_WRAP_LEN], const struct cs_device_keys *keys,
-                 const struct cs_uuid *workspace, uint32_t epoch, const uint8_t commitment[32], struct cs_error *err)
-{
-    struct cs_epoch_keys e;
-    uint8_t opened[32];
-    int rc = CS_OK;
-
-    if (!cs_seal_open(keys->box_secret, keys->box_pk, cs_slice(wrap, CS_WRAP_LEN), opened))
-        return cs_fail(err, CS_EAUTH, "the key of epoch %u was not shared with this device rightly", epoch);
-    cs_epoch_keys_derive(&e, opened, workspace, epoch);
-    if (cs_secret_eq(e.commitment, commitment, 32))
-        memcpy(key, opened, 32);
-    else
-        rc = cs_fail(err, CS_EAUTH, "the key shared for epoch %u is not that epoch's", epoch);
-    cs_wipe(&e, sizeof e);
-    cs_wipe(opened, sizeof opened);
-    return rc;
-}
-
-int cs_invite_open(struct cs_invite_info *out, struct cs_slice entry, const struct cs_device_keys *invite,
-                   struct cs_error *err)
-{
-    uint8_t vouch[32];
-    const uint8_t *b;
-
-    if (!entry_whole(entry) || entry.data[ENTRY_TYPE] != CS_ENTRY_INVITE || entry_body(entry).len != INVITE_LEN)
-        return cs_fail(err, CS_ECORRUPT, "not an invite entry");
-    b = entry_body(entry).data;
-    if (memcmp(b + RECORD_ID, invite->id.b, 16) != 0 || memcmp(b + RECORD_SIGN_PK, invite->sign.pk, 32) != 0 ||
-        memcmp(b + RECORD_BOX_PK, invite->box_pk, 32) != 0)
-        return cs_fail(err, CS_EAUTH, "the invite entry belongs to another code");
-    cs_mac(invite->vouch, cs_slice(entry.data, CS_ENTRY_PREFIX_LEN + INVITE_VOUCH), vouch, sizeof vouch);
-    if (!cs_secret_eq(vouch, b + INVITE_VOUCH, sizeof vouch))
-        return cs_fail(err, CS_EAUTH, "the invite entry was not made by whoever made the code; nothing was joined");
-    out->id = invite->id;
-    out->epoch = cs_load_u32(b + ADD_EPOCH);
-    memcpy(out->wrap, b + ADD_WRAP, CS_WRAP_LEN);
-    out->floor.log_id = cs_load_u64(b + INVITE_FLOOR);
-    out->floor.number = cs_load_u64(b + INVITE_FLOOR + 8);
-    memcpy(out->floor.log_hash, b + INVITE_FLOOR + 16, 32);
-    out->expires_ms = (int64_t)cs_load_u64(b + INVITE_EXPIRES);
-    memcpy(out->hub_key, b + INVITE_HUB_KEY, 32);
-    return CS_OK;
-}
-
-/* nonce 24 ‖ BOX(MAC(name key, id, 32), nonce, length u8 ‖ name, zero-padded to 64) */
-bool cs_member_name(const struct cs_member *m, const struct cs_epoch_keys *epoch, char out[64])
-{
-    uint8_t key[32], plain[NAME_PLAIN_LEN];
-    bool ok;
-
-    out[0] = '\0';
-    if (epoch->epoch != m->name_epoch)
-        return false;
-    cs_mac(epoch->name, cs_slice(m->id.b, 16), key, sizeof key);
-    ok = cs_box_open(key, m->name, cs_slice(m->name + CS_NONCE_LEN, NAME_BOX_LEN - CS_NONCE_LEN), plain) &&
-         plain[0] < NAME_PLAIN_LEN && memchr(plain + 1, 0, plain[0]) == NULL &&
-         all_zero(plain + 1 + plain[0], NAME_PLAIN_LEN - 1u - plain[0]);
-    if (ok) {
-        memcpy(out, plain + 1, plain[0]);
-        out[plain[0]] = '\0';
-    }
-    cs_wipe(key, sizeof key);
-    cs_wipe(plain, sizeof plain);
-    return ok;
 }

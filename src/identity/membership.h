@@ -1,6 +1,6 @@
-/* The membership log of a workspace: a hash chain of signed entries. One verification function serves hub and client.
- * Genesis, invite and add are understood; the other types are refused as from a newer version. Pure but for the
- * builders' randomness; any thread, one state per thread at a time. Bytes in docs/protocol.md. */
+/* The membership log of a workspace: a hash chain of signed entries. One verification function serves hub and client;
+ * types that it does not know are refused as from a newer version. Pure but for the builders' randomness; any thread,
+ * one state per thread at a time. Times are Unix milliseconds of whoever wrote them. Bytes in docs/protocol.md. */
 #ifndef CS_IDENTITY_MEMBERSHIP_H
 #define CS_IDENTITY_MEMBERSHIP_H
 
@@ -8,7 +8,21 @@
 #include "crypto/keys.h"
 
 enum { CS_ENTRY_PREFIX_LEN = 88, CS_ENTRY_MAX = 64 * 1024, CS_RECORD_LEN = 256, CS_WRAP_LEN = 80, CS_FLOOR_LEN = 48 };
-enum cs_entry_type { CS_ENTRY_GENESIS = 1, CS_ENTRY_INVITE = 2, CS_ENTRY_ADD = 3 };
+enum cs_entry_type {
+    CS_ENTRY_GENESIS = 1,
+    CS_ENTRY_INVITE = 2,
+    CS_ENTRY_ADD = 3,
+    CS_ENTRY_REMOVE = 4,
+    CS_ENTRY_ROTATE = 5
+};
+
+/* Where the chain of a removed device ends: its last batch that counts. Papers and invites, and devices that never sent
+ * anything, have number 0 and a zero hash. */
+struct cs_cut {
+    struct cs_uuid id;
+    uint64_t number;
+    uint8_t hash[32];
+};
 
 struct cs_member {
     struct cs_uuid id;
@@ -17,9 +31,19 @@ struct cs_member {
     uint8_t sign_pk[32], box_pk[32];
     uint32_t added_seq;
     struct cs_uuid added_by;
+    uint32_t ended_seq; /* the entry since which it is inactive: a removal, or an invite's use; 0 while active */
+    bool removed;       /* by a removal of its own: `cut` tells up to where its batches count */
+    struct cs_cut cut;
     int64_t expires_ms;  /* invites */
     uint32_t name_epoch; /* the encrypted name, 104 bytes: nonce 24 ‖ box */
     uint8_t name[104];
+};
+
+/* An epoch of the workspace's key. */
+struct cs_epoch_mark {
+    uint32_t seq; /* the entry that began it */
+    uint8_t commitment[32];
+    uint8_t history[48]; /* the previous epoch's key, boxed under this one's history key; epoch 1: zeros */
 };
 
 /* The fold over the entries so far. Zero-initialised: before genesis. */
@@ -33,11 +57,21 @@ struct cs_membership {
     uint8_t commitment[32];    /* of the current epoch key */
     struct cs_member *members; /* owned */
     size_t nmembers, cap;
+    struct cs_epoch_mark *epochs; /* owned; `epoch` many, the first is epoch 1 */
+    size_t epochs_cap;
 };
 void cs_membership_free(struct cs_membership *m);
 const struct cs_member *cs_membership_find(const struct cs_membership *m, const struct cs_uuid *id);
 /* Was this device an active kind-1 member when entry seq was the head? */
 bool cs_membership_was_member(const struct cs_membership *m, const struct cs_uuid *id, uint32_t seq);
+/* The epoch in force when entry seq was the head; 0: there is no such entry. */
+uint32_t cs_membership_epoch_at(const struct cs_membership *m, uint32_t seq);
+/* Commitment and beginning of an epoch, borrowed until the next apply; NULL: there is none. */
+const struct cs_epoch_mark *cs_membership_epoch(const struct cs_membership *m, uint32_t epoch);
+/* Does a removal put this batch of `id` outside of what counts: behind the cut, or at it with another hash? False for
+ * whoever was not removed, and for strangers. */
+bool cs_membership_past_cut(const struct cs_membership *m, const struct cs_uuid *id, uint64_t number,
+                            const uint8_t hash[32]);
 
 /* Entry hash: H("member entry", prefix ‖ body). False: too short to be one. */
 bool cs_entry_hash(struct cs_slice entry, uint8_t out[32]);
@@ -79,6 +113,20 @@ int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_mem
                  const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
                  const struct cs_device_keys *keys, const char *name, const struct cs_epoch_keys *epoch, int64_t now_ms,
                  struct cs_error *err);
+/* Both make the next epoch's key, which goes into this one entry and no other, and give it in *next (cs_secret_alloc
+ * memory; zero on failure): an attempt that lost its race is built anew, with another key. current: the keys of the
+ * epoch in force, else CS_EINVAL.
+ * rotate: by a device. */
+int cs_entry_rotate(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                    const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                    const struct cs_epoch_keys *current, struct cs_epoch_keys *next, int64_t now_ms,
+                    struct cs_error *err);
+/* remove: by a device or a paper, never of itself, and one device has to stay. cuts: whom, in any order, and where
+ * their chains end. Open invites of removed devices go with them. */
+int cs_entry_remove(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                    const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_cut *cuts,
+                    size_t ncuts, const struct cs_epoch_keys *current, struct cs_epoch_keys *next, int64_t now_ms,
+                    struct cs_error *err);
 
 /* What an invite entry tells whoever holds its secret. */
 struct cs_invite_info {
@@ -92,11 +140,17 @@ struct cs_invite_info {
 /* Parses and checks the vouch under the secret's keys: CS_EAUTH when it was not made by the inviter. */
 int cs_invite_open(struct cs_invite_info *out, struct cs_slice entry, const struct cs_device_keys *invite,
                    struct cs_error *err);
-/* The wrap of an epoch key for `id` in an entry (genesis, invite or add), or CS_ENOTFOUND. */
+/* The i-th cut of a removal, from 0; false: there are no more, or it is no removal. */
+bool cs_entry_cut(struct cs_slice entry, size_t i, struct cs_cut *out);
+/* The wrap of an epoch key for `id` in an entry of any type, or CS_ENOTFOUND. */
 int cs_entry_wrap(struct cs_slice entry, const struct cs_uuid *id, uint32_t *epoch, uint8_t wrap[CS_WRAP_LEN]);
 /* Opens a wrap and checks the key against the commitment of that epoch: CS_EAUTH if it is another key. */
 int cs_wrap_open(uint8_t key[32], const uint8_t wrap[CS_WRAP_LEN], const struct cs_device_keys *keys,
                  const struct cs_uuid *workspace, uint32_t epoch, const uint8_t commitment[32], struct cs_error *err);
+/* The key of the epoch before `newer`, out of the state, derived into *older (cs_secret_alloc memory; untouched on
+ * failure). CS_ENOTFOUND: newer is epoch 1 or not of this log. CS_EAUTH: whoever began that epoch boxed another key. */
+int cs_epoch_older(struct cs_epoch_keys *older, const struct cs_membership *m, const struct cs_epoch_keys *newer,
+                   struct cs_error *err);
 /* A device's name, NUL-terminated; false: another key, or damaged. */
 bool cs_member_name(const struct cs_member *m, const struct cs_epoch_keys *epoch, char out[64]);
 
