@@ -176,7 +176,7 @@ void cs_sim_loop_kill(struct cs_sim_loop *l)
 void cs_sim_loop_discard(struct cs_sim_loop *l)
 {
     while (l->objects != NULL)
-        discard(l->objects);
+        discard(l->objects); /* NOLINT(clang-analyzer-unix.Malloc): which takes it off the list */
     unlink_loop(l);
     free(l);
 }
@@ -218,7 +218,7 @@ static void loop_free(cs_loop *base)
 
     lock(l);
     for (o = l->objects; o != NULL && !l->dead;) {
-        if (o->kind == CS_SIM_WORK) {
+        if (o->kind == CS_SIM_WORK) { /* NOLINT(clang-analyzer-unix.Malloc): work that is done is off the list */
             cs_sim_unplan(sim, &o->event);
             work_event(CONTAINER(struct sim_work, o));
             o = l->objects; /* its callbacks may have done anything */

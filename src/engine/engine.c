@@ -540,8 +540,10 @@ static int engine_open(clawsync_engine **out, struct cs_world *world, bool threa
         *out = e;
     else
         cs_engine_free(e);
-    if (error != NULL) /* also clears what a table that is not there left behind */
-        *(struct cs_error *)error = rc == CS_OK ? (struct cs_error){ 0 } : err;
+    if (rc == CS_OK) /* what a table that is not there left behind */
+        err = (struct cs_error){ 0 };
+    if (error != NULL)
+        *(struct cs_error *)error = err;
     return rc;
 }
 

@@ -281,7 +281,7 @@ static void device_init(struct run *r, unsigned i)
     d->config.db_path = d->db;
     d->config.data_dir = "/state";
     d->config.max_delta_rows = 1 + (uint32_t)draw(r, 100);
-    d->config.max_chunk_bytes = 1024 << draw(r, 8);
+    d->config.max_chunk_bytes = UINT32_C(1024) << draw(r, 8);
     d->config.max_push_inflight = 1 + (uint32_t)draw(r, 6);
     d->config.sync_interval_secs = 5 + (uint32_t)draw(r, 60);
     d->config.max_retries = 50;
@@ -592,7 +592,7 @@ static void run_init(struct run *r, uint64_t seed, FILE *log)
     if (mkdtemp(r->dir) == NULL)
         die(r, "cannot make a folder");
     r->ndevices = 2 + (unsigned)draw(r, DEVICES - 1);
-    cs_sim_latency(r->sim, 50, 1000 << draw(r, 9));
+    cs_sim_latency(r->sim, 50, UINT64_C(1000) << draw(r, 9));
     hub_init(r);
     for (unsigned i = 0; i < r->ndevices; i++)
         device_init(r, i);
