@@ -7,10 +7,10 @@ include(CMakePackageConfigHelpers)
 
 set(rooms base crypto crdt delta replica identity rpc engine proto)
 set(uses PkgConfig::sqlite3 PkgConfig::libsodium PkgConfig::libuv PkgConfig::libnghttp2 PkgConfig::protobuf
-  PkgConfig::libzstd PkgConfig::liblz4 PkgConfig::jansson OpenSSL::SSL OpenSSL::Crypto Threads::Threads m)
+  PkgConfig::libzstd PkgConfig::liblz4 PkgConfig::zlib PkgConfig::jansson OpenSSL::SSL OpenSSL::Crypto Threads::Threads m)
 # The same as linker flags: what a program that links the static library names too.
 set(CLAWSYNC_PRIVATE_LIBS ${sqlite3_LDFLAGS} ${libsodium_LDFLAGS} ${libuv_LDFLAGS} ${libnghttp2_LDFLAGS}
-  ${protobuf_LDFLAGS} ${libzstd_LDFLAGS} ${liblz4_LDFLAGS} ${jansson_LDFLAGS} -lssl -lcrypto -pthread -lm)
+  ${protobuf_LDFLAGS} ${libzstd_LDFLAGS} ${liblz4_LDFLAGS} ${zlib_LDFLAGS} ${jansson_LDFLAGS} -lssl -lcrypto -pthread -lm)
 if(TARGET cs_blake3)
   list(APPEND rooms blake3)
 else()

@@ -3,14 +3,13 @@
 #include <stdlib.h>
 
 #include "rpc/conn.h"
+#include "rpc/gzip.h"
 
 void cs_rpc_call_init(cs_rpc_call *c, const struct cs_rpc_call_ops *ops, struct cs_rpc_conn *conn, size_t max_message)
 {
     *c = (struct cs_rpc_call){ .ops = ops, .conn = conn, .in.max = max_message, .reading = true };
-    if ((c->next = conn->calls) != NULL)
-        c->next->prev = c;
-    conn->calls = c;
-    conn->ncalls++;
+    c->born_ms = cs_loop_now_ms(conn->loop);
+    cs_rpc_conn_link(conn, c);
 }
 
 void cs_rpc_call_free(cs_rpc_call *c)
@@ -85,18 +84,46 @@ void cs_rpc_call_tell(cs_rpc_call *c)
 
 /* ---- sending ---- */
 
+static int put_message(cs_rpc_call *c, struct cs_slice message)
+{
+    struct cs_buf packed = { 0 };
+    int rc = CS_OK;
+
+    if (c->compress)
+        rc = cs_rpc_gzip(&packed, message);
+    if (rc == CS_OK && c->compress && packed.len < message.len)
+        rc = cs_rpc_sendq_put(&c->out, cs_buf_slice(&packed), true);
+    else if (rc == CS_OK)
+        rc = cs_rpc_sendq_put(&c->out, message, false);
+    cs_buf_free(&packed);
+    return rc;
+}
+
 int cs_rpc_call_send(cs_rpc_call *c, struct cs_slice message)
 {
+    bool first = c->out.bytes == 0;
     int rc;
 
     if (c->over || c->out_end)
         return CS_ECANCELED;
     if (message.len > CS_RPC_MAX_SEND)
         return CS_ELIMIT;
-    if ((rc = cs_rpc_sendq_put(&c->out, message)) != CS_OK)
+    if ((rc = put_message(c, message)) != CS_OK)
         return rc;
+    if (first && c->conn->ops->server) {
+        c->moved_ms = cs_loop_now_ms(c->conn->loop);
+        cs_rpc_guard_after(c->conn, c->conn->limits->stream_stall_ms);
+    }
     cs_rpc_call_more(c);
     return CS_OK;
+}
+
+int cs_rpc_call_compress(cs_rpc_call *c, bool on)
+{
+    if (on && !c->can_compress && c->ops->may_compress != NULL)
+        c->can_compress = c->ops->may_compress(c);
+    c->compress = on && c->can_compress;
+    return c->compress == on ? CS_OK : CS_EUNSUPPORTED;
 }
 
 size_t cs_rpc_call_queued(const cs_rpc_call *c)
@@ -132,6 +159,7 @@ ssize_t cs_rpc_call_pull(nghttp2_session *h2, int32_t id, uint8_t *buf, size_t n
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     before = c->out.bytes;
     taken = cs_rpc_sendq_take(&c->out, buf, n);
+    c->moved_ms = cs_loop_now_ms(conn->loop);
     if (c->out.bytes == 0 && c->out_end) {
         *flags |= NGHTTP2_DATA_FLAG_EOF;
         if (c->ops->trailers != NULL) {

@@ -14,6 +14,9 @@ enum {
     CS_RPC_MAX_HEADER_LIST = 16 * 1024,   /* received, as HTTP/2 counts it */
     CS_RPC_FIELD_OVERHEAD = 32,           /* of each field, in that count */
     CS_RPC_LOW_WATER = 64 * 1024,         /* `writable` comes when the queue falls below */
+    CS_RPC_WINDOW = 1 << 20,              /* of a stream */
+    /* of a stream whose call is not admitted: with the structs of the call and its stream in 4 KiB */
+    CS_RPC_WINDOW_UNADMITTED = 1536,
 };
 
 /* What a side does with its calls. Each runs inside cs_rpc_conn_enter and _leave, and may end or close anything. */
@@ -24,6 +27,8 @@ struct cs_rpc_call_ops {
     void (*remote_end)(cs_rpc_call *c);                           /* the peer is done, and its last message delivered */
     void (*broken)(cs_rpc_call *c, int status, const char *text); /* its bytes are no messages */
     void (*writable)(cs_rpc_call *c);
+    /* Compression is asked for and was not agreed on yet: whether it can be; NULL: no. */
+    bool (*may_compress)(cs_rpc_call *c);
     void (*stream_closed)(cs_rpc_call *c, uint32_t h2_error);
     void (*lost)(cs_rpc_call *c, int status, const char *text); /* the connection went down: it is over */
     void (*tell)(cs_rpc_call *c);                               /* the user's last callback; called once, when over */
@@ -43,11 +48,14 @@ struct cs_rpc_call {
     cs_rpc_call *dirty_next;  /* conn->dirty */
     bool dirty;               /* is on conn->dirty */
     bool over, told;
-    bool deaf;   /* nothing more is delivered; what is queued is still sent */
-    bool opened; /* ops->open is done, or not needed */
-    bool stream; /* HTTP/2 knows a stream of ours, `id` */
+    bool deaf;       /* nothing more is delivered; what is queued is still sent */
+    bool opened;     /* ops->open is done, or not needed */
+    bool unadmitted; /* keeps to CS_RPC_WINDOW_UNADMITTED */
+    bool stream;     /* HTTP/2 knows a stream of ours, `id` */
+    bool sent;       /* the request's headers went out (client) */
     int32_t id;
     void *user;
+    uint64_t born_ms;
     cs_timer *deadline; /* owned; NULL: none */
     uint64_t deadline_ms;
     void (*expired)(cs_rpc_call *c);
@@ -57,6 +65,8 @@ struct cs_rpc_call {
     bool out_end;  /* nothing more will be queued */
     bool deferred; /* nghttp2 waits for cs_rpc_call_more */
     bool writable_due;
+    bool can_compress, compress;
+    uint64_t moved_ms; /* when something of `out` was taken last, or it began to be filled */
 
     /* receiving */
     struct cs_rpc_decoder in;

@@ -5,7 +5,16 @@
 #include "rpc/status.h"
 #include "rpc/timeout.h"
 
-enum { CONNECT_TIMEOUT_MS = 10000 };
+enum {
+    CONNECT_TIMEOUT_MS = 10000,
+    MAX_CONNECTIONS = 4,
+    STREAMS_ASSUMED = 100, /* until a server says how many it takes */
+    KEEPALIVE_TIMEOUT_MS = 20000,
+    BACKOFF_MS = 1000,
+    BACKOFF_MAX_MS = 120000,
+    FLOOD_BURST = 500,
+    FLOOD_RATE = 100,
+};
 
 struct cs_rpc_channel {
     cs_loop *loop;
@@ -15,12 +24,18 @@ struct cs_rpc_channel {
     char *user_agent;
     uint16_t port;
     cs_rpc_tls_context *tls; /* NULL: plain */
-    uint32_t connect_timeout_ms;
+    struct cs_rpc_limits limits;
+    uint32_t max_connections;
     size_t max_message;
     void (*state)(void *arg, const struct cs_error *err);
     void *arg;
-    cs_rpc_conn *conns;   /* all that have calls or may get some */
-    cs_rpc_conn *current; /* the one that takes new calls; NULL: the next call makes one */
+    cs_rpc_conn *conns; /* newest first; those that take no new calls too */
+    size_t nconns;
+    bool reachable;     /* `state` heard so last */
+    cs_rpc_conn *lobby; /* no connection, but where calls wait for one; NULL: none has waited yet */
+    cs_timer *retry;    /* the next attempt for them; made with the lobby */
+    bool retry_set;
+    uint32_t backoff_ms, backoff_max_ms, next_backoff_ms;
 };
 
 struct client_call {
@@ -35,8 +50,10 @@ struct client_call {
     struct cs_rpc_pairs headers, trailers;
     bool got_headers; /* the final response's, not an interim's */
     int http_status;
-    bool is_grpc;          /* by its content-type */
-    int grpc_status;       /* -1: none came */
+    bool is_grpc;    /* by its content-type */
+    int grpc_status; /* -1: none came */
+    int64_t pushback;
+    bool unprocessed;
     struct cs_buf message; /* grpc-message, decoded */
 
     int status;
@@ -104,6 +121,7 @@ static void on_expired(cs_rpc_call *c)
 
 static void on_lost(cs_rpc_call *c, int status, const char *text)
 {
+    client_call(c)->unprocessed |= !c->sent;
     end(client_call(c), status, cs_slice_str(text), NGHTTP2_CANCEL);
 }
 
@@ -118,6 +136,7 @@ static void on_stream_closed(cs_rpc_call *c, uint32_t h2_error)
 
     if (c->remote_ended)
         return; /* complete: the reader has yet to take the rest */
+    x->unprocessed = !c->sent || h2_error == NGHTTP2_REFUSED_STREAM;
     /* a server cancels what is past the deadline, and its clock may be a little ahead of ours */
     if (h2_error == NGHTTP2_CANCEL && c->deadline != NULL && cs_rpc_call_time_left(c) == 0)
         on_expired(c);
@@ -138,16 +157,16 @@ static void on_header(cs_rpc_call *c, struct cs_slice name, struct cs_slice valu
         for (size_t i = 0; i < value.len && i < 3; i++)
             x->http_status = x->http_status * 10 + (value.data[i] - '0');
     } else if (cs_slice_eq(name, cs_slice_str("content-type"))) {
-        static const char grpc[] = "application/grpc";
-
-        x->is_grpc = value.len >= sizeof grpc - 1 && memcmp(value.data, grpc, sizeof grpc - 1) == 0;
+        x->is_grpc = cs_rpc_is_grpc(value);
     } else if (cs_slice_eq(name, cs_slice_str("grpc-status"))) {
         x->grpc_status = cs_rpc_status_parse(value);
     } else if (cs_slice_eq(name, cs_slice_str("grpc-message"))) {
         cs_buf_reset(&x->message);
         cs_rpc_percent_decode(&x->message, value);
     } else if (cs_slice_eq(name, cs_slice_str("grpc-encoding"))) {
-        c->in.encoded = !cs_slice_eq(value, cs_slice_str("identity"));
+        c->in.encoding = cs_rpc_encoding_of(value);
+    } else if (cs_slice_eq(name, cs_slice_str("grpc-retry-pushback-ms"))) {
+        x->pushback = cs_rpc_pushback_parse(value);
     } else {
         rc = cs_rpc_pairs_put_field(x->got_headers ? &x->trailers : &x->headers, name, value);
     }
@@ -162,9 +181,9 @@ static void on_headers_done(cs_rpc_call *c, bool end_stream)
 {
     struct client_call *x = client_call(c);
 
-    if (c->header_bytes > c->conn->max_header_list) {
+    if (c->header_bytes > c->conn->limits->max_header_list) {
         end_with(x, CS_RPC_RESOURCE_EXHAUSTED, "the server's metadata has %zu bytes, allowed are %u", c->header_bytes,
-                 c->conn->max_header_list);
+                 c->conn->limits->max_header_list);
         return;
     }
     if (x->got_headers)
@@ -231,14 +250,6 @@ static const struct cs_rpc_call_ops call_ops = {
 
 /* ---- the request ---- */
 
-static void on_going(cs_rpc_conn *conn)
-{
-    cs_rpc_channel *ch = conn->owner;
-
-    if (ch->current == conn)
-        ch->current = NULL;
-}
-
 static void submit(struct client_call *x)
 {
     const cs_rpc_channel *ch = x->channel;
@@ -248,7 +259,7 @@ static void submit(struct client_call *x)
     char timeout[CS_RPC_TIMEOUT_TEXT];
     int32_t id;
 
-    if (x->base.over)
+    if (x->base.over || x->base.stream)
         return;
     cs_rpc_fields_reset(f);
     cs_rpc_fields_put(f, ":method", cs_slice_str("POST"), false);
@@ -261,15 +272,18 @@ static void submit(struct client_call *x)
         cs_rpc_fields_put(f, "grpc-timeout", cs_slice_str(timeout), true);
     }
     cs_rpc_fields_put(f, "content-type", cs_slice_str("application/grpc"), false);
+    if (x->base.can_compress)
+        cs_rpc_fields_put(f, "grpc-encoding", cs_slice_str("gzip"), false);
+    cs_rpc_fields_put(f, "grpc-accept-encoding", cs_slice_str("identity,gzip"), false);
     cs_rpc_fields_put(f, "user-agent", cs_slice_str(ch->user_agent), false);
     cs_rpc_fields_put_metadata(f, &x->request.view);
     id = f->failed ? NGHTTP2_ERR_NOMEM : nghttp2_submit_request(conn->h2, NULL, f->v, f->n, &provider, x);
     if (id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE) {
         /* a billion calls have used up this connection's numbers: the next call opens another */
-        on_going(conn);
         cs_rpc_conn_go_away(conn);
     }
     if (id < 0) {
+        x->unprocessed = true;
         end_with(x, CS_RPC_UNAVAILABLE, "cannot send the call: %s", nghttp2_strerror(id));
         return;
     }
@@ -280,23 +294,122 @@ static void submit(struct client_call *x)
 
 /* ---- connections ---- */
 
-static void on_ready(cs_rpc_conn *conn)
+static int place_call(cs_rpc_channel *ch, bool wait_for_ready, cs_rpc_conn **out);
+
+static bool is_usable(const cs_rpc_conn *conn)
+{
+    return !conn->going && !conn->failed && !conn->aborting && !conn->lingering && !conn->dead;
+}
+
+static uint32_t streams_of(cs_rpc_conn *conn)
+{
+    return conn->up ? nghttp2_session_get_remote_settings(conn->h2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
+                    : STREAMS_ASSUMED;
+}
+
+/* The oldest connection with room, so that those opened for a peak fall idle after it; else the one with the fewest
+ * calls; NULL: there is none. */
+static cs_rpc_conn *choose(const cs_rpc_channel *ch, bool must_be_up, bool *full)
+{
+    cs_rpc_conn *best = NULL;
+    bool best_full = true;
+
+    for (cs_rpc_conn *conn = ch->conns; conn != NULL; conn = conn->next) {
+        bool is_full;
+
+        if (!is_usable(conn) || (must_be_up && !conn->up))
+            continue;
+        is_full = conn->ncalls >= streams_of(conn);
+        if (best == NULL || !is_full || (best_full && conn->ncalls <= best->ncalls)) {
+            best = conn;
+            best_full = is_full;
+        }
+    }
+    *full = best_full;
+    return best;
+}
+
+static cs_rpc_call *oldest_call(const cs_rpc_conn *conn)
 {
     cs_rpc_call *c = conn->calls;
 
     while (c != NULL && c->next != NULL)
         c = c->next;
-    for (; c != NULL; c = c->prev) /* the oldest is last in the list */
+    return c;
+}
+
+/* The first call goes out with HTTP/2's preface, to save a round trip. The others wait for the server to say how many
+ * it takes, as it refuses what is above. */
+static void on_ready(cs_rpc_conn *conn)
+{
+    cs_rpc_call *c = oldest_call(conn);
+
+    while (c != NULL && c->over)
+        c = c->prev;
+    if (c != NULL)
         submit(client_call(c));
+}
+
+/* Those who wait for any server get in, the oldest first. */
+static void empty_lobby(cs_rpc_conn *conn)
+{
+    const cs_rpc_channel *ch = conn->owner;
+    cs_rpc_call *c, *newer;
+
+    for (c = ch->lobby == NULL ? NULL : oldest_call(ch->lobby); c != NULL; c = newer) {
+        newer = c->prev;
+        if (!c->over) /* else its user is yet to be told, there */
+            cs_rpc_conn_take(conn, c);
+    }
+}
+
+/* The calls that wait on a connection which is up now: as many as the server takes, the others elsewhere. */
+static void submit_waiting(cs_rpc_conn *conn)
+{
+    cs_rpc_call *c, *newer;
+    uint32_t left = streams_of(conn);
+    cs_rpc_conn *other;
+
+    for (c = conn->calls; c != NULL; c = c->next)
+        left -= c->stream && left > 0;
+    for (c = oldest_call(conn); c != NULL; c = newer) {
+        newer = c->prev;
+        if (c->over || c->stream)
+            continue;
+        if (left > 0) {
+            left--;
+            submit(client_call(c));
+        } else if (place_call(conn->owner, false, &other) == CS_OK && other != conn) {
+            cs_rpc_conn_take(other, c);
+            if (other->up)
+                submit(client_call(c));
+        } else {
+            submit(client_call(c)); /* HTTP/2 holds it back until there is room */
+        }
+    }
 }
 
 static void on_up(cs_rpc_conn *conn)
 {
-    const cs_rpc_channel *ch = conn->owner;
+    cs_rpc_channel *ch = conn->owner;
 
-    cs_timer_stop(conn->connecting);
+    ch->next_backoff_ms = 0;
+    empty_lobby(conn);
+    submit_waiting(conn);
+    if (ch->reachable)
+        return;
+    ch->reachable = true;
     if (ch->state != NULL)
         ch->state(ch->arg, NULL);
+}
+
+/* A server that is pinged too often has a reason; gRPC's clients double their interval. */
+static void on_going(cs_rpc_conn *conn, bool calm)
+{
+    cs_rpc_channel *ch = conn->owner;
+
+    if (calm && ch->limits.keepalive_ms < CS_RPC_NEVER / 2)
+        ch->limits.keepalive_ms *= 2;
 }
 
 /* The bare cause: the loop's sentences name the target too, and once is enough. */
@@ -313,31 +426,60 @@ static void on_down(cs_rpc_conn *conn)
     cs_rpc_channel *ch = conn->owner;
     struct cs_error err = conn->err;
 
-    on_going(conn);
     cs_fail(&conn->err, err.code, conn->up ? "connection to %s lost: %s" : "cannot reach %s: %s", ch->url,
             cause_of(&err, ch->authority));
 }
 
+static uint64_t spread(uint64_t x)
+{
+    x ^= x >> 31;
+    x *= 0x9e3779b97f4a7c15;
+    x ^= x >> 29;
+    return x;
+}
+
+/* When the calls in the lobby get their next attempt: later each time, and not at the same moment as other clients that
+ * lost the server together. The clock is no random number, but no two of their clocks agree. */
+static void set_retry(cs_rpc_channel *ch)
+{
+    uint64_t ms = ch->next_backoff_ms != 0 ? ch->next_backoff_ms : ch->backoff_ms;
+
+    if (ch->lobby == NULL || ch->lobby->ncalls == 0 || ch->retry_set)
+        return;
+    ch->next_backoff_ms = (uint32_t)(ms * 8 / 5 < ch->backoff_max_ms ? ms * 8 / 5 : ch->backoff_max_ms);
+    ms = ms * (80 + spread(cs_loop_now_ms(ch->loop)) % 41) / 100;
+    ch->retry_set = true;
+    cs_timer_start(ch->retry, ms);
+}
+
 static void unlink_conn(cs_rpc_channel *ch, cs_rpc_conn *conn)
 {
-    if (ch->current == conn)
-        ch->current = NULL;
     if (conn->prev != NULL)
         conn->prev->next = conn->next;
     else
         ch->conns = conn->next;
     if (conn->next != NULL)
         conn->next->prev = conn->prev;
+    ch->nconns--;
+}
+
+static void on_told(cs_rpc_conn *conn)
+{
+    cs_rpc_channel *ch = conn->owner;
+    bool full;
+
+    set_retry(ch);
+    /* the end of a connection that another one has replaced is no news */
+    if (choose(ch, false, &full) != NULL)
+        return;
+    ch->reachable = false;
+    if (ch->state != NULL)
+        ch->state(ch->arg, &conn->err);
 }
 
 static void on_gone(cs_rpc_conn *conn)
 {
-    cs_rpc_channel *ch = conn->owner;
-
-    unlink_conn(ch, conn);
-    /* the end of a connection that another one has replaced is no news */
-    if (ch->state != NULL && !(conn->going && ch->current != NULL))
-        ch->state(ch->arg, &conn->err);
+    unlink_conn(conn->owner, conn);
 }
 
 static const struct cs_rpc_conn_ops conn_ops = {
@@ -346,42 +488,98 @@ static const struct cs_rpc_conn_ops conn_ops = {
     .up = on_up,
     .going = on_going,
     .down = on_down,
+    .told = on_told,
     .gone = on_gone,
 };
 
-static void on_connect_timeout(void *arg)
-{
-    cs_rpc_conn *conn = arg;
-    const cs_rpc_channel *ch = conn->owner;
-
-    cs_rpc_conn_enter(conn);
-    cs_rpc_conn_fail(conn, CS_ETIMEDOUT, "no answer within %u ms", ch->connect_timeout_ms);
-    cs_rpc_conn_leave(conn);
-}
-
-static int open_conn(cs_rpc_channel *ch)
+static int open_conn(cs_rpc_channel *ch, cs_rpc_conn **out)
 {
     struct cs_error err;
     cs_rpc_conn *conn;
 
-    if (cs_rpc_conn_new(ch->loop, &conn_ops, ch, ch->tls, 0, CS_RPC_MAX_HEADER_LIST, &conn) != CS_OK)
+    if (cs_rpc_conn_new(ch->loop, &conn_ops, ch, ch->tls, &ch->limits, &conn) != CS_OK)
         return CS_ENOMEM;
-    if (cs_timer_new(ch->loop, on_connect_timeout, conn, &conn->connecting) != CS_OK) {
-        cs_rpc_conn_kill(conn, CS_RPC_UNAVAILABLE, "");
-        return CS_ENOMEM;
-    }
     if ((conn->next = ch->conns) != NULL)
         conn->next->prev = conn;
-    ch->conns = ch->current = conn;
-    cs_timer_start(conn->connecting, ch->connect_timeout_ms);
+    ch->conns = conn;
+    ch->nconns++;
     if (cs_stream_connect(ch->loop, ch->host, ch->port, &cs_rpc_conn_stream_cb, conn, &conn->stream, &err) != CS_OK) {
         conn->stream = NULL;
         cs_rpc_conn_fail(conn, err.code, "%s", err.msg);
     }
+    *out = conn;
+    return CS_OK;
+}
+
+static void on_retry(void *arg)
+{
+    cs_rpc_channel *ch = arg;
+    cs_rpc_conn *conn;
+    bool full;
+
+    ch->retry_set = false;
+    if (ch->lobby->ncalls > 0 && choose(ch, false, &full) == NULL && open_conn(ch, &conn) != CS_OK)
+        set_retry(ch);
+}
+
+static int open_lobby(cs_rpc_channel *ch)
+{
+    if (ch->lobby != NULL)
+        return CS_OK;
+    if (ch->retry == NULL && cs_timer_new(ch->loop, on_retry, ch, &ch->retry) != CS_OK)
+        return CS_ENOMEM;
+    return cs_rpc_conn_new(ch->loop, &conn_ops, ch, NULL, &cs_rpc_no_limits, &ch->lobby);
+}
+
+/* Where a new call goes. */
+static int place_call(cs_rpc_channel *ch, bool wait_for_ready, cs_rpc_conn **out)
+{
+    cs_rpc_conn *made;
+    bool full;
+
+    if ((*out = choose(ch, wait_for_ready, &full)) != NULL && (!full || ch->nconns >= ch->max_connections))
+        return CS_OK;
+    if (!wait_for_ready)
+        return open_conn(ch, out) == CS_OK || *out != NULL ? CS_OK : CS_ENOMEM;
+    if (*out != NULL && open_conn(ch, &made) == CS_OK) {
+        *out = made; /* there is a server: no need to wait for another */
+        return CS_OK;
+    }
+    if (*out != NULL)
+        return CS_OK;
+    if (open_lobby(ch) != CS_OK)
+        return CS_ENOMEM;
+    *out = ch->lobby;
+    if (choose(ch, false, &full) == NULL && !ch->retry_set && open_conn(ch, &made) != CS_OK)
+        return CS_ENOMEM;
     return CS_OK;
 }
 
 /* ---- the channel ---- */
+
+static uint32_t or_default(uint32_t v, uint32_t otherwise)
+{
+    return v != 0 ? v : otherwise;
+}
+
+static void set_limits(cs_rpc_channel *ch, const struct cs_rpc_channel_options *o)
+{
+    uint32_t connect_ms = or_default(o->connect_timeout_ms, CONNECT_TIMEOUT_MS);
+
+    ch->limits = cs_rpc_no_limits;
+    ch->limits.max_streams = 0;
+    ch->limits.max_header_list = CS_RPC_MAX_HEADER_LIST;
+    ch->limits.handshake_ms = ch->limits.header_ms = connect_ms;
+    ch->limits.keepalive_ms = or_default(o->keepalive_ms, CS_RPC_NEVER);
+    ch->limits.keepalive_timeout_ms = or_default(o->keepalive_timeout_ms, KEEPALIVE_TIMEOUT_MS);
+    ch->limits.keepalive_idle = o->keepalive_idle;
+    ch->limits.flood_burst = FLOOD_BURST;
+    ch->limits.flood_rate = FLOOD_RATE;
+    ch->max_message = o->max_message != 0 ? o->max_message : CS_RPC_MAX_MESSAGE;
+    ch->max_connections = or_default(o->max_connections, MAX_CONNECTIONS);
+    ch->backoff_ms = or_default(o->backoff_ms, BACKOFF_MS);
+    ch->backoff_max_ms = or_default(o->backoff_max_ms, BACKOFF_MAX_MS);
+}
 
 int cs_rpc_channel_new(cs_loop *l, const struct cs_rpc_channel_options *o, cs_rpc_channel **out, struct cs_error *err)
 {
@@ -402,8 +600,7 @@ int cs_rpc_channel_new(cs_loop *l, const struct cs_rpc_channel_options *o, cs_rp
         return cs_fail(err, CS_ENOMEM, "out of memory");
     ch->loop = l;
     ch->port = o->port;
-    ch->connect_timeout_ms = o->connect_timeout_ms != 0 ? o->connect_timeout_ms : CONNECT_TIMEOUT_MS;
-    ch->max_message = o->max_message != 0 ? o->max_message : CS_RPC_MAX_MESSAGE;
+    set_limits(ch, o);
     ch->state = o->state;
     ch->arg = o->arg;
     ch->host = strdup(o->host);
@@ -412,7 +609,7 @@ int cs_rpc_channel_new(cs_loop *l, const struct cs_rpc_channel_options *o, cs_rp
     cs_buf_printf(&url, "%s://%s", o->tls != NULL ? "https" : "http",
                   authority.failed ? "" : (const char *)authority.data);
     cs_buf_put_u8(&url, 0);
-    cs_buf_printf(&agent, "%s%sclaw-sync/%s", o->user_agent != NULL ? o->user_agent : "",
+    cs_buf_printf(&agent, "%s%sclaw-sync-c/%s", o->user_agent != NULL ? o->user_agent : "",
                   o->user_agent != NULL ? " " : "", CS_VERSION);
     cs_buf_put_u8(&agent, 0);
     ch->authority = (char *)authority.data;
@@ -439,6 +636,9 @@ void cs_rpc_channel_close(cs_rpc_channel *ch)
         unlink_conn(ch, conn);
         cs_rpc_conn_kill(conn, CS_RPC_CANCELLED, "the channel was closed");
     }
+    if (ch->lobby != NULL)
+        cs_rpc_conn_kill(ch->lobby, CS_RPC_CANCELLED, "the channel was closed");
+    cs_timer_close(ch->retry);
     cs_rpc_tls_context_free(ch->tls);
     free(ch->host);
     free(ch->authority);
@@ -456,37 +656,57 @@ static int check_path(const char *path, struct cs_error *err)
     return ok ? CS_OK : cs_fail(err, CS_EINVAL, "a method's path begins with '/' and is printable ASCII");
 }
 
-int cs_rpc_call_new(cs_rpc_channel *ch, const char *path, const struct cs_rpc_metadata *m, uint32_t timeout_ms,
-                    const struct cs_rpc_client_cb *cb, void *arg, cs_rpc_call **out, struct cs_error *err)
+static int copy_request(struct client_call *x, const struct cs_rpc_call_options *o)
+{
+    const struct cs_rpc_metadata *m = o->metadata;
+
+    if ((x->path = strdup(o->path)) == NULL)
+        return CS_ENOMEM;
+    for (size_t i = 0; m != NULL && i < m->n; i++)
+        if (cs_rpc_pairs_put(&x->request, cs_slice_str(m->items[i].name), m->items[i].value) != CS_OK)
+            return CS_ENOMEM;
+    return CS_OK;
+}
+
+int cs_rpc_call_open(cs_rpc_channel *ch, const struct cs_rpc_call_options *o, const struct cs_rpc_client_cb *cb,
+                     void *arg, cs_rpc_call **out, struct cs_error *err)
 {
     struct client_call *x;
+    cs_rpc_conn *conn;
     int rc;
 
     *out = NULL;
-    if ((rc = check_path(path, err)) != CS_OK || (rc = cs_rpc_metadata_check(m, err)) != CS_OK)
+    if ((rc = check_path(o->path, err)) != CS_OK || (rc = cs_rpc_metadata_check(o->metadata, err)) != CS_OK)
         return rc;
-    if ((x = calloc(1, sizeof *x)) == NULL || (x->path = strdup(path)) == NULL ||
-        (ch->current == NULL && open_conn(ch) != CS_OK))
-        goto nomem;
-    for (size_t i = 0; m != NULL && i < m->n; i++)
-        if (cs_rpc_pairs_put(&x->request, cs_slice_str(m->items[i].name), m->items[i].value) != CS_OK)
-            goto nomem;
+    if ((x = calloc(1, sizeof *x)) == NULL || copy_request(x, o) != CS_OK ||
+        place_call(ch, o->wait_for_ready, &conn) != CS_OK) {
+        if (x != NULL)
+            on_free(&x->base);
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    }
     x->channel = ch;
     x->cb = *cb;
     x->arg = arg;
-    x->timeout_ms = timeout_ms;
+    x->timeout_ms = o->timeout_ms;
     x->grpc_status = -1;
-    cs_rpc_call_init(&x->base, &call_ops, ch->current, ch->max_message);
+    x->pushback = CS_RPC_PUSHBACK_NONE;
+    cs_rpc_call_init(&x->base, &call_ops, conn, ch->max_message);
+    x->base.in.client = true;
+    x->base.can_compress = x->base.compress = o->compress;
     *out = &x->base;
-    if (timeout_ms != 0 && cs_rpc_call_set_deadline(&x->base, timeout_ms, on_expired) != CS_OK)
+    if (o->timeout_ms != 0 && cs_rpc_call_set_deadline(&x->base, o->timeout_ms, on_expired) != CS_OK)
         end_with(x, CS_RPC_RESOURCE_EXHAUSTED, "out of memory");
-    else if (ch->current->h2 != NULL)
+    else if (conn->up || (conn->h2 != NULL && conn->ncalls == 1))
         submit(x);
     return CS_OK;
-nomem:
-    if (x != NULL)
-        on_free(&x->base);
-    return cs_fail(err, CS_ENOMEM, "out of memory");
+}
+
+int cs_rpc_call_new(cs_rpc_channel *ch, const char *path, const struct cs_rpc_metadata *m, uint32_t timeout_ms,
+                    const struct cs_rpc_client_cb *cb, void *arg, cs_rpc_call **out, struct cs_error *err)
+{
+    struct cs_rpc_call_options o = { .path = path, .metadata = m, .timeout_ms = timeout_ms };
+
+    return cs_rpc_call_open(ch, &o, cb, arg, out, err);
 }
 
 void cs_rpc_call_half_close(cs_rpc_call *c)
@@ -500,4 +720,14 @@ void cs_rpc_call_half_close(cs_rpc_call *c)
 void cs_rpc_call_cancel(cs_rpc_call *c)
 {
     end_with(client_call(c), CS_RPC_CANCELLED, "cancelled");
+}
+
+int64_t cs_rpc_call_pushback(const cs_rpc_call *c)
+{
+    return ((const struct client_call *)c)->pushback;
+}
+
+bool cs_rpc_call_unprocessed(const cs_rpc_call *c)
+{
+    return ((const struct client_call *)c)->unprocessed;
 }

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 enum {
-    WINDOW_STREAM = 1 << 20,
     WINDOW_CONN = 4 << 20,
     FRAME_MAX = 128 * 1024, /* one DATA frame, either way; bulk messages of 64 KiB go in one */
     FRAME_MIN = 16 * 1024,
@@ -14,6 +13,13 @@ enum {
     TURN_MAX = 4 * 1024 * 1024,  /* bytes sent in one turn before others on the loop get theirs */
     HELD_MAX = 16 * 1024 * 1024, /* bytes held back by readers above which the connection's window stays closed */
     TLS_READ = 16 * 1024,
+    HEADERS_MAX = 4,          /* times the header list allowed: answered up to there, then the connection ends */
+    QUEUED_ANSWERS = 10000,   /* SETTINGS, PING and RST_STREAM that one read may make us owe */
+    LINGER_MAX = 1024 * 1024, /* bytes that a peer may go on sending after it was told to stop */
+    RESET_COST = 2,           /* of a stream that was begun for nothing, in frames */
+    RESET_YOUNG_MS = 1000,    /* a call that ran longer was no trick */
+    SENT_CREDIT = 2,
+    WORD_MAX = 64, /* bytes shown of what a peer says in its GOAWAY */
 };
 
 /* ---- being entered and left ---- */
@@ -71,7 +77,18 @@ static cs_rpc_call *next_dirty(cs_rpc_conn *conn)
     return c;
 }
 
-static void unlink_call(cs_rpc_conn *conn, cs_rpc_call *c)
+void cs_rpc_conn_link(cs_rpc_conn *conn, cs_rpc_call *c)
+{
+    if ((c->next = conn->calls) != NULL)
+        c->next->prev = c;
+    c->prev = NULL;
+    c->conn = conn;
+    conn->calls = c;
+    if (conn->ncalls++ == 0)
+        cs_rpc_guard_busy(conn);
+}
+
+void cs_rpc_conn_unlink(cs_rpc_conn *conn, cs_rpc_call *c)
 {
     if (c->prev != NULL)
         c->prev->next = c->next;
@@ -80,7 +97,32 @@ static void unlink_call(cs_rpc_conn *conn, cs_rpc_call *c)
     if (c->next != NULL)
         c->next->prev = c->prev;
     c->prev = c->next = NULL;
-    conn->ncalls--;
+    if (--conn->ncalls == 0 && !conn->dead && conn->owner != NULL)
+        cs_rpc_guard_idle(conn);
+}
+
+static void forget_dirty(cs_rpc_conn *conn, cs_rpc_call *c)
+{
+    cs_rpc_call **at = &conn->dirty, *last = NULL;
+
+    for (; *at != NULL && *at != c; at = &(*at)->dirty_next)
+        last = *at;
+    if (*at == NULL)
+        return;
+    if ((*at = c->dirty_next) == NULL)
+        conn->dirty_tail = last;
+    c->dirty = false;
+}
+
+void cs_rpc_conn_take(cs_rpc_conn *conn, cs_rpc_call *c)
+{
+    bool dirty = c->dirty;
+
+    forget_dirty(c->conn, c);
+    cs_rpc_conn_unlink(c->conn, c);
+    cs_rpc_conn_link(conn, c);
+    if (dirty)
+        cs_rpc_conn_mark(conn, c);
 }
 
 static void run_dirty(cs_rpc_conn *conn)
@@ -97,14 +139,17 @@ static void run_dirty(cs_rpc_conn *conn)
         /* told already by whoever killed the connection in that callback, or waiting for its stream's end */
         if (conn->dead || c->stream || c->dirty)
             continue;
-        unlink_call(conn, c);
+        cs_rpc_conn_unlink(conn, c);
         cs_rpc_call_free(c);
     }
 }
 
 static void write_stream(cs_rpc_conn *conn, struct cs_slice bytes)
 {
-    if (bytes.len > 0 && !conn->failed && cs_stream_write(conn->stream, bytes) != CS_OK)
+    if (bytes.len == 0 || conn->failed)
+        return;
+    cs_rpc_guard_written(conn, bytes.len);
+    if (cs_stream_write(conn->stream, bytes) != CS_OK)
         cs_rpc_conn_fail(conn, CS_ENOMEM, "out of memory");
 }
 
@@ -115,6 +160,8 @@ static void write_tls_output(cs_rpc_conn *conn)
     if (bytes.len == 0)
         return;
     /* also after a failure: it may be the alert that tells the peer why */
+    conn->said_why |= conn->failed;
+    cs_rpc_guard_written(conn, bytes.len);
     if (cs_stream_write(conn->stream, bytes) != CS_OK)
         cs_rpc_conn_fail(conn, CS_ENOMEM, "out of memory");
     cs_rpc_tls_output_sent(conn->tls);
@@ -190,6 +237,8 @@ static void pump(cs_rpc_conn *conn)
     }
     if (conn->ended)
         cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "the peer closed the connection");
+    if (conn->aborting)
+        cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "%s", conn->cause.msg);
     if (conn->h2 != NULL && !nghttp2_session_want_read(conn->h2) && !nghttp2_session_want_write(conn->h2))
         cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "%s",
                          conn->cause.msg[0] != 0 ? conn->cause.msg : "the peer closed the connection");
@@ -202,7 +251,7 @@ static void end_calls(cs_rpc_conn *conn, int status, const char *text)
     while ((c = conn->calls) != NULL) {
         if (!c->over)
             c->ops->lost(c, status, text);
-        unlink_call(conn, c);
+        cs_rpc_conn_unlink(conn, c);
         /* its struct lasts: we may be inside a callback of it */
         c->next = conn->grave;
         conn->grave = c;
@@ -230,7 +279,7 @@ static void conn_free(cs_rpc_conn *conn)
     }
     cs_rpc_tls_free(conn->tls);
     cs_timer_close(conn->turn);
-    cs_timer_close(conn->connecting);
+    cs_rpc_guard_fini(conn);
     cs_rpc_fields_fini(&conn->fields);
     cs_buf_free(&conn->out);
     free(conn->peer);
@@ -242,20 +291,34 @@ void cs_rpc_conn_enter(cs_rpc_conn *conn)
     conn->depth++;
 }
 
+static void take_down(cs_rpc_conn *conn)
+{
+    if (conn->dead || !conn->failed)
+        return;
+    conn->ops->down(conn);
+    end_calls(conn, CS_RPC_UNAVAILABLE, conn->err.msg);
+    /* whoever was told may have closed the owner, and with it this */
+    if (!conn->dead && conn->ops->told != NULL)
+        conn->ops->told(conn);
+    if (conn->dead)
+        return;
+    conn->lingering = true;
+    conn->hung_up = !cs_rpc_guard_linger(conn);
+}
+
 void cs_rpc_conn_leave(cs_rpc_conn *conn)
 {
     if (conn->depth > 1) {
         conn->depth--;
         return;
     }
-    if (!conn->dead)
+    if (!conn->dead && !conn->lingering) {
         pump(conn);
-    if (!conn->dead && conn->failed) {
-        conn->ops->down(conn);
-        end_calls(conn, CS_RPC_UNAVAILABLE, conn->err.msg);
+        take_down(conn);
+    }
+    if (!conn->dead && conn->lingering && conn->hung_up) {
         conn->dead = true;
-        if (conn->owner != NULL)
-            conn->ops->gone(conn);
+        conn->ops->gone(conn);
     }
     conn->depth--;
     if (conn->dead)
@@ -265,6 +328,7 @@ void cs_rpc_conn_leave(cs_rpc_conn *conn)
 void cs_rpc_conn_kill(cs_rpc_conn *conn, int status, const char *text)
 {
     conn->owner = NULL;
+    conn->limits = &cs_rpc_no_limits;
     conn->depth++;
     end_calls(conn, status, text);
     conn->dead = true;
@@ -319,11 +383,43 @@ void cs_rpc_conn_reset(cs_rpc_conn *conn, cs_rpc_call *c, uint32_t h2_error)
 
 void cs_rpc_conn_go_away(cs_rpc_conn *conn)
 {
+    static const uint8_t payload[8] = CS_RPC_PING_DRAIN;
+
+    if (conn->failed || conn->aborting || (conn->going && conn->ops->server))
+        return;
     conn->going = true;
-    if (conn->h2 == NULL)
+    cs_rpc_conn_wake(conn);
+    if (conn->h2 == NULL) {
         cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "shutting down");
-    else if (nghttp2_submit_goaway(conn->h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(conn->h2),
-                                   NGHTTP2_NO_ERROR, NULL, 0) != 0)
+    } else if (!conn->ops->server || !conn->up) {
+        cs_rpc_conn_gone_away(conn);
+    } else if (nghttp2_submit_shutdown_notice(conn->h2) != 0 ||
+               nghttp2_submit_ping(conn->h2, NGHTTP2_FLAG_NONE, payload) != 0) {
+        cs_rpc_conn_fail(conn, CS_ENOMEM, "out of memory");
+    } else {
+        conn->guard.draining = true;
+        conn->guard.going_ms = cs_loop_now_ms(conn->loop);
+        cs_rpc_guard_after(conn, conn->limits->keepalive_timeout_ms);
+    }
+}
+
+void cs_rpc_conn_gone_away(cs_rpc_conn *conn)
+{
+    conn->guard.draining = false;
+    if (nghttp2_submit_goaway(conn->h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(conn->h2),
+                              NGHTTP2_NO_ERROR, NULL, 0) != 0)
+        cs_rpc_conn_fail(conn, CS_ENOMEM, "out of memory");
+    cs_rpc_conn_wake(conn);
+}
+
+void cs_rpc_conn_abort(cs_rpc_conn *conn, uint32_t h2_error, const char *why)
+{
+    if (conn->failed || conn->aborting)
+        return;
+    conn->aborting = conn->calmed = true;
+    cs_fail(&conn->cause, CS_EUNAVAILABLE, "the peer was stopped: %s", why);
+    if (nghttp2_submit_goaway(conn->h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(conn->h2), h2_error,
+                              (const uint8_t *)why, strlen(why)) != 0)
         cs_rpc_conn_fail(conn, CS_ENOMEM, "out of memory");
     cs_rpc_conn_wake(conn);
 }
@@ -332,9 +428,26 @@ void cs_rpc_conn_go_away(cs_rpc_conn *conn)
 
 static cs_rpc_call *call_of(const cs_rpc_conn *conn, int32_t id)
 {
-    cs_rpc_call *c = conn->dead ? NULL : nghttp2_session_get_stream_user_data(conn->h2, id);
+    cs_rpc_call *c = conn->dead || conn->aborting ? NULL : nghttp2_session_get_stream_user_data(conn->h2, id);
 
     return c == NULL || c->over ? NULL : c;
+}
+
+static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *hd, void *arg)
+{
+    cs_rpc_conn *conn = arg;
+
+    (void)h2;
+    if (conn->dead)
+        return NGHTTP2_ERR_CALLBACK_FAILURE;
+    if (hd->type == NGHTTP2_CONTINUATION)
+        return 0;
+    if (hd->type == NGHTTP2_HEADERS || conn->guard.in_block)
+        cs_rpc_guard_block(conn, hd->type == NGHTTP2_HEADERS);
+    conn->block_bytes = 0;
+    if (hd->type > NGHTTP2_CONTINUATION) /* a type we do not know: it is skipped, but not free */
+        cs_rpc_guard_charge(conn, 1);
+    return 0;
 }
 
 static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
@@ -349,6 +462,8 @@ static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *frame, voi
             c->header_bytes = 0;
         return 0;
     }
+    if (conn->aborting)
+        return 0;
     if ((c = conn->ops->accept(conn)) == NULL)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     c->id = frame->hd.stream_id;
@@ -367,10 +482,13 @@ static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint
     (void)flags;
     if (conn->dead)
         return NGHTTP2_ERR_CALLBACK_FAILURE;
+    conn->block_bytes += namelen + valuelen + CS_RPC_FIELD_OVERHEAD;
+    if (conn->block_bytes / HEADERS_MAX > conn->limits->max_header_list)
+        cs_rpc_conn_abort(conn, NGHTTP2_ENHANCE_YOUR_CALM, "header_list_too_large");
     if ((c = call_of(conn, frame->hd.stream_id)) == NULL)
         return 0;
     c->header_bytes += namelen + valuelen + CS_RPC_FIELD_OVERHEAD;
-    if (c->header_bytes <= conn->max_header_list)
+    if (c->header_bytes <= conn->limits->max_header_list)
         c->ops->header(c, cs_slice(name, namelen), cs_slice(value, valuelen));
     return 0;
 }
@@ -380,13 +498,50 @@ static const char *h2_error_name(uint32_t code)
     return nghttp2_http2_strerror(code);
 }
 
+/* What the peer says for people, as much of it as can be shown. */
+static void print_word(char out[WORD_MAX + 1], struct cs_slice word)
+{
+    size_t n = 0;
+
+    for (; n < word.len && n < WORD_MAX; n++)
+        out[n] = word.data[n] >= 0x20 && word.data[n] <= 0x7e ? (char)word.data[n] : '?';
+    out[n] = 0;
+}
+
 static void on_goaway(cs_rpc_conn *conn, const nghttp2_goaway *g)
 {
+    static const char pings[] = "too_many_pings";
+    struct cs_slice word = cs_slice(g->opaque_data, g->opaque_data_len);
+    char text[WORD_MAX + 1];
+
+    print_word(text, word);
     if (g->error_code != NGHTTP2_NO_ERROR)
-        cs_fail(&conn->cause, CS_EUNAVAILABLE, "the peer closed the connection with %s", h2_error_name(g->error_code));
+        cs_fail(&conn->cause, CS_EUNAVAILABLE, "the peer closed the connection with %s%s%s%s",
+                h2_error_name(g->error_code), *text != 0 ? " (" : "", text, *text != 0 ? ")" : "");
     conn->going = true;
     if (conn->ops->going != NULL)
-        conn->ops->going(conn);
+        conn->ops->going(conn, g->error_code == NGHTTP2_ENHANCE_YOUR_CALM && cs_slice_eq(word, cs_slice_str(pings)));
+}
+
+static void on_ping(cs_rpc_conn *conn, const nghttp2_frame *frame)
+{
+    static const uint8_t drain[8] = CS_RPC_PING_DRAIN;
+
+    if ((frame->hd.flags & NGHTTP2_FLAG_ACK) == 0) {
+        cs_rpc_guard_charge(conn, 1);
+        if (conn->ops->server)
+            cs_rpc_guard_ping(conn);
+    } else if (conn->guard.draining && memcmp(frame->ping.opaque_data, drain, sizeof drain) == 0) {
+        cs_rpc_conn_gone_away(conn);
+    }
+}
+
+static void on_reset(cs_rpc_conn *conn, int32_t id)
+{
+    const cs_rpc_call *c = call_of(conn, id);
+
+    if (c == NULL || cs_loop_now_ms(conn->loop) < c->born_ms + RESET_YOUNG_MS)
+        cs_rpc_guard_charge(conn, RESET_COST);
 }
 
 static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
@@ -398,8 +553,11 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
     (void)h2;
     if (conn->dead)
         return NGHTTP2_ERR_CALLBACK_FAILURE;
+    if (conn->aborting)
+        return 0;
     switch (frame->hd.type) {
     case NGHTTP2_HEADERS:
+        cs_rpc_guard_block(conn, false);
         if ((c = call_of(conn, frame->hd.stream_id)) == NULL)
             break;
         c->ops->headers_done(c, end);
@@ -407,15 +565,30 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
             cs_rpc_call_input_end(c);
         break;
     case NGHTTP2_DATA:
+        if (!end && frame->hd.length == frame->data.padlen)
+            cs_rpc_guard_charge(conn, 1);
         if (end && (c = call_of(conn, frame->hd.stream_id)) != NULL)
             cs_rpc_call_input_end(c);
         break;
     case NGHTTP2_SETTINGS:
-        if ((frame->hd.flags & NGHTTP2_FLAG_ACK) == 0 && !conn->up) {
+        if ((frame->hd.flags & NGHTTP2_FLAG_ACK) != 0)
+            break;
+        cs_rpc_guard_charge(conn, 1);
+        if (!conn->up) {
             conn->up = true;
             if (conn->ops->up != NULL)
                 conn->ops->up(conn);
         }
+        break;
+    case NGHTTP2_PING:
+        on_ping(conn, frame);
+        break;
+    case NGHTTP2_RST_STREAM:
+        on_reset(conn, frame->hd.stream_id);
+        break;
+    case NGHTTP2_PRIORITY:
+    case NGHTTP2_WINDOW_UPDATE:
+        cs_rpc_guard_charge(conn, 1);
         break;
     case NGHTTP2_GOAWAY:
         on_goaway(conn, &frame->goaway);
@@ -480,13 +653,28 @@ static int on_not_sent(nghttp2_session *h2, const nghttp2_frame *frame, int erro
     return 0;
 }
 
+static void goaway_sent(cs_rpc_conn *conn, uint32_t error_code)
+{
+    conn->said_why = true;
+    if (!conn->aborting)
+        cs_fail(&conn->cause, CS_EUNAVAILABLE, "the peer broke HTTP/2: %s", h2_error_name(error_code));
+}
+
 static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
 {
     cs_rpc_conn *conn = arg;
     int32_t id = frame->hd.stream_id;
+    cs_rpc_call *c;
 
     if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
-        cs_fail(&conn->cause, CS_EUNAVAILABLE, "the peer broke HTTP/2: %s", h2_error_name(frame->goaway.error_code));
+        goaway_sent(conn, frame->goaway.error_code);
+    if (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_WINDOW_UPDATE)
+        cs_rpc_guard_earn(conn, SENT_CREDIT);
+    if (frame->hd.type == NGHTTP2_HEADERS && !conn->ops->server &&
+        (c = nghttp2_session_get_stream_user_data(h2, id)) != NULL)
+        c->sent = true;
+    if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_CANCEL && conn->ops->server)
+        cs_rpc_guard_charge(conn, RESET_COST);
     /* a server that has said everything wants no more of the request (RFC 9113 section 8.1) */
     if (conn->ops->server && frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0 &&
         nghttp2_session_get_stream_remote_close(h2, id) == 0)
@@ -517,6 +705,7 @@ static int h2_new(cs_rpc_conn *conn)
 
     if (nghttp2_session_callbacks_new(&cb) != 0 || nghttp2_option_new(&opt) != 0)
         goto out;
+    nghttp2_session_callbacks_set_on_begin_frame_callback(cb, on_begin_frame);
     nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin_headers);
     nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame);
@@ -527,8 +716,7 @@ static int h2_new(cs_rpc_conn *conn)
     nghttp2_session_callbacks_set_data_source_read_length_callback(cb, frame_size);
     nghttp2_option_set_no_auto_window_update(opt, 1);
     nghttp2_option_set_no_closed_streams(opt, 1);
-    nghttp2_option_set_max_outbound_ack(opt, 100);
-    nghttp2_option_set_peer_max_concurrent_streams(opt, 100);
+    nghttp2_option_set_max_outbound_ack(opt, QUEUED_ANSWERS);
     nghttp2_option_set_max_settings(opt, 32);
     rc = conn->ops->server ? nghttp2_session_server_new2(&conn->h2, cb, conn, opt)
                            : nghttp2_session_client_new2(&conn->h2, cb, conn, opt);
@@ -541,11 +729,14 @@ out:
 /* The transport stands: our preface. */
 static void start_h2(cs_rpc_conn *conn)
 {
+    const struct cs_rpc_limits *l = conn->limits;
     nghttp2_settings_entry settings[] = {
-        { NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, WINDOW_STREAM },
+        { NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, l->admission ? CS_RPC_WINDOW_UNADMITTED : CS_RPC_WINDOW },
         { NGHTTP2_SETTINGS_MAX_FRAME_SIZE, FRAME_MAX },
-        { NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, conn->max_header_list },
-        { NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, conn->max_streams },
+        { NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, l->max_header_list },
+        { NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, l->max_streams },
+        /* of no use to gRPC, and a tree that a peer could make us keep */
+        { NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1 },
         { NGHTTP2_SETTINGS_ENABLE_PUSH, 0 },
     };
     size_t n = sizeof settings / sizeof settings[0];
@@ -567,7 +758,7 @@ static void plain_input(cs_rpc_conn *conn, struct cs_slice bytes)
 {
     ssize_t n = nghttp2_session_mem_recv(conn->h2, bytes.data, bytes.len);
 
-    if (n >= 0 || conn->dead)
+    if (n >= 0 || conn->dead || conn->aborting)
         return;
     if (n == NGHTTP2_ERR_BAD_CLIENT_MAGIC)
         cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "the peer does not speak HTTP/2");
@@ -590,7 +781,7 @@ static void tls_input(cs_rpc_conn *conn)
             start_h2(conn);
         if (n > 0 && !conn->failed)
             plain_input(conn, cs_slice(plain, n));
-    } while (n > 0 && !conn->failed && !conn->dead);
+    } while (n > 0 && !conn->failed && !conn->aborting && !conn->dead);
     if (!conn->dead)
         write_tls_output(conn);
 }
@@ -626,7 +817,11 @@ static void on_bytes(void *arg, struct cs_slice bytes)
     struct cs_error err;
 
     cs_rpc_conn_enter(conn);
-    if (conn->failed) {
+    cs_rpc_guard_heard(conn);
+    if (conn->lingering) {
+        conn->lingered += bytes.len;
+        conn->hung_up |= conn->lingered > LINGER_MAX;
+    } else if (conn->failed) {
         /* it goes down in this leave */
     } else if (conn->tls == NULL) {
         plain_input(conn, bytes);
@@ -643,7 +838,7 @@ static void on_ended(void *arg, const struct cs_error *err)
     cs_rpc_conn *conn = arg;
 
     cs_rpc_conn_enter(conn);
-    conn->ended = true;
+    conn->ended = conn->hung_up = true;
     if (err != NULL)
         fail_err(conn, err);
     cs_rpc_conn_leave(conn);
@@ -660,7 +855,7 @@ static void on_drained(void *arg)
 const struct cs_stream_cb cs_rpc_conn_stream_cb = { on_connected, on_bytes, on_ended, on_drained };
 
 int cs_rpc_conn_new(cs_loop *l, const struct cs_rpc_conn_ops *ops, void *owner, const cs_rpc_tls_context *tls,
-                    uint32_t max_streams, uint32_t max_header_list, cs_rpc_conn **out)
+                    const struct cs_rpc_limits *limits, cs_rpc_conn **out)
 {
     cs_rpc_conn *conn = calloc(1, sizeof *conn);
 
@@ -670,9 +865,8 @@ int cs_rpc_conn_new(cs_loop *l, const struct cs_rpc_conn_ops *ops, void *owner, 
     conn->ops = ops;
     conn->owner = owner;
     conn->loop = l;
-    conn->max_streams = max_streams;
-    conn->max_header_list = max_header_list;
-    if (cs_timer_new(l, on_turn, conn, &conn->turn) != CS_OK ||
+    conn->limits = limits;
+    if (cs_timer_new(l, on_turn, conn, &conn->turn) != CS_OK || cs_rpc_guard_init(conn) != CS_OK ||
         (tls != NULL && cs_rpc_tls_new(tls, &conn->tls, NULL) != CS_OK)) {
         conn_free(conn);
         return CS_ENOMEM;

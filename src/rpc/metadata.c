@@ -1,5 +1,6 @@
 #include "rpc/metadata.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
 struct cs_slice cs_rpc_metadata_get(const struct cs_rpc_metadata *m, const char *name)
@@ -28,6 +29,36 @@ static bool has_prefix(struct cs_slice s, const char *prefix)
 static bool is_binary(struct cs_slice name)
 {
     return name.len > 4 && memcmp(name.data + name.len - 4, "-bin", 4) == 0;
+}
+
+bool cs_rpc_is_grpc(struct cs_slice content_type)
+{
+    static const char grpc[] = "application/grpc";
+    size_t n = sizeof grpc - 1;
+
+    return has_prefix(content_type, grpc) &&
+           (content_type.len == n || content_type.data[n] == '+' || content_type.data[n] == ';');
+}
+
+bool cs_rpc_list_has(struct cs_slice list, const char *item)
+{
+    const uint8_t *p = list.data, *end = p + list.len, *start;
+
+    while (p < end) {
+        while (p < end && (*p == ' ' || *p == ','))
+            p++;
+        for (start = p; p < end && *p != ' ' && *p != ',';)
+            p++;
+        if (p > start && cs_slice_eq(cs_slice(start, (size_t)(p - start)), cs_slice_str(item)))
+            return true;
+    }
+    return false;
+}
+
+/* "grpc-" is gRPC's, but this one it carries for its users. */
+static bool is_reserved_for_grpc(struct cs_slice name)
+{
+    return has_prefix(name, "grpc-") && !cs_slice_eq(name, cs_slice_str("grpc-status-details-bin"));
 }
 
 /* ---- pairs ---- */
@@ -89,7 +120,7 @@ int cs_rpc_pairs_put_field(struct cs_rpc_pairs *p, struct cs_slice name, struct 
     const uint8_t *comma;
     int rc;
 
-    if (has_prefix(name, ":") || has_prefix(name, "grpc-") || is_one_of(name, transport))
+    if (has_prefix(name, ":") || is_reserved_for_grpc(name) || is_one_of(name, transport))
         return CS_OK;
     if (!is_binary(name))
         return cs_rpc_pairs_put(p, name, value);
@@ -119,7 +150,7 @@ int cs_rpc_metadata_check(const struct cs_rpc_metadata *m, struct cs_error *err)
     for (size_t i = 0; m != NULL && i < m->n; i++) {
         struct cs_slice name = cs_slice_str(m->items[i].name), value = m->items[i].value;
 
-        if (has_prefix(name, "grpc-") || has_prefix(name, ":") || is_one_of(name, reserved))
+        if (is_reserved_for_grpc(name) || has_prefix(name, ":") || is_one_of(name, reserved))
             return cs_fail(err, CS_EINVAL, "metadata name \"%s\" is reserved", m->items[i].name);
         if (name.len == 0)
             return cs_fail(err, CS_EINVAL, "metadata needs a name");
@@ -219,6 +250,16 @@ void cs_rpc_fields_put_metadata(struct cs_rpc_fields *f, const struct cs_rpc_met
             put_text(f, x->name, text, true);
         }
     }
+}
+
+void cs_rpc_fields_put_number(struct cs_rpc_fields *f, const char *name, int64_t v)
+{
+    struct cs_buf *text = new_text(f);
+
+    if (text == NULL)
+        return;
+    cs_buf_printf(text, "%" PRId64, v);
+    put_text(f, name, text, true);
 }
 
 void cs_rpc_fields_put_status(struct cs_rpc_fields *f, int status, const char *text)

@@ -18,6 +18,11 @@ int cs_rpc_pairs_put(struct cs_rpc_pairs *p, struct cs_slice name, struct cs_sli
  * CS_OK, CS_ENOMEM, CS_ECORRUPT for bytes that are not base64. */
 int cs_rpc_pairs_put_field(struct cs_rpc_pairs *p, struct cs_slice name, struct cs_slice value);
 
+/* A content-type of gRPC's: application/grpc, alone or with a format or parameter after it. */
+bool cs_rpc_is_grpc(struct cs_slice content_type);
+/* A list separated by commas, spaces allowed, has this item. */
+bool cs_rpc_list_has(struct cs_slice list, const char *item);
+
 /* CS_OK, or CS_EINVAL for a name or value that may not be sent. NULL is fine. */
 int cs_rpc_metadata_check(const struct cs_rpc_metadata *m, struct cs_error *err);
 
@@ -35,6 +40,8 @@ void cs_rpc_fields_fini(struct cs_rpc_fields *f);
  * table with no_index. */
 void cs_rpc_fields_put(struct cs_rpc_fields *f, const char *name, struct cs_slice value, bool no_index);
 void cs_rpc_fields_put_metadata(struct cs_rpc_fields *f, const struct cs_rpc_metadata *m); /* checked before */
+/* A number in decimal. */
+void cs_rpc_fields_put_number(struct cs_rpc_fields *f, const char *name, int64_t v);
 /* grpc-status, and grpc-message unless text is NULL or empty. */
 void cs_rpc_fields_put_status(struct cs_rpc_fields *f, int status, const char *text);
 

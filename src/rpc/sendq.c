@@ -34,14 +34,14 @@ static struct cs_rpc_block *block_for(struct cs_rpc_sendq *q, size_t n)
     return b;
 }
 
-int cs_rpc_sendq_put(struct cs_rpc_sendq *q, struct cs_slice message)
+int cs_rpc_sendq_put(struct cs_rpc_sendq *q, struct cs_slice message, bool compressed)
 {
     size_t n = CS_RPC_PREFIX + message.len;
     struct cs_rpc_block *b = block_for(q, n);
 
     if (b == NULL)
         return CS_ENOMEM;
-    b->data[b->end] = 0;
+    b->data[b->end] = compressed;
     cs_store_u32(b->data + b->end + 1, (uint32_t)message.len);
     if (message.len > 0)
         memcpy(b->data + b->end + CS_RPC_PREFIX, message.data, message.len);

@@ -12,8 +12,9 @@ struct cs_rpc_sendq {
     bool started;                     /* something was taken already */
 };
 
-/* Frames and copies one message; CS_OK, or CS_ENOMEM and nothing is queued. */
-int cs_rpc_sendq_put(struct cs_rpc_sendq *q, struct cs_slice message);
+/* Frames and copies one message, whose bytes are compressed already or not; CS_OK, or CS_ENOMEM and nothing is queued.
+ */
+int cs_rpc_sendq_put(struct cs_rpc_sendq *q, struct cs_slice message, bool compressed);
 /* Moves at most n bytes out, across message boundaries; returns how many. */
 size_t cs_rpc_sendq_take(struct cs_rpc_sendq *q, uint8_t *out, size_t n);
 void cs_rpc_sendq_clear(struct cs_rpc_sendq *q);

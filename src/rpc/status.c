@@ -87,3 +87,17 @@ int cs_rpc_status_parse(struct cs_slice text)
     }
     return v < NSTATUS ? v : CS_RPC_UNKNOWN;
 }
+
+int64_t cs_rpc_pushback_parse(struct cs_slice text)
+{
+    int64_t v = 0;
+
+    if (text.len == 0 || text.len > 10)
+        return CS_RPC_PUSHBACK_STOP;
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.data[i] < '0' || text.data[i] > '9')
+            return CS_RPC_PUSHBACK_STOP;
+        v = v * 10 + (text.data[i] - '0');
+    }
+    return v <= INT32_MAX ? v : CS_RPC_PUSHBACK_STOP;
+}

@@ -10,5 +10,8 @@ int cs_rpc_status_of_http(int http_status);
 int cs_rpc_status_of_h2(uint32_t error_code);
 /* The number in a grpc-status field; UNKNOWN for anything that is not 0 to 16. */
 int cs_rpc_status_parse(struct cs_slice text);
+/* A grpc-retry-pushback-ms field: ms, or CS_RPC_PUSHBACK_STOP for a negative number and for none (A6-client-retries).
+ */
+int64_t cs_rpc_pushback_parse(struct cs_slice text);
 
 #endif

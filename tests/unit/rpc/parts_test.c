@@ -208,7 +208,7 @@ static void messages_in_pieces(void **state)
     for (size_t i = 0; i < 300000; i++)
         data[i] = (uint8_t)(i * 7);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        assert_int_equal(cs_rpc_sendq_put(&q, cs_slice(data, sizes[i])), CS_OK);
+        assert_int_equal(cs_rpc_sendq_put(&q, cs_slice(data, sizes[i]), false), CS_OK);
     total = q.bytes;
     wire = malloc(total);
     for (n = 0; n < total;)
@@ -244,19 +244,24 @@ static void broken_messages(void **state)
 {
     static const struct {
         uint8_t prefix[5];
-        bool encoded;
+        enum cs_rpc_encoding encoding;
+        bool client;
         int status;
     } cases[] = {
-        { { 1, 0, 0, 0, 1 }, false, CS_RPC_INTERNAL },
-        { { 1, 0, 0, 0, 1 }, true, CS_RPC_UNIMPLEMENTED },
-        { { 2, 0, 0, 0, 1 }, false, CS_RPC_INTERNAL },
-        { { 0, 0, 0, 0, 101 }, false, CS_RPC_RESOURCE_EXHAUSTED },
-        { { 0, 255, 255, 255, 255 }, false, CS_RPC_RESOURCE_EXHAUSTED },
+        { { 1, 0, 0, 0, 1 }, CS_RPC_ENCODING_NONE, false, CS_RPC_INTERNAL },
+        { { 1, 0, 0, 0, 1 }, CS_RPC_ENCODING_NONE, true, CS_RPC_INTERNAL },
+        { { 1, 0, 0, 0, 1 }, CS_RPC_ENCODING_UNKNOWN, false, CS_RPC_UNIMPLEMENTED },
+        { { 1, 0, 0, 0, 1 }, CS_RPC_ENCODING_UNKNOWN, true, CS_RPC_INTERNAL },
+        { { 2, 0, 0, 0, 1 }, CS_RPC_ENCODING_NONE, false, CS_RPC_INTERNAL },
+        { { 2, 0, 0, 0, 1 }, CS_RPC_ENCODING_GZIP, false, CS_RPC_INTERNAL },
+        { { 0, 0, 0, 0, 101 }, CS_RPC_ENCODING_NONE, false, CS_RPC_RESOURCE_EXHAUSTED },
+        { { 1, 0, 0, 0, 101 }, CS_RPC_ENCODING_GZIP, false, CS_RPC_RESOURCE_EXHAUSTED },
+        { { 0, 255, 255, 255, 255 }, CS_RPC_ENCODING_NONE, false, CS_RPC_RESOURCE_EXHAUSTED },
     };
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct cs_rpc_decoder d = { .max = 100, .encoded = cases[i].encoded };
+        struct cs_rpc_decoder d = { .max = 100, .encoding = cases[i].encoding, .client = cases[i].client };
         struct cs_slice in = cs_slice(cases[i].prefix, 5), msg;
         struct cs_error err;
         int status = -1;

@@ -1,0 +1,64 @@
+/* What a connection gives its peer time for, and how much of its noise it bears. One timer per connection stands for
+ * all its clocks: each says when it is due at the latest, and when the timer fires all are looked at. */
+#ifndef CS_RPC_GUARD_H
+#define CS_RPC_GUARD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct cs_rpc_conn cs_rpc_conn;
+
+/* The limits that a connection keeps, and makes its peer keep. Times in ms, CS_RPC_NEVER: no limit. */
+struct cs_rpc_limits {
+    uint32_t max_streams, max_header_list;
+    uint32_t handshake_ms, header_ms, idle_ms, stall_ms, stream_stall_ms, admit_ms;
+    uint32_t keepalive_ms, keepalive_timeout_ms;
+    uint32_t min_ping_ms, min_ping_idle_ms;
+    uint32_t flood_burst, flood_rate;
+    bool keepalive_idle;
+    bool admission;
+};
+
+extern const struct cs_rpc_limits cs_rpc_no_limits;
+
+struct cs_rpc_guard {
+    struct cs_timer *timer; /* owned */
+    uint64_t due_ms;        /* when the timer fires; UINT64_MAX: it is not set */
+    uint64_t opened_ms;
+    uint64_t heard_ms; /* the peer's newest byte, or the first call's start after none */
+    uint64_t idle_ms;  /* when the last call ended */
+    uint64_t block_ms; /* when the header block began, if in_block */
+    uint64_t ping_ms;  /* our keepalive ping, if pinging */
+    uint64_t going_ms; /* the first GOAWAY, if draining */
+    uint64_t written, taken, stalled_ms;
+    uint64_t peer_ping_ms; /* the peer's newest, if peer_pinged */
+    uint64_t credit_ms;    /* when `credit` was reckoned */
+    uint64_t credit;       /* thousandths of frames that may still come */
+    uint8_t strikes;       /* pings that came too soon */
+    bool in_block, pinging, draining, peer_pinged;
+};
+
+/* Opens the clocks. CS_OK, CS_ENOMEM. */
+int cs_rpc_guard_init(cs_rpc_conn *conn);
+void cs_rpc_guard_fini(cs_rpc_conn *conn);
+/* Something will be due then; CS_RPC_NEVER: it will not. */
+void cs_rpc_guard_after(cs_rpc_conn *conn, uint32_t ms);
+
+void cs_rpc_guard_heard(cs_rpc_conn *conn);
+void cs_rpc_guard_block(cs_rpc_conn *conn, bool begins); /* a header block begins; anything else does */
+void cs_rpc_guard_written(cs_rpc_conn *conn, size_t n);  /* before the stream takes them */
+void cs_rpc_guard_idle(cs_rpc_conn *conn);               /* no call is left */
+void cs_rpc_guard_busy(cs_rpc_conn *conn);               /* the first call began */
+
+/* Frames that cost: above the allowance the connection is aborted. And what gives them back. */
+void cs_rpc_guard_charge(cs_rpc_conn *conn, uint32_t frames);
+void cs_rpc_guard_earn(cs_rpc_conn *conn, uint32_t frames);
+/* The peer's PING. */
+void cs_rpc_guard_ping(cs_rpc_conn *conn);
+
+/* The connection has failed, and perhaps said why: whether to wait for the peer to read it. Closing at once, with bytes
+ * of the peer's unread, would make the kernel throw away what was said. */
+bool cs_rpc_guard_linger(cs_rpc_conn *conn);
+
+#endif
