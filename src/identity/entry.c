@@ -140,6 +140,22 @@ int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_mem
     return finish(out, entry, ADD_LEN, m, &author_keys->sign, err);
 }
 
+int cs_entry_rename(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                    const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
+                    const char *name, const struct cs_epoch_keys *epoch, int64_t now_ms, struct cs_error *err)
+{
+    uint8_t entry[CS_ENTRY_PREFIX_LEN + RENAME_LEN + CS_SIGNATURE_LEN], *body = entry + CS_ENTRY_PREFIX_LEN;
+    int rc;
+
+    if ((rc = check_name(name, err)) < 0)
+        return rc;
+    put_prefix(entry, CS_ENTRY_RENAME, &m->workspace, m, RENAME_LEN, author, now_ms);
+    memcpy(body + RENAME_ID, id->b, 16);
+    cs_store_u32(body + RENAME_NAME_EPOCH, epoch->epoch);
+    put_name(body + RENAME_NAME, r, id, name, epoch);
+    return finish(out, entry, RENAME_LEN, m, &author_keys->sign, err);
+}
+
 /* ---- the next epoch ---- */
 
 static int by_id(const void *a, const void *b)

@@ -64,6 +64,8 @@ enum {
     INVITE_VOUCH = INVITE_HUB_KEY + 32,
     INVITE_LEN = INVITE_VOUCH + 32
 };
+/* rename */
+enum { RENAME_ID = 0, RENAME_NAME_EPOCH = 16, RENAME_NAME = 20, RENAME_LEN = RENAME_NAME + NAME_BOX_LEN };
 _Static_assert(ENTRY_TIME + 8 == CS_ENTRY_PREFIX_LEN && RECORD_NAME + NAME_BOX_LEN == CS_RECORD_LEN, "sizes add up");
 
 /* "CSM1" and whole: prefix, body_len bytes, signature. */

@@ -127,14 +127,11 @@ int cs_invite_open(struct cs_invite_info *out, struct cs_slice entry, const stru
 }
 
 /* nonce 24 ‖ BOX(MAC(name key, id, 32), nonce, length u8 ‖ name, zero-padded to 64) */
-bool cs_member_name(const struct cs_member *m, const struct cs_epoch_keys *epoch, char out[64])
+static bool open_name(const struct cs_member *m, const struct cs_epoch_keys *epoch, char out[64])
 {
     uint8_t key[32], plain[NAME_PLAIN_LEN];
     bool ok;
 
-    out[0] = '\0';
-    if (epoch->epoch != m->name_epoch)
-        return false;
     cs_mac(epoch->name, cs_slice(m->id.b, 16), key, sizeof key);
     ok = cs_box_open(key, m->name, cs_slice(m->name + CS_NONCE_LEN, NAME_BOX_LEN - CS_NONCE_LEN), plain) &&
          plain[0] < NAME_PLAIN_LEN && memchr(plain + 1, 0, plain[0]) == NULL &&
@@ -146,4 +143,13 @@ bool cs_member_name(const struct cs_member *m, const struct cs_epoch_keys *epoch
     cs_wipe(key, sizeof key);
     cs_wipe(plain, sizeof plain);
     return ok;
+}
+
+bool cs_member_name(const struct cs_member *m, const struct cs_epoch_keys *keys, size_t n, char out[64])
+{
+    out[0] = '\0';
+    for (size_t i = 0; i < n; i++)
+        if (keys[i].epoch == m->name_epoch)
+            return open_name(m, &keys[i], out);
+    return false;
 }

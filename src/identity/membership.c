@@ -74,6 +74,7 @@ struct change {
     struct cs_member added;     /* genesis, invite, add */
     struct cs_slice cuts;       /* remove: CUT_LEN each, ids ascending */
     struct cs_slice block;      /* genesis, remove, rotate: the epoch block */
+    const struct cs_member *renamed;
 };
 
 /* Magic, sizes, zeros, workspace. */
@@ -325,6 +326,24 @@ static int check_remove(struct change *c, const struct cs_membership *m, struct 
     return check_next_epoch(c, m, err);
 }
 
+static int check_rename(struct change *c, const struct cs_membership *m, struct cs_error *err)
+{
+    uint32_t epoch;
+    struct cs_uuid id;
+
+    if (c->body_len != RENAME_LEN)
+        return wrong_length(c, err);
+    if (c->by->kind != CS_PRINCIPAL_DEVICE)
+        return cs_fail(err, CS_EAUTH, "change of a name that no device wrote; it is refused");
+    memcpy(id.b, c->body + RENAME_ID, 16);
+    if ((c->renamed = cs_membership_find(m, &id)) == NULL || !c->renamed->active)
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u names somebody who is no member; it is refused", c->seq);
+    epoch = cs_load_u32(c->body + RENAME_NAME_EPOCH);
+    if (epoch == 0 || epoch > m->epoch)
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u with a wrong epoch of a name; it is refused", c->seq);
+    return CS_OK;
+}
+
 /* All checks of one entry. The signature comes before the type's own rules, so that only a member can make anyone
  * believe that an update is needed. */
 static int verify(struct change *c, const struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms,
@@ -353,6 +372,8 @@ static int verify(struct change *c, const struct cs_membership *m, struct cs_sli
         return check_remove(c, m, err);
     if (c->type == CS_ENTRY_ROTATE)
         return check_rotate(c, m, err);
+    if (c->type == CS_ENTRY_RENAME)
+        return check_rename(c, m, err);
     return cs_fail(err, CS_EVERSION, "membership entry %u of unknown type %u; update claw-sync to go on", c->seq,
                    c->type);
 }
@@ -416,6 +437,12 @@ static void end_removed(struct cs_membership *m, const struct change *c)
     }
 }
 
+static void rename_member(struct cs_member *d, const uint8_t *body)
+{
+    d->name_epoch = cs_load_u32(body + RENAME_NAME_EPOCH);
+    memcpy(d->name, body + RENAME_NAME, NAME_BOX_LEN);
+}
+
 int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err)
 {
     struct change c = { 0 };
@@ -430,6 +457,8 @@ int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t 
     if (c.type == CS_ENTRY_ADD && c.by->kind == CS_PRINCIPAL_INVITE)
         end_member(&m->members[c.by - m->members], c.seq); /* used */
     end_removed(m, &c);
+    if (c.renamed != NULL)
+        rename_member(&m->members[c.renamed - m->members], c.body);
     if (c.block.len > 0)
         begin_epoch(m, &c);
     if (c.added.kind != 0)

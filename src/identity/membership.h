@@ -13,7 +13,8 @@ enum cs_entry_type {
     CS_ENTRY_INVITE = 2,
     CS_ENTRY_ADD = 3,
     CS_ENTRY_REMOVE = 4,
-    CS_ENTRY_ROTATE = 5
+    CS_ENTRY_ROTATE = 5,
+    CS_ENTRY_RENAME = 7
 };
 
 /* Where the chain of a removed device ends: its last batch that counts. Papers and invites, and devices that never sent
@@ -113,6 +114,10 @@ int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_mem
                  const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
                  const struct cs_device_keys *keys, const char *name, const struct cs_epoch_keys *epoch, int64_t now_ms,
                  struct cs_error *err);
+/* rename: any active principal, by a device. epoch: of the name's new box, usually the one in force. */
+int cs_entry_rename(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                    const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
+                    const char *name, const struct cs_epoch_keys *epoch, int64_t now_ms, struct cs_error *err);
 /* Both make the next epoch's key, which goes into this one entry and no other, and give it in *next (cs_secret_alloc
  * memory; zero on failure): an attempt that lost its race is built anew, with another key. current: the keys of the
  * epoch in force, else CS_EINVAL.
@@ -151,7 +156,8 @@ int cs_wrap_open(uint8_t key[32], const uint8_t wrap[CS_WRAP_LEN], const struct 
  * failure). CS_ENOTFOUND: newer is epoch 1 or not of this log. CS_EAUTH: whoever began that epoch boxed another key. */
 int cs_epoch_older(struct cs_epoch_keys *older, const struct cs_membership *m, const struct cs_epoch_keys *newer,
                    struct cs_error *err);
-/* A device's name, NUL-terminated; false: another key, or damaged. */
-bool cs_member_name(const struct cs_member *m, const struct cs_epoch_keys *epoch, char out[64]);
+/* A member's name, NUL-terminated, under the one of the n epoch keys at hand that it was boxed under; false, and empty:
+ * that key is not among them, or the name is damaged. */
+bool cs_member_name(const struct cs_member *m, const struct cs_epoch_keys *keys, size_t n, char out[64]);
 
 #endif

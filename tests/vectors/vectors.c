@@ -339,7 +339,7 @@ static json_t *state_of(const struct cs_membership *m, const struct cs_epoch_key
         json_t *e = json_object();
         char name[64];
 
-        must(cs_member_name(d, keys, name));
+        must(cs_member_name(d, keys, 1, name));
         put_bytes(e, "id", d->id.b, 16);
         put_int(e, "kind", d->kind);
         put(e, "active", json_boolean(d->active));

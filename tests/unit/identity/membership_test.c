@@ -18,7 +18,7 @@ static void genesis_makes_one_member(void **state)
     assert_false(cs_membership_was_member(&s->m, &s->a_id, 0));
     assert_false(cs_membership_was_member(&s->m, &s->a_id, 2));
     assert_false(cs_membership_was_member(&s->m, &s->b_id, 1));
-    assert_true(cs_member_name(cs_membership_find(&s->m, &s->a_id), &s->epoch, name));
+    assert_true(cs_member_name(cs_membership_find(&s->m, &s->a_id), &s->epoch, 1, name));
     assert_string_equal(name, "laptop");
     assert_int_equal(cs_entry_wrap(cs_buf_slice(&s->genesis), &s->a_id, &epoch, wrap), CS_OK);
     assert_int_equal(cs_entry_wrap(cs_buf_slice(&s->genesis), &s->b_id, &epoch, wrap), CS_ENOTFOUND);
@@ -115,6 +115,7 @@ static const struct bent {
     { "unknown type", ENTRY_TYPE, 9, CS_EVERSION },
     { "an add called remove", ENTRY_TYPE, 4, CS_ECORRUPT },
     { "an add called rotate", ENTRY_TYPE, 5, CS_ECORRUPT },
+    { "an add called rename", ENTRY_TYPE, 7, CS_ECORRUPT },
     { "a second genesis", ENTRY_TYPE, 1, CS_ECORRUPT },
     { "an add called invite", ENTRY_TYPE, 2, CS_ECORRUPT },
     { "reserved bytes", ENTRY_ZERO + 2, 1, CS_ECORRUPT },
@@ -322,10 +323,10 @@ static void names(void **state)
     struct cs_member copy = *cs_membership_find(&s->m, &s->a_id);
 
     copy.id = s->b_id; /* a name moved to another device */
-    assert_false(cs_member_name(&copy, &s->epoch, name));
+    assert_false(cs_member_name(&copy, &s->epoch, 1, name));
     copy.id = s->a_id;
     copy.name[103] ^= 1;
-    assert_false(cs_member_name(&copy, &s->epoch, name));
+    assert_false(cs_member_name(&copy, &s->epoch, 1, name));
     assert_string_equal(name, "");
     memset(long_name, 'n', 64);
     assert_int_equal(
@@ -336,7 +337,7 @@ static void names(void **state)
         cs_entry_add(&s->entry, &s->f.rng, &s->m, &s->a_id, &s->a, &s->b_id, &s->b, long_name, &s->epoch, NOW, &s->err),
         CS_OK);
     assert_int_equal(apply(s, 0), CS_OK);
-    assert_true(cs_member_name(cs_membership_find(&s->m, &s->b_id), &s->epoch, name));
+    assert_true(cs_member_name(cs_membership_find(&s->m, &s->b_id), &s->epoch, 1, name));
     assert_string_equal(name, long_name);
 }
 
