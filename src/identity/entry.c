@@ -97,6 +97,13 @@ int cs_entry_genesis(struct cs_buf *out, const struct cs_rng *r, const struct cs
     return finish(out, entry, GENESIS_LEN, &none, &keys->sign, err);
 }
 
+static void put_floor(uint8_t out[CS_FLOOR_LEN], const struct cs_floor *floor)
+{
+    cs_store_u64(out, floor->log_id);
+    cs_store_u64(out + 8, floor->number);
+    memcpy(out + 16, floor->log_hash, 32);
+}
+
 int cs_entry_invite(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
                     const struct cs_uuid *author, const struct cs_device_keys *author_keys,
                     const struct cs_device_keys *invite, const char *name, const struct cs_epoch_keys *epoch,
@@ -113,13 +120,31 @@ int cs_entry_invite(struct cs_buf *out, const struct cs_rng *r, const struct cs_
     cs_store_u32(body + ADD_EPOCH, epoch->epoch);
     if (!cs_seal(r, invite->box_pk, cs_slice(epoch->key, 32), body + ADD_WRAP))
         return bad_key(err);
-    cs_store_u64(body + INVITE_FLOOR, floor->log_id);
-    cs_store_u64(body + INVITE_FLOOR + 8, floor->number);
-    memcpy(body + INVITE_FLOOR + 16, floor->log_hash, 32);
+    put_floor(body + INVITE_FLOOR, floor);
     cs_store_u64(body + INVITE_EXPIRES, (uint64_t)expires_ms);
     memcpy(body + INVITE_HUB_KEY, hub_key, 32);
     cs_mac(invite->vouch, cs_slice(entry, CS_ENTRY_PREFIX_LEN + INVITE_VOUCH), body + INVITE_VOUCH, 32);
     return finish(out, entry, INVITE_LEN, m, &author_keys->sign, err);
+}
+
+int cs_entry_recovery(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                      const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                      const struct cs_device_keys *paper, const char *name, const struct cs_epoch_keys *epoch,
+                      const struct cs_floor *floor, int64_t now_ms, struct cs_error *err)
+{
+    uint8_t entry[CS_ENTRY_PREFIX_LEN + RECOVERY_LEN + CS_SIGNATURE_LEN], *body = entry + CS_ENTRY_PREFIX_LEN;
+    int rc;
+
+    if ((rc = check_name(name, err)) < 0)
+        return rc;
+    put_prefix(entry, CS_ENTRY_RECOVERY, &m->workspace, m, RECOVERY_LEN, author, now_ms);
+    put_record(body, r, &m->workspace, CS_PRINCIPAL_PAPER, &paper->id, paper, name, epoch);
+    cs_store_u32(body + ADD_EPOCH, epoch->epoch);
+    if (!cs_seal(r, paper->box_pk, cs_slice(epoch->key, 32), body + ADD_WRAP))
+        return bad_key(err);
+    put_floor(body + RECOVERY_FLOOR, floor);
+    cs_mac(paper->vouch, cs_slice(entry, CS_ENTRY_PREFIX_LEN + RECOVERY_VOUCH), body + RECOVERY_VOUCH, 32);
+    return finish(out, entry, RECOVERY_LEN, m, &author_keys->sign, err);
 }
 
 int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,

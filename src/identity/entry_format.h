@@ -64,6 +64,8 @@ enum {
     INVITE_VOUCH = INVITE_HUB_KEY + 32,
     INVITE_LEN = INVITE_VOUCH + 32
 };
+/* recovery: record ‖ epoch u32 ‖ wrap 80 ‖ floor 48 ‖ vouch 32 */
+enum { RECOVERY_FLOOR = ADD_LEN, RECOVERY_VOUCH = RECOVERY_FLOOR + CS_FLOOR_LEN, RECOVERY_LEN = RECOVERY_VOUCH + 32 };
 /* rename */
 enum { RENAME_ID = 0, RENAME_NAME_EPOCH = 16, RENAME_NAME = 20, RENAME_LEN = RENAME_NAME + NAME_BOX_LEN };
 _Static_assert(ENTRY_TIME + 8 == CS_ENTRY_PREFIX_LEN && RECORD_NAME + NAME_BOX_LEN == CS_RECORD_LEN, "sizes add up");

@@ -47,7 +47,8 @@ int cs_entry_wrap(struct cs_slice entry, const struct cs_uuid *id, uint32_t *epo
     type = entry.data[ENTRY_TYPE];
     if (entry_epoch_block(type, body, &block))
         return block_wrap(block, id, epoch, wrap);
-    if (!(type == CS_ENTRY_INVITE && body.len == INVITE_LEN) && !(type == CS_ENTRY_ADD && body.len == ADD_LEN))
+    if (!(type == CS_ENTRY_INVITE && body.len == INVITE_LEN) && !(type == CS_ENTRY_ADD && body.len == ADD_LEN) &&
+        !(type == CS_ENTRY_RECOVERY && body.len == RECOVERY_LEN))
         return CS_ENOTFOUND;
     if (memcmp(body.data + RECORD_ID, id->b, 16) != 0)
         return CS_ENOTFOUND;
@@ -100,29 +101,69 @@ int cs_epoch_older(struct cs_epoch_keys *older, const struct cs_membership *m, c
     return rc;
 }
 
+static struct cs_floor floor_load(const uint8_t *p)
+{
+    struct cs_floor f = { cs_load_u64(p), cs_load_u64(p + 8), { 0 } };
+
+    memcpy(f.log_hash, p + 16, 32);
+    return f;
+}
+
+/* An entry that `keys` stand for and vouch for, with the vouch at the body's end: so it is the author's own view. The
+ * body, or NULL. */
+static const uint8_t *vouched(struct cs_slice entry, enum cs_entry_type type, size_t body_len,
+                              const struct cs_device_keys *keys, const char *what, struct cs_error *err)
+{
+    const uint8_t *b;
+    uint8_t vouch[32];
+
+    if (!entry_whole(entry) || entry.data[ENTRY_TYPE] != type || entry_body(entry).len != body_len) {
+        cs_fail(err, CS_ECORRUPT, "not %s entry", what);
+        return NULL;
+    }
+    b = entry_body(entry).data;
+    cs_mac(keys->vouch, cs_slice(entry.data, CS_ENTRY_PREFIX_LEN + body_len - 32), vouch, sizeof vouch);
+    if (memcmp(b + RECORD_ID, keys->id.b, 16) != 0 || memcmp(b + RECORD_SIGN_PK, keys->sign.pk, 32) != 0 ||
+        memcmp(b + RECORD_BOX_PK, keys->box_pk, 32) != 0) {
+        cs_fail(err, CS_EAUTH, "%s entry that belongs to another secret", what);
+        return NULL;
+    }
+    if (!cs_secret_eq(vouch, b + body_len - 32, sizeof vouch)) {
+        cs_fail(err, CS_EAUTH, "%s entry that was not made by whoever made the secret; nothing was joined", what);
+        return NULL;
+    }
+    return b;
+}
+
 int cs_invite_open(struct cs_invite_info *out, struct cs_slice entry, const struct cs_device_keys *invite,
                    struct cs_error *err)
 {
-    uint8_t vouch[32];
-    const uint8_t *b;
+    struct cs_error why = { 0 };
+    const uint8_t *b = vouched(entry, CS_ENTRY_INVITE, INVITE_LEN, invite, "an invite", &why);
 
-    if (!entry_whole(entry) || entry.data[ENTRY_TYPE] != CS_ENTRY_INVITE || entry_body(entry).len != INVITE_LEN)
-        return cs_fail(err, CS_ECORRUPT, "not an invite entry");
-    b = entry_body(entry).data;
-    if (memcmp(b + RECORD_ID, invite->id.b, 16) != 0 || memcmp(b + RECORD_SIGN_PK, invite->sign.pk, 32) != 0 ||
-        memcmp(b + RECORD_BOX_PK, invite->box_pk, 32) != 0)
-        return cs_fail(err, CS_EAUTH, "the invite entry belongs to another code");
-    cs_mac(invite->vouch, cs_slice(entry.data, CS_ENTRY_PREFIX_LEN + INVITE_VOUCH), vouch, sizeof vouch);
-    if (!cs_secret_eq(vouch, b + INVITE_VOUCH, sizeof vouch))
-        return cs_fail(err, CS_EAUTH, "the invite entry was not made by whoever made the code; nothing was joined");
+    if (b == NULL)
+        return cs_fail(err, why.code, "%s", why.msg);
     out->id = invite->id;
     out->epoch = cs_load_u32(b + ADD_EPOCH);
     memcpy(out->wrap, b + ADD_WRAP, CS_WRAP_LEN);
-    out->floor.log_id = cs_load_u64(b + INVITE_FLOOR);
-    out->floor.number = cs_load_u64(b + INVITE_FLOOR + 8);
-    memcpy(out->floor.log_hash, b + INVITE_FLOOR + 16, 32);
+    out->floor = floor_load(b + INVITE_FLOOR);
     out->expires_ms = (int64_t)cs_load_u64(b + INVITE_EXPIRES);
     memcpy(out->hub_key, b + INVITE_HUB_KEY, 32);
+    return CS_OK;
+}
+
+int cs_recovery_open(struct cs_recovery_info *out, struct cs_slice entry, const struct cs_device_keys *paper,
+                     struct cs_error *err)
+{
+    struct cs_error why = { 0 };
+    const uint8_t *b = vouched(entry, CS_ENTRY_RECOVERY, RECOVERY_LEN, paper, "a recovery", &why);
+
+    if (b == NULL)
+        return cs_fail(err, why.code, "%s", why.msg);
+    out->id = paper->id;
+    out->epoch = cs_load_u32(b + ADD_EPOCH);
+    memcpy(out->wrap, b + ADD_WRAP, CS_WRAP_LEN);
+    out->floor = floor_load(b + RECOVERY_FLOOR);
     return CS_OK;
 }
 

@@ -61,6 +61,37 @@ bool cs_membership_past_cut(const struct cs_membership *m, const struct cs_uuid 
            (number > d->cut.number || (number == d->cut.number && memcmp(hash, d->cut.hash, 32) != 0));
 }
 
+/* Epochs begin with shares for all who are active then, and whoever comes later brings its own: so the key is with all
+ * but those whose end came no later than the epoch. */
+bool cs_member_has_current_key(const struct cs_membership *m, const struct cs_member *d)
+{
+    return d->active || d->ended_seq > m->epoch_seq;
+}
+
+bool cs_invite_expired(const struct cs_member *d, int64_t now_ms)
+{
+    return d->kind == CS_PRINCIPAL_INVITE && d->active && d->expires_ms < now_ms;
+}
+
+enum cs_duty cs_membership_duty(const struct cs_membership *m, int64_t now_ms, const struct cs_member **why)
+{
+    const struct cs_member *used = NULL, *expired = NULL;
+
+    for (size_t i = m->nmembers; i-- > 0;) {
+        const struct cs_member *d = &m->members[i];
+
+        if (d->kind != CS_PRINCIPAL_INVITE || !cs_member_has_current_key(m, d))
+            continue;
+        if (!d->active)
+            used = d;
+        else if (cs_invite_expired(d, now_ms))
+            expired = d;
+    }
+    if (why != NULL)
+        *why = expired != NULL ? expired : used;
+    return expired != NULL ? CS_DUTY_REMOVE : used != NULL ? CS_DUTY_ROTATE : CS_DUTY_NONE;
+}
+
 /* An entry that was taken apart, and what it changes when it is right. */
 struct change {
     const uint8_t *prefix, *body, *signature;
@@ -218,6 +249,19 @@ static int check_invite(struct change *c, const struct cs_membership *m, struct 
     return check_caps(m, c, err);
 }
 
+static int check_recovery(struct change *c, const struct cs_membership *m, struct cs_error *err)
+{
+    int rc;
+
+    if (c->body_len != RECOVERY_LEN)
+        return wrong_length(c, err);
+    if (c->by->kind != CS_PRINCIPAL_DEVICE)
+        return cs_fail(err, CS_EAUTH, "recovery phrase that no device wrote; it is refused");
+    if ((rc = check_epoch(c, m, err)) < 0 || (rc = check_record(c, m, CS_PRINCIPAL_PAPER, m->epoch, err)) < 0)
+        return rc;
+    return check_caps(m, c, err);
+}
+
 static int check_add(struct change *c, const struct cs_membership *m, int64_t hub_time_ms, struct cs_error *err)
 {
     int rc;
@@ -372,6 +416,8 @@ static int verify(struct change *c, const struct cs_membership *m, struct cs_sli
         return check_remove(c, m, err);
     if (c->type == CS_ENTRY_ROTATE)
         return check_rotate(c, m, err);
+    if (c->type == CS_ENTRY_RECOVERY)
+        return check_recovery(c, m, err);
     if (c->type == CS_ENTRY_RENAME)
         return check_rename(c, m, err);
     return cs_fail(err, CS_EVERSION, "membership entry %u of unknown type %u; update claw-sync to go on", c->seq,

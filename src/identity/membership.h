@@ -14,6 +14,7 @@ enum cs_entry_type {
     CS_ENTRY_ADD = 3,
     CS_ENTRY_REMOVE = 4,
     CS_ENTRY_ROTATE = 5,
+    CS_ENTRY_RECOVERY = 6,
     CS_ENTRY_RENAME = 7
 };
 
@@ -74,6 +75,17 @@ const struct cs_epoch_mark *cs_membership_epoch(const struct cs_membership *m, u
 bool cs_membership_past_cut(const struct cs_membership *m, const struct cs_uuid *id, uint64_t number,
                             const uint8_t hash[32]);
 
+/* Has this principal been given the key of the epoch in force? Everyone active has; of the others those who ended in
+ * the course of it. */
+bool cs_member_has_current_key(const struct cs_membership *m, const struct cs_member *d);
+/* What is to be done so that no invite opens what is written from now on. An invite holds the key of the epoch in force
+ * until the next one begins, although it was used, or ran out before now_ms (its writer's clock said until when). Some
+ * device has to write that entry: ROTATE, or where expired invites are open still, REMOVE of all of them. *why: NULL,
+ * or gets the first invite concerned, borrowed until the next apply. */
+enum cs_duty { CS_DUTY_NONE, CS_DUTY_ROTATE, CS_DUTY_REMOVE };
+bool cs_invite_expired(const struct cs_member *d, int64_t now_ms); /* an open invite that ran out */
+enum cs_duty cs_membership_duty(const struct cs_membership *m, int64_t now_ms, const struct cs_member **why);
+
 /* Entry hash: H("member entry", prefix ‖ body). False: too short to be one. */
 bool cs_entry_hash(struct cs_slice entry, uint8_t out[32]);
 uint32_t cs_entry_seq(struct cs_slice entry); /* 0: not an entry */
@@ -93,7 +105,7 @@ int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t 
 int cs_membership_check(const struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms,
                         struct cs_error *err);
 
-/* The author's verified position in the hub's log, part of an invite. */
+/* The author's verified position in the hub's log, part of an invite and of a recovery entry. */
 struct cs_floor {
     uint64_t log_id, number;
     uint8_t log_hash[32];
@@ -109,7 +121,12 @@ int cs_entry_invite(struct cs_buf *out, const struct cs_rng *r, const struct cs_
                     const struct cs_device_keys *invite, const char *name, const struct cs_epoch_keys *epoch,
                     const struct cs_floor *floor, int64_t expires_ms, const uint8_t hub_key[32], int64_t now_ms,
                     struct cs_error *err);
-/* author: a device, or an open invite (author id = invite->id). */
+/* recovery: by a device, of a paper whose keys come of the secret in its phrase (phrase.h). */
+int cs_entry_recovery(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                      const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                      const struct cs_device_keys *paper, const char *name, const struct cs_epoch_keys *epoch,
+                      const struct cs_floor *floor, int64_t now_ms, struct cs_error *err);
+/* author: a device, a paper or an open invite (of the latter two the id is in their keys). */
 int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
                  const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
                  const struct cs_device_keys *keys, const char *name, const struct cs_epoch_keys *epoch, int64_t now_ms,
@@ -145,6 +162,16 @@ struct cs_invite_info {
 /* Parses and checks the vouch under the secret's keys: CS_EAUTH when it was not made by the inviter. */
 int cs_invite_open(struct cs_invite_info *out, struct cs_slice entry, const struct cs_device_keys *invite,
                    struct cs_error *err);
+/* What a recovery entry tells whoever holds its phrase; the newest wrap may be in a later entry. */
+struct cs_recovery_info {
+    struct cs_uuid id;
+    struct cs_floor floor;
+    uint32_t epoch;
+    uint8_t wrap[CS_WRAP_LEN];
+};
+/* CS_EAUTH: the entry is another phrase's, or was not made by whoever made the phrase. */
+int cs_recovery_open(struct cs_recovery_info *out, struct cs_slice entry, const struct cs_device_keys *paper,
+                     struct cs_error *err);
 /* The i-th cut of a removal, from 0; false: there are no more, or it is no removal. */
 bool cs_entry_cut(struct cs_slice entry, size_t i, struct cs_cut *out);
 /* The wrap of an epoch key for `id` in an entry of any type, or CS_ENOTFOUND. */

@@ -115,6 +115,7 @@ static const struct bent {
     { "unknown type", ENTRY_TYPE, 9, CS_EVERSION },
     { "an add called remove", ENTRY_TYPE, 4, CS_ECORRUPT },
     { "an add called rotate", ENTRY_TYPE, 5, CS_ECORRUPT },
+    { "an add called recovery", ENTRY_TYPE, 6, CS_ECORRUPT },
     { "an add called rename", ENTRY_TYPE, 7, CS_ECORRUPT },
     { "a second genesis", ENTRY_TYPE, 1, CS_ECORRUPT },
     { "an add called invite", ENTRY_TYPE, 2, CS_ECORRUPT },
