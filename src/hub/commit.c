@@ -242,6 +242,31 @@ static int entry_put(const struct group *g, struct place *p, struct cs_write *w,
     return CS_OK;
 }
 
+/* A removal says where each chain ends: where it ends here, or the device was faster than its remover. */
+static int cuts_check(const struct group *g, const struct place *p, struct cs_write *w, struct cs_error *err)
+{
+    struct cs_cut cut;
+
+    for (size_t i = 0; cs_entry_cut(w->entry, i, &cut); i++) {
+        struct cs_store_device last = { 0 };
+        char id[CS_UUID_TEXT], hash[65];
+        int rc = g->tx->ops->device(g->tx, &p->workspace, &cut.id, &last, err);
+
+        if (rc == CS_ENOTFOUND)
+            last = (struct cs_store_device){ 0 };
+        else if (rc != CS_OK)
+            return rc;
+        if (last.number == cut.number && memcmp(last.hash, cut.hash, sizeof cut.hash) == 0)
+            continue;
+        cs_uuid_text(id, &cut.id);
+        cs_hex(hash, last.hash, sizeof last.hash);
+        cs_refuse(&w->verdict, CS_RPC_ABORTED, "validation",
+                  "the last batch of %s is number %" PRIu64 ", %s; pull, then remove it again", id, last.number, hash);
+        return CS_OK;
+    }
+    return CS_OK;
+}
+
 static int entry_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
 {
     uint32_t seq = cs_entry_seq(w->entry);
@@ -258,8 +283,10 @@ static int entry_write(const struct group *g, struct place *p, struct cs_write *
         return entry_again(g, p, w, seq, err);
     }
     rc = cs_members_append(g->env->members, g->tx, &p->workspace, &head, w->entry, g->now_ms, &why);
-    if (rc == CS_OK)
-        return entry_put(g, p, w, &head, err);
+    if (rc == CS_OK) {
+        rc = cuts_check(g, p, w, err);
+        return rc != CS_OK || w->verdict.status != CS_RPC_OK ? rc : entry_put(g, p, w, &head, err);
+    }
     if (rc == CS_EIO || rc == CS_EDB || rc == CS_EBUSY) { /* the store's, not the entry's fault */
         *err = why;
         return rc;

@@ -972,6 +972,91 @@ static void expired_invite(void **state)
     cs_buf_free(&add);
 }
 
+/* The entry that removes b, by A, with B's chain cut at number and hash. A knows its key only once it is taken. */
+static void build_removal(struct scene *s, uint64_t number, const uint8_t hash[32], struct cs_epoch_keys *next,
+                          struct cs_buf *out)
+{
+    struct cs_cut cut = { .id = s->b.id, .number = number };
+    struct cs_error err = { 0 };
+
+    memcpy(cut.hash, hash, 32);
+    cs_buf_reset(out);
+    assert_int_equal(cs_entry_remove(out, &s->a.rng, &s->a.members, &s->a.id, &s->a.keys, &cut, 1, &s->a.epoch, next,
+                                     cs_now_ms(s->world), &err),
+                     CS_OK);
+}
+
+static int remove_b(struct scene *s, uint64_t number, const uint8_t hash[32], struct cs_epoch_keys *next,
+                    struct cs_buf *out)
+{
+    build_removal(s, number, hash, next, out);
+    return append(s, &s->a, out);
+}
+
+/* A device is removed behind its last batch and nowhere else; from then on it is refused, and those who stay write
+ * under the new key. */
+static void removing_a_device(void **state)
+{
+    static const uint8_t none[32] = { 0 };
+    struct scene *s = *state;
+    struct cs_epoch_keys next;
+    struct cs_buf entry = { 0 };
+    const Clawsync__V1__PushResponse *a;
+    uint8_t first[32];
+    struct made *late;
+    struct call k;
+
+    two_devices(s);
+    assert_int_equal(entries_seen(s, &s->a.workspace, &s->a.id), 2);
+    push_ok(s, &s->b, 10, 1);
+    memcpy(first, s->b.prev, 32);
+    push_ok(s, &s->b, 20, 1);
+    assert_int_equal(remove_b(s, 0, none, &next, &entry), CS_RPC_ABORTED);
+    assert_int_equal(remove_b(s, 1, first, &next, &entry), CS_RPC_ABORTED);
+    assert_int_equal(remove_b(s, 2, first, &next, &entry), CS_RPC_ABORTED);
+    assert_int_equal(remove_b(s, 3, s->b.prev, &next, &entry), CS_RPC_ABORTED);
+    assert_int_equal(entries_seen(s, &s->a.workspace, &s->a.id), 2);
+    push_ok(s, &s->b, 30, 1); /* a refused removal removes nobody */
+    assert_int_equal(remove_b(s, 3, s->b.prev, &next, &entry), CS_RPC_OK);
+    assert_int_equal(append(s, &s->a, &entry), CS_RPC_OK); /* the very same again */
+    maker_learn(&s->a, cs_buf_slice(&entry));
+    assert_int_equal(entries_seen(s, &s->a.workspace, &s->a.id), 3);
+
+    late = maker_batch(&s->b, 10, 1);
+    ask(&k, s, "Push", &late->req.base);
+    a = push_answer(&k, 0);
+    assert_false(a->accepted);
+    assert_string_equal(a->kind, "revoked");
+    FREE_ANSWER(a);
+    call_fini(&k);
+    late = maker_batch(&s->a, 10, 1); /* A, as before the removal */
+    late->h.epoch = 1;
+    made_seal(&s->a, late);
+    ask(&k, s, "Push", &late->req.base);
+    a = push_answer(&k, 0);
+    assert_false(a->accepted);
+    assert_string_equal(a->kind, "stale-epoch");
+    FREE_ANSWER(a);
+    call_fini(&k);
+    s->a.epoch = next;
+    push_ok(s, &s->a, 10, 1);
+    cs_buf_free(&entry);
+}
+
+/* One who never sent anything is cut at nothing. */
+static void removing_a_silent_device(void **state)
+{
+    static const uint8_t none[32] = { 0 }, some[32] = { 1 };
+    struct scene *s = *state;
+    struct cs_epoch_keys next;
+    struct cs_buf entry = { 0 };
+
+    two_devices(s);
+    assert_int_equal(remove_b(s, 1, some, &next, &entry), CS_RPC_ABORTED);
+    assert_int_equal(remove_b(s, 0, none, &next, &entry), CS_RPC_OK);
+    cs_buf_free(&entry);
+}
+
 /* A connection that breaks under calls of every kind: what was not acknowledged is sent again, and succeeds. */
 static void connection_breaks(void **state)
 {
@@ -1172,6 +1257,8 @@ int main(void)
                                         T(membership_calls),
                                         T(joining_by_invite),
                                         T(expired_invite),
+                                        T(removing_a_device),
+                                        T(removing_a_silent_device),
                                         T(connection_breaks),
                                         T(workspaces_are_apart),
                                         T(restart_keeps_everything),
