@@ -72,6 +72,7 @@ static void end(struct client_call *x, int status, struct cs_slice text, uint32_
     if (x->base.over)
         return;
     x->status = status;
+    x->unprocessed |= !x->base.sent;
     cs_buf_put_slice(&x->text, text);
     cs_buf_put_u8(&x->text, 0);
     cs_rpc_conn_reset(x->base.conn, &x->base, h2_error);
@@ -121,7 +122,6 @@ static void on_expired(cs_rpc_call *c)
 
 static void on_lost(cs_rpc_call *c, int status, const char *text)
 {
-    client_call(c)->unprocessed |= !c->sent;
     end(client_call(c), status, cs_slice_str(text), NGHTTP2_CANCEL);
 }
 
@@ -136,7 +136,7 @@ static void on_stream_closed(cs_rpc_call *c, uint32_t h2_error)
 
     if (c->remote_ended)
         return; /* complete: the reader has yet to take the rest */
-    x->unprocessed = !c->sent || h2_error == NGHTTP2_REFUSED_STREAM;
+    x->unprocessed = h2_error == NGHTTP2_REFUSED_STREAM;
     /* a server cancels what is past the deadline, and its clock may be a little ahead of ours */
     if (h2_error == NGHTTP2_CANCEL && c->deadline != NULL && cs_rpc_call_time_left(c) == 0)
         on_expired(c);
@@ -283,7 +283,6 @@ static void submit(struct client_call *x)
         cs_rpc_conn_go_away(conn);
     }
     if (id < 0) {
-        x->unprocessed = true;
         end_with(x, CS_RPC_UNAVAILABLE, "cannot send the call: %s", nghttp2_strerror(id));
         return;
     }
@@ -469,8 +468,8 @@ static void on_told(cs_rpc_conn *conn)
     bool full;
 
     set_retry(ch);
-    /* the end of a connection that another one has replaced is no news */
-    if (choose(ch, false, &full) != NULL)
+    /* the end of a connection that others have replaced, or gone down with, is no news */
+    if (choose(ch, false, &full) != NULL || (conn->up && !ch->reachable))
         return;
     ch->reachable = false;
     if (ch->state != NULL)

@@ -235,11 +235,8 @@ static void pump(cs_rpc_conn *conn)
         if (conn->dirty == NULL)
             break;
     }
-    if (conn->ended)
-        cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "the peer closed the connection");
-    if (conn->aborting)
-        cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "%s", conn->cause.msg);
-    if (conn->h2 != NULL && !nghttp2_session_want_read(conn->h2) && !nghttp2_session_want_write(conn->h2))
+    if (conn->ended || conn->aborting ||
+        (conn->h2 != NULL && !nghttp2_session_want_read(conn->h2) && !nghttp2_session_want_write(conn->h2)))
         cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "%s",
                          conn->cause.msg[0] != 0 ? conn->cause.msg : "the peer closed the connection");
 }
@@ -576,6 +573,7 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
         cs_rpc_guard_charge(conn, 1);
         if (!conn->up) {
             conn->up = true;
+            cs_rpc_guard_after(conn, 0); /* other clocks than the handshake's run now */
             if (conn->ops->up != NULL)
                 conn->ops->up(conn);
         }
@@ -839,7 +837,7 @@ static void on_ended(void *arg, const struct cs_error *err)
 
     cs_rpc_conn_enter(conn);
     conn->ended = conn->hung_up = true;
-    if (err != NULL)
+    if (err != NULL && conn->cause.msg[0] == 0) /* what HTTP/2 had to say tells more */
         fail_err(conn, err);
     cs_rpc_conn_leave(conn);
 }

@@ -57,7 +57,10 @@ void cs_rpc_guard_after(cs_rpc_conn *conn, uint32_t ms)
 void cs_rpc_guard_heard(cs_rpc_conn *conn)
 {
     conn->guard.heard_ms = now_of(conn);
+    if (!conn->guard.pinging)
+        return;
     conn->guard.pinging = false;
+    cs_rpc_guard_after(conn, conn->limits->keepalive_ms);
 }
 
 void cs_rpc_guard_block(cs_rpc_conn *conn, bool begins)

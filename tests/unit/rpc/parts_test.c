@@ -2,7 +2,9 @@
 #include "unit/rpc/rpc_fixture.h"
 
 #include "rpc/frame.h"
+#include "rpc/gzip.h"
 #include "rpc/metadata.h"
+#include "rpc/peers.h"
 #include "rpc/sendq.h"
 #include "rpc/status.h"
 #include "rpc/timeout.h"
@@ -275,6 +277,211 @@ static void broken_messages(void **state)
     }
 }
 
+static void gzip_there_and_back(void **state)
+{
+    static const size_t sizes[] = { 0, 1, 100, 5000, 300000 };
+    uint8_t *data = malloc(300000);
+
+    (void)state;
+    for (size_t i = 0; i < 300000; i++)
+        data[i] = (uint8_t)(i / 100 * 7);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct cs_buf packed = { 0 }, plain = { 0 };
+
+        assert_int_equal(cs_rpc_gzip(&packed, cs_slice(data, sizes[i])), CS_OK);
+        assert_true(sizes[i] < 5000 || packed.len < sizes[i] / 4);
+        assert_int_equal(cs_rpc_gunzip(&plain, cs_buf_slice(&packed), sizes[i]), CS_OK);
+        assert_int_equal(plain.len, sizes[i]);
+        assert_true(sizes[i] == 0 || memcmp(plain.data, data, sizes[i]) == 0);
+        cs_buf_reset(&plain);
+        if (sizes[i] > 0)
+            assert_int_equal(cs_rpc_gunzip(&plain, cs_buf_slice(&packed), sizes[i] - 1), CS_ELIMIT);
+        /* cut anywhere, or followed by anything, it is not gzip */
+        for (size_t n = 0; n < packed.len && n < 40; n++) {
+            cs_buf_reset(&plain);
+            assert_int_equal(cs_rpc_gunzip(&plain, cs_slice(packed.data, n), 300000), CS_ECORRUPT);
+        }
+        cs_buf_reset(&plain);
+        assert_int_equal(cs_rpc_gunzip(&plain, cs_slice(packed.data, packed.len - 1), 300000), CS_ECORRUPT);
+        cs_buf_put_u8(&packed, 'x');
+        cs_buf_reset(&plain);
+        assert_int_equal(cs_rpc_gunzip(&plain, cs_buf_slice(&packed), 300000), CS_ECORRUPT);
+        packed.len--;
+        packed.data[packed.len / 2] ^= 0x55;
+        cs_buf_reset(&plain);
+        assert_int_not_equal(cs_rpc_gunzip(&plain, cs_buf_slice(&packed), 300000), CS_OK);
+        cs_buf_free(&packed);
+        cs_buf_free(&plain);
+    }
+    free(data);
+}
+
+static void gzip_members_are_one_text(void **state)
+{
+    struct cs_buf packed = { 0 }, plain = { 0 };
+
+    (void)state;
+    assert_int_equal(cs_rpc_gzip(&packed, cs_slice_str("one ")), CS_OK);
+    assert_int_equal(cs_rpc_gzip(&packed, cs_slice_str("")), CS_OK);
+    assert_int_equal(cs_rpc_gzip(&packed, cs_slice_str("two")), CS_OK);
+    assert_int_equal(cs_rpc_gunzip(&plain, cs_buf_slice(&packed), 7), CS_OK);
+    assert_int_equal(plain.len, 7);
+    assert_memory_equal(plain.data, "one two", 7);
+    cs_buf_free(&packed);
+    cs_buf_free(&plain);
+}
+
+/* 64 MiB in 64 KiB: as much memory is taken as is allowed, about. */
+static void a_bomb_is_bounded(void **state)
+{
+    enum { BOMB = 64 * 1024 * 1024, ALLOWED = 10000 };
+    uint8_t *zeros = calloc(1, BOMB), prefix[5] = { 1 };
+    struct cs_rpc_decoder d = { .max = BOMB, .encoding = CS_RPC_ENCODING_GZIP };
+    struct cs_buf packed = { 0 }, plain = { 0 };
+    struct cs_slice in = cs_slice(prefix, 5), msg;
+    struct cs_error err;
+    int status = 0;
+
+    (void)state;
+    assert_int_equal(cs_rpc_gzip(&packed, cs_slice(zeros, BOMB)), CS_OK);
+    assert_true(packed.len < 128 * 1024);
+    assert_int_equal(cs_rpc_gunzip(&plain, cs_buf_slice(&packed), ALLOWED), CS_ELIMIT);
+    assert_true(plain.cap <= 4 * ALLOWED);
+    d.max = packed.len;
+    cs_store_u32(prefix + 1, (uint32_t)packed.len);
+    assert_int_equal(cs_rpc_decode(&d, &in, &msg, &status, &err), 0);
+    in = cs_buf_slice(&packed);
+    assert_int_equal(cs_rpc_decode(&d, &in, &msg, &status, &err), -1);
+    assert_int_equal(status, CS_RPC_RESOURCE_EXHAUSTED);
+    assert_true(d.plain.cap <= 4 * packed.len);
+    cs_rpc_decoder_fini(&d);
+    cs_buf_free(&packed);
+    cs_buf_free(&plain);
+    free(zeros);
+}
+
+static void compressed_messages_in_pieces(void **state)
+{
+    struct cs_rpc_decoder d = { .max = 100, .encoding = CS_RPC_ENCODING_GZIP };
+    struct cs_rpc_sendq q = { 0 };
+    struct cs_buf packed = { 0 };
+    struct cs_slice in, msg;
+    struct cs_error err;
+    uint8_t wire[200];
+    int status, got = 0;
+    size_t n;
+
+    (void)state;
+    assert_int_equal(cs_rpc_gzip(&packed, cs_slice_str("hello")), CS_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(cs_rpc_sendq_put(&q, i == 1 ? cs_slice_str("hello") : cs_buf_slice(&packed), i != 1), CS_OK);
+    n = cs_rpc_sendq_take(&q, wire, sizeof wire);
+    for (size_t i = 0; i < n; i++) {
+        in = cs_slice(wire + i, 1);
+        if (cs_rpc_decode(&d, &in, &msg, &status, &err) == 0)
+            continue;
+        got++;
+        assert_true(cs_slice_eq(msg, cs_slice_str("hello")));
+    }
+    assert_int_equal(got, 3);
+    assert_true(cs_rpc_decoder_idle(&d));
+    cs_rpc_decoder_fini(&d);
+    cs_buf_free(&packed);
+}
+
+static void lists(void **state)
+{
+    static const struct {
+        const char *list;
+        bool has;
+    } cases[] = {
+        { "gzip", true },           { "identity,gzip", true }, { "identity, gzip ,x", true }, { "", false },
+        { "gzip2,deflate", false }, { ",,", false },           { "xgzip gzip", true },        { "identity", false },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(cs_rpc_list_has(cs_slice_str(cases[i].list), "gzip"), cases[i].has);
+}
+
+static void content_types(void **state)
+{
+    static const char *const good[] = { "application/grpc", "application/grpc+proto", "application/grpc;x=y" };
+    static const char *const bad[] = { "", "application/grp", "application/grpc-web", "application/json", "text/html" };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        assert_true(cs_rpc_is_grpc(cs_slice_str(good[i])));
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_false(cs_rpc_is_grpc(cs_slice_str(bad[i])));
+}
+
+static void pushbacks(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t ms;
+    } cases[] = {
+        { "0", 0 },
+        { "250", 250 },
+        { "2147483647", INT32_MAX },
+        { "2147483648", CS_RPC_PUSHBACK_STOP },
+        { "-1", CS_RPC_PUSHBACK_STOP },
+        { "", CS_RPC_PUSHBACK_STOP },
+        { "soon", CS_RPC_PUSHBACK_STOP },
+        { "99999999999", CS_RPC_PUSHBACK_STOP },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(cs_rpc_pushback_parse(cs_slice_str(cases[i].text)), cases[i].ms);
+}
+
+static void connections_are_counted_by_address(void **state)
+{
+    struct cs_rpc_peers p = { { NULL } };
+    struct cs_rpc_peer *a, *b, *c, *d, *many[100];
+    char text[32];
+
+    (void)state;
+    a = cs_rpc_peers_enter(&p, "10.0.0.1:1000", 2);
+    b = cs_rpc_peers_enter(&p, "10.0.0.1:1001", 2);
+    assert_non_null(a);
+    assert_ptr_equal(a, b);
+    assert_null(cs_rpc_peers_enter(&p, "10.0.0.1:1002", 2));
+    c = cs_rpc_peers_enter(&p, "10.0.0.2:1002", 2);
+    assert_non_null(c);
+    assert_ptr_not_equal(a, c);
+    cs_rpc_peers_leave(&p, a);
+    assert_ptr_equal(cs_rpc_peers_enter(&p, "10.0.0.1:1003", 2), a);
+    cs_rpc_peers_leave(&p, a);
+    cs_rpc_peers_leave(&p, a);
+    cs_rpc_peers_leave(&p, c);
+    /* one network of IPv6 is one address; IPv4 inside it is not */
+    a = cs_rpc_peers_enter(&p, "[2001:db8:1:2::1]:5", 9);
+    assert_ptr_equal(cs_rpc_peers_enter(&p, "[2001:db8:1:2:ffff::9]:6", 9), a);
+    b = cs_rpc_peers_enter(&p, "[2001:db8:1:3::1]:5", 9);
+    assert_ptr_not_equal(a, b);
+    c = cs_rpc_peers_enter(&p, "[::ffff:10.0.0.1]:7", 9);
+    d = cs_rpc_peers_enter(&p, "[::ffff:10.0.0.2]:7", 1);
+    assert_non_null(d);
+    assert_ptr_not_equal(c, d);
+    cs_rpc_peers_leave(&p, cs_rpc_peers_enter(&p, "unknown", 9));
+    cs_rpc_peers_leave(&p, NULL);
+    assert_null(cs_rpc_peers_enter(&p, "10.0.0.9:1", 0));
+    for (int i = 0; i < 100; i++) {
+        snprintf(text, sizeof text, "10.1.0.%d:9", i);
+        assert_non_null(many[i] = cs_rpc_peers_enter(&p, text, 1));
+    }
+    for (int i = 0; i < 100; i++)
+        cs_rpc_peers_leave(&p, many[(i * 37) % 100]);
+    cs_rpc_peers_leave(&p, a);
+    cs_rpc_peers_leave(&p, a);
+    cs_rpc_peers_leave(&p, b);
+    cs_rpc_peers_leave(&p, c);
+    cs_rpc_peers_leave(&p, d);
+}
+
 /* A declared length buys no memory. */
 static void a_large_promise_costs_nothing(void **state)
 {
@@ -305,6 +512,14 @@ int main(void)
         cmocka_unit_test(messages_in_pieces),
         cmocka_unit_test(broken_messages),
         cmocka_unit_test(a_large_promise_costs_nothing),
+        cmocka_unit_test(gzip_there_and_back),
+        cmocka_unit_test(gzip_members_are_one_text),
+        cmocka_unit_test(a_bomb_is_bounded),
+        cmocka_unit_test(compressed_messages_in_pieces),
+        cmocka_unit_test(lists),
+        cmocka_unit_test(content_types),
+        cmocka_unit_test(pushbacks),
+        cmocka_unit_test(connections_are_counted_by_address),
     };
 
     return cmocka_run_group_tests_name("rpc parts", tests, NULL, NULL);

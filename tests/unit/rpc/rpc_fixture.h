@@ -22,6 +22,9 @@ struct seen {
     uint64_t sum;        /* over all bytes, so that order and content count */
     struct cs_buf first; /* the first message */
     bool headers;
+    char lead[64]; /* x-lead of the leading metadata */
+    int64_t pushback;
+    bool unprocessed;
     int done; /* how many times */
     int status;
     char text[512];
@@ -63,10 +66,11 @@ static inline void seen_fill(cs_rpc_call *c, struct seen *s)
 static inline void seen_headers(cs_rpc_call *c, void *arg, const struct cs_rpc_metadata *m)
 {
     struct seen *s = arg;
+    struct cs_slice lead = cs_rpc_metadata_get(m, "x-lead");
 
     (void)c;
-    (void)m;
     s->headers = true;
+    snprintf(s->lead, sizeof s->lead, "%.*s", (int)lead.len, lead.data == NULL ? "" : (const char *)lead.data);
 }
 
 static inline void seen_message(cs_rpc_call *c, void *arg, struct cs_slice msg)
@@ -101,6 +105,8 @@ static inline void seen_done(cs_rpc_call *c, void *arg, int status, const char *
     s->done++;
     s->status = status;
     s->ended_ms = cs_loop_now_ms(s->loop);
+    s->pushback = cs_rpc_call_pushback(c);
+    s->unprocessed = cs_rpc_call_unprocessed(c);
     snprintf(s->text, sizeof s->text, "%s", text);
     snprintf(s->trailer, sizeof s->trailer, "%.*s", (int)t.len, t.data == NULL ? "" : (const char *)t.data);
     cs_buf_put_slice(&s->trailer_bin, cs_rpc_metadata_get(trailers, "x-trailer-bin"));
@@ -129,6 +135,7 @@ struct service {
     cs_rpc_call *waiting;     /* the newest /t.S/Wait */
     size_t received;          /* bytes of messages */
     cs_rpc_server **close_me; /* by the next echoed message */
+    int compress;             /* what cs_rpc_call_compress said to /t.S/Packed */
 };
 
 static inline void svc_start(cs_rpc_call *c, void *arg)
@@ -243,6 +250,43 @@ static inline void svc_early_start(cs_rpc_call *c, void *arg)
     cs_rpc_call_finish(c, CS_RPC_PERMISSION_DENIED, "not you", NULL);
 }
 
+/* Every other message is compressed, if the client takes that. */
+static inline void svc_packed_start(cs_rpc_call *c, void *arg)
+{
+    struct service *s = arg;
+
+    svc_start(c, arg);
+    s->compress = cs_rpc_call_compress(c, true);
+}
+
+static inline void svc_packed(cs_rpc_call *c, void *arg, struct cs_slice msg)
+{
+    svc_echo(c, arg, msg);
+    cs_rpc_call_compress(c, false);
+    svc_echo(c, arg, msg);
+    cs_rpc_call_compress(c, true);
+}
+
+static inline void svc_lead_start(cs_rpc_call *c, void *arg)
+{
+    struct cs_rpc_meta item = { "x-lead", cs_slice_str("first") };
+    struct cs_rpc_meta bad = { "grpc-lead", cs_slice_str("no") };
+    struct cs_error err;
+
+    svc_start(c, arg);
+    assert_int_equal(cs_rpc_call_headers(c, &(struct cs_rpc_metadata){ &bad, 1 }, &err), CS_EINVAL);
+    assert_int_equal(cs_rpc_call_headers(c, &(struct cs_rpc_metadata){ &item, 1 }, &err), CS_OK);
+    assert_int_equal(cs_rpc_call_headers(c, &(struct cs_rpc_metadata){ &item, 1 }, &err), CS_ECANCELED);
+}
+
+/* Not now, the first byte says when: its own number of ms, 255 never. */
+static inline void svc_later(cs_rpc_call *c, void *arg, struct cs_slice msg)
+{
+    (void)arg;
+    cs_rpc_call_set_pushback(c, msg.data[0] == 255 ? -1 : msg.data[0]);
+    cs_rpc_call_finish(c, CS_RPC_UNAVAILABLE, "later", NULL);
+}
+
 static const struct cs_rpc_method svc_methods[] = {
     { "/t.S/Echo", svc_start, svc_echo, svc_ok, svc_echo_writable, svc_closed, 0 },
     { "/t.S/Count", svc_start, svc_count, svc_count_end, NULL, svc_closed, 0 },
@@ -251,6 +295,9 @@ static const struct cs_rpc_method svc_methods[] = {
     { "/t.S/Wait", svc_wait_start, svc_count, NULL, NULL, svc_closed, 0 },
     { "/t.S/Early", svc_early_start, svc_count, NULL, NULL, svc_closed, 0 },
     { "/t.S/Small", svc_start, svc_echo, svc_ok, NULL, svc_closed, 1000 },
+    { "/t.S/Packed", svc_packed_start, svc_packed, svc_ok, svc_echo_writable, svc_closed, 0 },
+    { "/t.S/Lead", svc_lead_start, svc_echo, svc_ok, NULL, svc_closed, 0 },
+    { "/t.S/Later", svc_start, svc_later, NULL, NULL, svc_closed, 0 },
 };
 enum { SVC_METHODS = sizeof svc_methods / sizeof svc_methods[0] };
 
@@ -345,6 +392,11 @@ static inline void run_ms(struct world_case *w, uint32_t ms)
     cs_loop_run(w->loop);
 }
 
+/* Until the condition holds; the guard timer ends a test for which it never does. */
+#define RUN_UNTIL(w, condition)                                                                                        \
+    while (!(condition))                                                                                               \
+    run_ms((w), 1)
+
 static inline void case_close(struct world_case *w)
 {
     cs_rpc_channel_close(w->channel);
@@ -364,6 +416,16 @@ static inline void start_call(struct world_case *w, struct seen *s, const char *
     s->loop = w->loop;
     s->started_ms = cs_loop_now_ms(w->loop);
     if (cs_rpc_call_new(w->channel, path, m, timeout_ms, &seen_cb, s, &s->call, &err) != CS_OK)
+        fail_msg("call: %s", err.msg);
+}
+
+static inline void open_call(struct world_case *w, struct seen *s, const struct cs_rpc_call_options *o)
+{
+    struct cs_error err;
+
+    s->loop = w->loop;
+    s->started_ms = cs_loop_now_ms(w->loop);
+    if (cs_rpc_call_open(w->channel, o, &seen_cb, s, &s->call, &err) != CS_OK)
         fail_msg("call: %s", err.msg);
 }
 

@@ -1,186 +1,8 @@
 /* What the server answers to requests that our client would never send, and either side to bytes gone wrong: frames
  * are made and read here with nothing but nghttp2's header compression. */
-#include <nghttp2/nghttp2.h>
-
-#include "unit/rpc/rpc_fixture.h"
-
-enum { DATA = 0, HEADERS = 1, END_STREAM = 1, END_HEADERS = 4, PADDED = 8 };
-
-static void put_frame(struct cs_buf *b, uint8_t type, uint8_t flags, uint32_t id, struct cs_slice payload)
-{
-    cs_buf_put_u8(b, (uint8_t)(payload.len >> 16));
-    cs_buf_put_u16(b, (uint16_t)payload.len);
-    cs_buf_put_u8(b, type);
-    cs_buf_put_u8(b, flags);
-    cs_buf_put_u32(b, id);
-    cs_buf_put_slice(b, payload);
-}
-
-/* "name value" lines, as one HEADERS frame. */
-static void put_headers(struct cs_buf *b, uint8_t flags, const char *const *lines)
-{
-    static uint8_t block[64 * 1024];
-    nghttp2_hd_deflater *d;
-    nghttp2_nv nv[16];
-    size_t n = 0;
-    ssize_t len;
-
-    for (; lines[n] != NULL; n++) {
-        const char *space = strchr(lines[n], ' ');
-
-        nv[n] = (nghttp2_nv){ (uint8_t *)(uintptr_t)lines[n], (uint8_t *)(uintptr_t)(space + 1),
-                              (size_t)(space - lines[n]), strlen(space + 1), NGHTTP2_NV_FLAG_NONE };
-    }
-    assert_int_equal(nghttp2_hd_deflate_new(&d, 4096), 0);
-    len = nghttp2_hd_deflate_hd(d, block, sizeof block, nv, n);
-    assert_true(len > 0);
-    nghttp2_hd_deflate_del(d);
-    put_frame(b, HEADERS, (uint8_t)(flags | END_HEADERS), 1, cs_slice(block, (size_t)len));
-}
-
-static void put_preface(struct cs_buf *b)
-{
-    cs_buf_put_str(b, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    put_frame(b, 4, 0, 0, CS_SLICE_NULL);
-}
-
-/* ---- a connection of bytes ---- */
-
-struct wire {
-    cs_loop *loop;
-    cs_stream *stream;
-    cs_listener *listener;
-    struct cs_buf say, heard;
-    bool ended;
-};
-
-static void wire_connected(void *arg, const struct cs_error *err)
-{
-    struct wire *x = arg;
-
-    assert_null(err);
-    cs_stream_read(x->stream, true);
-    cs_stream_write(x->stream, cs_buf_slice(&x->say));
-}
-
-static void wire_data(void *arg, struct cs_slice bytes)
-{
-    cs_buf_put_slice(&((struct wire *)arg)->heard, bytes);
-}
-
-static void wire_ended(void *arg, const struct cs_error *err)
-{
-    (void)err;
-    ((struct wire *)arg)->ended = true;
-}
-
-static const struct cs_stream_cb wire_cb = { wire_connected, wire_data, wire_ended, NULL };
-
-static void wire_accepted(void *arg, cs_stream *s)
-{
-    struct wire *x = arg;
-
-    cs_stream_close(x->stream);
-    x->stream = s;
-    cs_stream_accept(s, &wire_cb, x);
-    wire_connected(x, NULL);
-}
-
-static void wire_dial(struct wire *x, struct world_case *w)
-{
-    struct cs_error err;
-
-    x->loop = w->loop;
-    assert_int_equal(cs_stream_connect(w->loop, "127.0.0.1", w->port, &wire_cb, x, &x->stream, &err), CS_OK);
-}
-
-static void wire_close(struct wire *x)
-{
-    cs_stream_close(x->stream);
-    cs_listener_close(x->listener);
-    cs_buf_free(&x->say);
-    cs_buf_free(&x->heard);
-}
-
-/* What the frames of stream 1 said. */
-struct answer {
-    int http, grpc; /* -1: not said */
-    bool ended;
-    int reset; /* RST_STREAM's code; -1: none came */
-    size_t data;
-};
-
-static int number(nghttp2_nv nv)
-{
-    int v = 0;
-
-    for (size_t i = 0; i < nv.valuelen; i++)
-        v = v * 10 + (nv.value[i] - '0');
-    return v;
-}
-
-static void read_block(nghttp2_hd_inflater *z, struct cs_slice block, struct answer *a)
-{
-    for (;;) {
-        nghttp2_nv nv;
-        int flags = 0;
-        ssize_t n = nghttp2_hd_inflate_hd2(z, &nv, &flags, block.data, block.len, 1);
-
-        assert_true(n >= 0);
-        block = cs_slice(block.data + n, block.len - (size_t)n);
-        if ((flags & NGHTTP2_HD_INFLATE_EMIT) != 0) {
-            if (nv.namelen == 7 && memcmp(nv.name, ":status", 7) == 0)
-                a->http = number(nv);
-            if (nv.namelen == 11 && memcmp(nv.name, "grpc-status", 11) == 0)
-                a->grpc = number(nv);
-        }
-        if ((flags & NGHTTP2_HD_INFLATE_FINAL) != 0)
-            break;
-    }
-    nghttp2_hd_inflate_end_headers(z);
-}
-
-static struct answer read_answer(const struct cs_buf *heard)
-{
-    struct answer a = { -1, -1, false, -1, 0 };
-    struct cs_reader r = cs_reader(cs_buf_slice(heard));
-    nghttp2_hd_inflater *z;
-
-    assert_int_equal(nghttp2_hd_inflate_new(&z), 0);
-    while (cs_reader_left(&r) >= 9) {
-        size_t len = (size_t)cs_read_u8(&r) << 16;
-        uint8_t type, flags;
-        uint32_t id;
-        struct cs_slice payload;
-
-        len |= cs_read_u16(&r);
-        type = cs_read_u8(&r);
-        flags = cs_read_u8(&r);
-        id = cs_read_u32(&r);
-        payload = cs_read_bytes(&r, len);
-        if (r.bad)
-            break;
-        if (type == HEADERS)
-            read_block(z, payload, &a);
-        if (type == DATA)
-            a.data += payload.len;
-        if (type == 3 && id == 1 && payload.len == 4)
-            a.reset = (int)cs_load_u32(payload.data);
-        if ((type == HEADERS || type == DATA) && id == 1 && (flags & END_STREAM) != 0)
-            a.ended = true;
-    }
-    nghttp2_hd_inflate_del(z);
-    return a;
-}
+#include "unit/rpc/wire_fixture.h"
 
 /* ---- strange requests ---- */
-
-#define HEAD(path) ":method POST", ":scheme http", ":path " path, ":authority x"
-#define GRPC       "content-type application/grpc"
-#define BODY(s)                                                                                                        \
-    {                                                                                                                  \
-        (const uint8_t *)(s), sizeof(s) - 1                                                                            \
-    }
 
 struct request {
     const char *name;
@@ -263,6 +85,85 @@ static void strange_requests(void **state)
         wire_close(&x);
     }
     run_ms(&w, 20);
+    case_close(&w);
+}
+
+/* What is compressed and what is not, on the wire: as the client says that it takes, and message by message. */
+static void compressed_answers(void **state)
+{
+    static const char *const takes[] = { HEAD("/t.S/Packed"), GRPC, "grpc-accept-encoding identity, gzip", NULL };
+    static const char *const does_not[] = { HEAD("/t.S/Packed"), GRPC, "grpc-accept-encoding identity", NULL };
+    struct world_case w;
+
+    (void)state;
+    case_open(&w);
+    for (int i = 0; i < 2; i++) {
+        struct answer a = { 0 };
+        struct wire x = { 0 };
+        uint8_t body[5 + 5000] = { 0 };
+
+        cs_store_u32(body + 1, 5000);
+        put_preface(&x.say);
+        put_headers(&x.say, 0, i == 0 ? takes : does_not);
+        put_frame(&x.say, DATA, END_STREAM, 1, cs_slice(body, sizeof body));
+        wire_dial(&x, &w);
+        RUN_UNTIL(&w, (a = read_answer(&x.heard)).ended);
+        assert_int_equal(a.grpc, 0);
+        assert_true(a.takes_gzip);
+        assert_int_equal(a.gzip, i == 0);
+        assert_int_equal(w.service.compress, i == 0 ? CS_OK : CS_EUNSUPPORTED);
+        if (i == 0) /* one compressed, one as it is */
+            assert_in_range(a.data, 5005, 5205);
+        else
+            assert_int_equal(a.data, 2 * 5005);
+        wire_close(&x);
+    }
+    case_close(&w);
+}
+
+static void compressed_requests(void **state)
+{
+    static const char *const reply[] = { ":status 200", GRPC, "grpc-status 0", NULL };
+    static uint8_t zeros[5000];
+    struct world_case w;
+
+    (void)state;
+    case_loop(&w, cs_world_real());
+    for (int i = 0; i < 2; i++) {
+        struct cs_rpc_call_options o = { .path = "/t.S/Any", .compress = i == 0 };
+        struct wire liar = { 0 };
+        struct seen s = { 0 };
+        struct answer a = { 0 };
+        struct cs_error err;
+
+        put_frame(&liar.say, SETTINGS, 0, 0, CS_SLICE_NULL);
+        liar.loop = w.loop;
+        assert_int_equal(cs_listen(w.loop, "127.0.0.1", 0, wire_accepted, &liar, &liar.listener, &err), CS_OK);
+        w.port = cs_listener_port(liar.listener);
+        case_dial(&w, NULL);
+        open_call(&w, &s, &o);
+        assert_int_equal(cs_rpc_call_compress(s.call, true), i == 0 ? CS_OK : CS_EUNSUPPORTED);
+        assert_int_equal(cs_rpc_call_send(s.call, cs_slice(zeros, sizeof zeros)), CS_OK);
+        assert_int_equal(cs_rpc_call_compress(s.call, false), CS_OK);
+        assert_int_equal(cs_rpc_call_send(s.call, cs_slice(zeros, sizeof zeros)), CS_OK);
+        cs_rpc_call_half_close(s.call);
+        RUN_UNTIL(&w, liar.heard.len > sizeof MAGIC && (a = read_request(&liar.heard)).ended);
+        assert_true(a.takes_gzip);
+        assert_int_equal(a.gzip, i == 0);
+        if (i == 0)
+            assert_in_range(a.data, 5005, 5205);
+        else
+            assert_int_equal(a.data, 2 * 5005);
+        cs_buf_reset(&liar.say);
+        put_headers(&liar.say, END_STREAM, reply);
+        wire_say(&liar, cs_buf_slice(&liar.say));
+        finish_call(&w, &s);
+        assert_int_equal(s.status, CS_RPC_OK);
+        seen_free(&s);
+        cs_rpc_channel_close(w.channel);
+        w.channel = NULL;
+        wire_close(&liar);
+    }
     case_close(&w);
 }
 
@@ -545,6 +446,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strange_requests),
+        cmocka_unit_test(compressed_answers),
+        cmocka_unit_test(compressed_requests),
         cmocka_unit_test(padded_and_in_single_bytes),
         cmocka_unit_test(a_deadline_inside_a_message),
         cmocka_unit_test(strange_answers),
