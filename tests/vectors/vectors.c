@@ -7,6 +7,7 @@
 #include "crypto/keystore_format.h"
 #include "identity/code.h"
 #include "identity/membership.h"
+#include "identity/phrase.h"
 #include "unit/crypto/fixed_world.h"
 #include "unit/delta/sample.h"
 
@@ -324,9 +325,43 @@ static json_t *boundaries(void)
 
 /* Membership */
 
-static json_t *state_of(const struct cs_membership *m, const struct cs_epoch_keys *keys)
+/* Everybody's view of the log: the state, and the keys of all epochs so far. */
+struct log {
+    struct fixed_world f;
+    struct cs_membership m;
+    struct cs_epoch_keys keys[3];
+    struct cs_buf entry;
+    json_t *entries;
+};
+
+static json_t *member_of(const struct cs_member *d, const struct log *l)
 {
-    json_t *o = json_object(), *list = json_array();
+    json_t *e = json_object();
+    char name[64];
+
+    must(cs_member_name(d, l->keys, l->m.epoch, name));
+    put_bytes(e, "id", d->id.b, 16);
+    put_int(e, "kind", d->kind);
+    put(e, "active", json_boolean(d->active));
+    put_bytes(e, "sign_pk", d->sign_pk, 32);
+    put_bytes(e, "box_pk", d->box_pk, 32);
+    put_int(e, "added_seq", d->added_seq);
+    put_bytes(e, "added_by", d->added_by.b, 16);
+    put_int(e, "ended_seq", d->ended_seq);
+    put_int(e, "expires_ms", d->expires_ms);
+    put_int(e, "name_epoch", d->name_epoch);
+    put(e, "name", json_string(name));
+    if (d->removed) {
+        put_int(e, "cut_number", (int64_t)d->cut.number);
+        put_bytes(e, "cut_hash", d->cut.hash, 32);
+    }
+    return e;
+}
+
+static json_t *state_of(const struct log *l)
+{
+    json_t *o = json_object(), *list = json_array(), *epochs = json_array();
+    const struct cs_membership *m = &l->m;
 
     put_int(o, "seq", m->seq);
     put_bytes(o, "head", m->head, 32);
@@ -334,75 +369,126 @@ static json_t *state_of(const struct cs_membership *m, const struct cs_epoch_key
     put_int(o, "epoch", m->epoch);
     put_int(o, "epoch_seq", m->epoch_seq);
     put_bytes(o, "commitment", m->commitment, 32);
-    for (size_t i = 0; i < m->nmembers; i++) {
-        const struct cs_member *d = &m->members[i];
+    for (uint32_t i = 0; i < m->epoch; i++) {
         json_t *e = json_object();
-        char name[64];
 
-        must(cs_member_name(d, keys, 1, name));
-        put_bytes(e, "id", d->id.b, 16);
-        put_int(e, "kind", d->kind);
-        put(e, "active", json_boolean(d->active));
-        put_bytes(e, "sign_pk", d->sign_pk, 32);
-        put_bytes(e, "box_pk", d->box_pk, 32);
-        put_int(e, "added_seq", d->added_seq);
-        put_bytes(e, "added_by", d->added_by.b, 16);
-        put_int(e, "expires_ms", d->expires_ms);
-        put(e, "name", json_string(name));
-        must(json_array_append_new(list, e) == 0);
+        put_int(e, "seq", m->epochs[i].seq);
+        put_bytes(e, "key", l->keys[i].key, 32);
+        put_bytes(e, "commitment", m->epochs[i].commitment, 32);
+        put_bytes(e, "history", m->epochs[i].history, 48);
+        must(json_array_append_new(epochs, e) == 0);
     }
+    put(o, "epochs", epochs);
+    for (size_t i = 0; i < m->nmembers; i++)
+        must(json_array_append_new(list, member_of(&m->members[i], l)) == 0);
     put(o, "members", list);
+    put_int(o, "duty", cs_membership_duty(m, 1700000003000, NULL));
     return o;
 }
 
-static void take(json_t *list, struct cs_membership *m, struct cs_buf *entry, const struct cs_epoch_keys *keys)
+static void take(struct log *l)
 {
     json_t *o = json_object();
 
-    must(cs_membership_apply(m, cs_buf_slice(entry), 0, NULL) == CS_OK);
-    put_hex(o, "entry", cs_buf_slice(entry));
-    put_bytes(o, "hash", m->head, 32);
-    put(o, "state", state_of(m, keys));
-    must(json_array_append_new(list, o) == 0);
-    cs_buf_reset(entry);
+    must(cs_membership_apply(&l->m, cs_buf_slice(&l->entry), 0, NULL) == CS_OK);
+    put_hex(o, "entry", cs_buf_slice(&l->entry));
+    put_bytes(o, "hash", l->m.head, 32);
+    put(o, "state", state_of(l));
+    must(json_array_append_new(l->entries, o) == 0);
+    cs_buf_reset(&l->entry);
 }
 
 static json_t *membership(void)
 {
     struct cs_floor floor = { .log_id = 0x99aabbccddeeff00, .number = 41 };
-    struct cs_device_keys a, b, invite;
-    struct cs_membership m = { 0 };
-    struct cs_buf entry = { 0 };
-    struct cs_epoch_keys keys;
-    json_t *o = json_object(), *list = json_array();
-    struct fixed_world f;
+    struct cs_uuid device_c = { "device-c-of-the" };
+    struct cs_device_keys a, b, c, invite, paper;
+    struct cs_cut cut = { .id = device_b, .number = 7 };
+    json_t *o = json_object();
+    struct log l = { .entries = json_array() };
     uint8_t hub_key[32];
 
-    fixed_world_init(&f);
+    fixed_world_init(&l.f);
     device(&a, CS_PRINCIPAL_DEVICE, 1);
     device(&b, CS_PRINCIPAL_DEVICE, 2);
     device(&invite, CS_PRINCIPAL_INVITE, 3);
-    epoch_keys(&keys, 1);
+    device(&c, CS_PRINCIPAL_DEVICE, 4);
+    device(&paper, CS_PRINCIPAL_PAPER, 5);
+    epoch_keys(&l.keys[0], 1);
     fill(floor.log_hash, 32, 0x60);
     fill(hub_key, 32, 0x70);
+    fill(cut.hash, 32, 0x40);
     put_bytes(o, "workspace", workspace.b, 16);
-    put_bytes(o, "epoch_key", keys.key, 32);
+    put_bytes(o, "epoch_key", l.keys[0].key, 32);
     put_bytes(o, "hub_key", hub_key, 32);
     put(o, "device_a", principal(CS_PRINCIPAL_DEVICE, 1, 32));
     put(o, "device_b", principal(CS_PRINCIPAL_DEVICE, 2, 32));
     put(o, "invite", principal(CS_PRINCIPAL_INVITE, 3, 16));
-    must(cs_entry_genesis(&entry, &f.rng, &workspace, &device_a, &a, "laptop", &keys, 1700000000000, NULL) == CS_OK);
-    take(list, &m, &entry, &keys);
-    must(cs_entry_invite(&entry, &f.rng, &m, &device_a, &a, &invite, "for b", &keys, &floor, 1700086400000, hub_key,
-                         1700000001000, NULL) == CS_OK);
-    take(list, &m, &entry, &keys);
-    must(cs_entry_add(&entry, &f.rng, &m, &invite.id, &invite, &device_b, &b, "phone", &keys, 1700000002000, NULL) ==
+    put(o, "device_c", principal(CS_PRINCIPAL_DEVICE, 4, 32));
+    put(o, "paper", principal(CS_PRINCIPAL_PAPER, 5, 32));
+    must(cs_entry_genesis(&l.entry, &l.f.rng, &workspace, &device_a, &a, "laptop", &l.keys[0], 1700000000000, NULL) ==
          CS_OK);
-    take(list, &m, &entry, &keys);
-    put(o, "entries", list);
-    cs_buf_free(&entry);
-    cs_membership_free(&m);
-    fixed_world_fini(&f);
+    take(&l);
+    must(cs_entry_invite(&l.entry, &l.f.rng, &l.m, &device_a, &a, &invite, "for b", &l.keys[0], &floor, 1700086400000,
+                         hub_key, 1700000001000, NULL) == CS_OK);
+    take(&l);
+    must(cs_entry_add(&l.entry, &l.f.rng, &l.m, &invite.id, &invite, &device_b, &b, "phone", &l.keys[0], 1700000002000,
+                      NULL) == CS_OK);
+    take(&l);
+    must(cs_entry_rotate(&l.entry, &l.f.rng, &l.m, &device_b, &b, &l.keys[0], &l.keys[1], 1700000003000, NULL) ==
+         CS_OK);
+    take(&l);
+    must(cs_entry_rename(&l.entry, &l.f.rng, &l.m, &device_b, &b, &device_a, "desk", &l.keys[1], 1700000004000, NULL) ==
+         CS_OK);
+    take(&l);
+    must(cs_entry_recovery(&l.entry, &l.f.rng, &l.m, &device_a, &a, &paper, "drawer", &l.keys[1], &floor, 1700000005000,
+                           NULL) == CS_OK);
+    take(&l);
+    must(cs_entry_add(&l.entry, &l.f.rng, &l.m, &paper.id, &paper, &device_c, &c, "new phone", &l.keys[1],
+                      1700000006000, NULL) == CS_OK);
+    take(&l);
+    must(cs_entry_remove(&l.entry, &l.f.rng, &l.m, &paper.id, &paper, &cut, 1, &l.keys[1], &l.keys[2], 1700000007000,
+                         NULL) == CS_OK);
+    take(&l);
+    put(o, "entries", l.entries);
+    cs_buf_free(&l.entry);
+    cs_membership_free(&l.m);
+    fixed_world_fini(&l.f);
+    return o;
+}
+
+/* The phrase, one with a wrong word, one with two neighbours swapped (both of which have one correction), and one with
+ * two wrong words, which has none. */
+static json_t *phrase(void)
+{
+    static const char *const names[] = { "text", "one_wrong", "swapped", "two_wrong" };
+    json_t *o = json_object();
+    uint8_t secret[32], read[32];
+    char text[CS_PHRASE_TEXT];
+
+    fill(secret, sizeof secret, 5);
+    put_bytes(o, "secret", secret, sizeof secret);
+    for (size_t i = 0; i < 4; i++) {
+        struct cs_phrase_fix fix;
+        int rc;
+
+        cs_phrase_text(text, secret);
+        if (i == 1 || i == 3)
+            memcpy(text + 5 * 9, "zuzu", 4);
+        if (i == 3)
+            memcpy(text + 5 * 2, "zuzu", 4);
+        if (i == 2) {
+            char third[4];
+
+            memcpy(third, text + 5 * 3, 4);
+            memmove(text + 5 * 3, text + 5 * 4, 4);
+            memcpy(text + 5 * 4, third, 4);
+        }
+        put(o, names[i], json_string(text));
+        rc = cs_phrase_parse(read, text, &fix, NULL);
+        must(rc == (i == 0 ? CS_OK : CS_ECORRUPT) && fix.found == (i == 1 || i == 2));
+        must(memcmp(i == 0 ? read : secret, secret, 32) == 0 && (!fix.found || memcmp(fix.secret, secret, 32) == 0));
+    }
     return o;
 }
 
@@ -559,6 +645,7 @@ json_t *cs_vectors_crypto(void)
     put(o, "chunk_boundaries", boundaries());
     put(o, "membership", membership());
     put(o, "code", code());
+    put(o, "phrase", phrase());
     put(o, "heads", heads());
     put(o, "files", keystores());
     put(o, "padme", padme());
