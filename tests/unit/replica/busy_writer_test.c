@@ -3,9 +3,12 @@
  * another moment. */
 #include "unit/replica/capture_fixture.h"
 
-enum { TRANSACTIONS = 3000, KEYS = 40 };
+#include <fcntl.h>
 
-static _Noreturn void write_all_the_time(const char *path)
+enum { TRANSACTIONS = 3000, KEYS = 40, AT_ONCE = 8, AHEAD = 4 };
+
+/* Each byte of `leave` is worth AT_ONCE transactions: a writer faster than the sealing keeps every row busy. */
+static _Noreturn void write_all_the_time(const char *path, int leave)
 {
     sqlite3 *db;
     uint64_t x = 88172645463325252u;
@@ -29,8 +32,8 @@ static _Noreturn void write_all_the_time(const char *path)
                 (int)(x / 7 % KEYS), i, i);
         if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
             _exit(2);
-        if (i % 8 == 0)
-            usleep(200);
+        if (i % AT_ONCE == 0 && read(leave, sql, 1) != 1)
+            _exit(3);
     }
     sqlite3_close(db);
     _exit(0);
@@ -52,7 +55,7 @@ static void nothing_is_torn_or_lost(void **state)
 {
     struct capture c;
     struct cs_error err = { 0 };
-    int status = 0, rounds = 0;
+    int status = 0, rounds = 0, leave[2];
     bool alive = true;
     pid_t pid;
 
@@ -60,20 +63,24 @@ static void nothing_is_torn_or_lost(void **state)
     run_here(&c, "CREATE TABLE t(id INTEGER NOT NULL, a, b, PRIMARY KEY(id)) WITHOUT ROWID");
     sqlite3_close(c.app); /* no connection may pass through fork */
     fflush(NULL);
+    assert_int_equal(pipe(leave), 0);
     if ((pid = fork()) == 0) {
-        usleep(50000);
-        write_all_the_time(c.path);
+        close(leave[1]);
+        write_all_the_time(c.path, leave[0]);
     }
+    assert_int_equal(fcntl(leave[1], F_SETFL, O_NONBLOCK), 0);
     assert_int_equal(sqlite3_open(c.path, &c.app), SQLITE_OK);
     sqlite3_busy_timeout(c.app, 20000);
     open_replica(&c);
     track(&c, "t");
+    assert_int_equal(write(leave[1], "leave", AHEAD), AHEAD);
     while (alive) {
         struct cs_arena a = { 0 };
         struct cs_delta d;
         bool more;
 
         alive = waitpid(pid, &status, WNOHANG) == 0;
+        (void)!write(leave[1], "", 1); /* a full pipe holds enough */
         must(cs_replica_seal(c.r, 20, &more, NULL, &err), &err, "seal");
         must(cs_replica_extract(c.r, &a, 20, 1 << 20, &d, &err), &err, "extract");
         together(&d);
@@ -89,6 +96,8 @@ static void nothing_is_torn_or_lost(void **state)
     send_silently(&c);
     assert_string_equal(value_of(&c, "SELECT count(*) FROM t"),
                         value_of(&c, "SELECT count(*) FROM sync_rows WHERE ins > coalesce(del, 0)"));
+    close(leave[0]);
+    close(leave[1]);
     close_all(&c);
 }
 
