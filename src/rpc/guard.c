@@ -5,6 +5,7 @@
 enum {
     LINGER_MS = 1000,
     MAX_STRIKES = 2,
+    UPDATES_PER_DATA = 2, /* the stream's window and the connection's */
     THOUSAND = 1000,
 };
 
@@ -137,6 +138,19 @@ void cs_rpc_guard_earn(cs_rpc_conn *conn, uint32_t frames)
         g->credit = full;
     g->peer_pinged = false;
     g->strikes = 0;
+}
+
+void cs_rpc_guard_owe_updates(cs_rpc_conn *conn)
+{
+    conn->guard.updates += UPDATES_PER_DATA;
+}
+
+void cs_rpc_guard_update(cs_rpc_conn *conn)
+{
+    if (conn->guard.updates > 0)
+        conn->guard.updates--;
+    else
+        cs_rpc_guard_charge(conn, 1);
 }
 
 void cs_rpc_guard_ping(cs_rpc_conn *conn)

@@ -35,6 +35,7 @@ struct cs_rpc_guard {
     uint64_t peer_ping_ms; /* the peer's newest, if peer_pinged */
     uint64_t credit_ms;    /* when `credit` was reckoned */
     uint64_t credit;       /* thousandths of frames that may still come */
+    uint64_t updates;      /* WINDOW_UPDATEs that the peer may send for data it got */
     uint8_t strikes;       /* pings that came too soon */
     bool in_block, pinging, draining, peer_pinged;
 };
@@ -54,6 +55,10 @@ void cs_rpc_guard_busy(cs_rpc_conn *conn);               /* the first call began
 /* Frames that cost: above the allowance the connection is aborted. And what gives them back. */
 void cs_rpc_guard_charge(cs_rpc_conn *conn, uint32_t frames);
 void cs_rpc_guard_earn(cs_rpc_conn *conn, uint32_t frames);
+/* A DATA frame of ours may be answered by WINDOW_UPDATEs: those are free, however late they come in however great a
+ * heap, as a busy side reads them. Any others cost as other frames do. */
+void cs_rpc_guard_owe_updates(cs_rpc_conn *conn);
+void cs_rpc_guard_update(cs_rpc_conn *conn);
 /* The peer's PING. */
 void cs_rpc_guard_ping(cs_rpc_conn *conn);
 

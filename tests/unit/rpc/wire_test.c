@@ -198,6 +198,66 @@ static void padded_and_in_single_bytes(void **state)
     case_close(&w);
 }
 
+static void put_updates(struct cs_buf *b, uint32_t id, int n)
+{
+    static const uint8_t one[4] = { 0, 0, 0, 1 };
+
+    for (int i = 0; i < n; i++)
+        put_frame(b, WINDOW_UPDATE, 0, id, cs_slice(one, sizeof one));
+}
+
+/* A client that gave the window back message by message, of which the server hears only when all are sent. */
+static void updates_that_come_in_a_heap(void **state)
+{
+    enum { MESSAGES = 1000, MORE_THAN_FREE = 700 };
+    static const char *const lines[] = { HEAD("/t.S/Echo"), GRPC, NULL };
+    struct world_case w;
+    struct wire x = { 0 };
+    struct cs_buf late = { 0 };
+    struct answer a = { 0 };
+
+    (void)state;
+    case_open(&w);
+    put_preface(&x.say);
+    put_headers(&x.say, 0, lines);
+    wire_dial(&x, &w);
+    for (size_t n = 1; n <= MESSAGES; n++) { /* one by one, so that each has a frame of its own */
+        struct cs_buf ask = { 0 };
+
+        put_frame(n == 1 ? &x.say : &ask, DATA, 0, 1, cs_slice("\0\0\0\0\1x", 6));
+        if (n > 1)
+            wire_say(&x, cs_buf_slice(&ask));
+        cs_buf_free(&ask);
+        for (int k = 0; k < 500 && a.data < n * 6; k++) {
+            run_ms(&w, 1);
+            a = read_answer(&x.heard);
+        }
+        assert_int_equal(a.data, n * 6);
+    }
+    put_updates(&late, 1, MESSAGES);
+    put_updates(&late, 0, MESSAGES);
+    put_frame(&late, DATA, END_STREAM, 1, CS_SLICE_NULL);
+    wire_say(&x, cs_buf_slice(&late));
+    for (int k = 0; k < 500 && !a.ended && !x.ended; k++) {
+        run_ms(&w, 2);
+        a = read_answer(&x.heard);
+    }
+    assert_int_equal(a.goaway, -1);
+    assert_int_equal(a.grpc, 0);
+
+    late.len = 0;
+    put_updates(&late, 0, MORE_THAN_FREE); /* for nothing */
+    wire_say(&x, cs_buf_slice(&late));
+    for (int k = 0; k < 500 && a.goaway < 0; k++) {
+        run_ms(&w, 2);
+        a = read_answer(&x.heard);
+    }
+    assert_int_equal(a.goaway, NGHTTP2_ENHANCE_YOUR_CALM);
+    cs_buf_free(&late);
+    wire_close(&x);
+    case_close(&w);
+}
+
 /* The client takes no more, the deadline comes in the middle of a message: the stream is reset. */
 static void a_deadline_inside_a_message(void **state)
 {
@@ -449,6 +509,7 @@ int main(void)
         cmocka_unit_test(compressed_answers),
         cmocka_unit_test(compressed_requests),
         cmocka_unit_test(padded_and_in_single_bytes),
+        cmocka_unit_test(updates_that_come_in_a_heap),
         cmocka_unit_test(a_deadline_inside_a_message),
         cmocka_unit_test(strange_answers),
         cmocka_unit_test(large_answer_metadata),
