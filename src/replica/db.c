@@ -135,6 +135,15 @@ int cs_db_step(struct cs_replica *r, sqlite3_stmt *s, const char *what, struct c
     return rc;
 }
 
+bool cs_db_row(struct cs_replica *r, sqlite3_stmt *s, int *rc, const char *what, struct cs_error *err)
+{
+    int step = *rc == CS_OK ? sqlite3_step(s) : SQLITE_DONE;
+
+    if (step != SQLITE_ROW && step != SQLITE_DONE)
+        *rc = cs_db_fail(r, err, what);
+    return step == SQLITE_ROW;
+}
+
 int cs_db_begin(struct cs_replica *r, struct cs_error *err)
 {
     sqlite3_stmt *s;

@@ -139,10 +139,10 @@ static int set_table(struct cs_replica *r, struct extract *x, int64_t id, uint32
     if ((s = cs_db_stmt(r, CS_STMT_TABLE_NAME, err)) == NULL)
         return err_code(err);
     sqlite3_bind_int64(s, 1, id);
-    if (sqlite3_step(s) == SQLITE_ROW) {
+    if (cs_db_row(r, s, &rc, "cannot read our tables", err)) {
         st->out.name = cs_arena_copy(x->a, cs_slice(sqlite3_column_text(s, 0), (size_t)sqlite3_column_bytes(s, 0)));
         rc = st->out.name.data == NULL ? no_memory(err) : CS_OK;
-    } else {
+    } else if (rc == CS_OK) {
         rc = cs_fail(err, CS_ECORRUPT, "table %lld has no name", (long long)id);
     }
     sqlite3_reset(s);

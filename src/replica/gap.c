@@ -141,7 +141,7 @@ static int shadow_of(struct cs_replica *r, const struct cs_table *t, struct cs_s
         return err_code(err);
     sqlite3_bind_int64(s, 1, t->id);
     cs_db_bind_slice(s, 2, key);
-    if (sqlite3_step(s) == SQLITE_ROW) {
+    if (cs_db_row(r, s, &rc, "cannot read our tables", err)) {
         *out = cs_arena_copy(&r->scratch, cs_db_column_blob(s, 0));
         rc = out->data == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
     }
@@ -506,7 +506,7 @@ static int look_at_all_versions(struct cs_replica *r, struct cs_table *t, struct
         sqlite3_bind_int64(s, 1, t->id);
         cs_db_bind_slice(s, 2, last);
         sqlite3_bind_int64(s, 3, SOME);
-        for (n = 0; n < SOME && rc == CS_OK && sqlite3_step(s) == SQLITE_ROW; n++)
+        for (n = 0; n < SOME && cs_db_row(r, s, &rc, "cannot read our tables", err); n++)
             if ((keys[n] = cs_arena_copy(&r->scratch, cs_db_column_blob(s, 0))).data == NULL)
                 rc = cs_fail(err, CS_ENOMEM, "out of memory");
         sqlite3_reset(s);

@@ -88,9 +88,11 @@ int cs_layout_check(struct cs_replica *r, struct cs_error *err)
         return rc;
     if (sqlite3_prepare_v2(r->db, "SELECT value FROM main.sync_meta WHERE name = 'format'", -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot read our tables");
-    if (sqlite3_step(s) == SQLITE_ROW)
+    if (cs_db_row(r, s, &rc, "cannot read our tables", err))
         format = sqlite3_column_int64(s, 0);
     sqlite3_finalize(s);
+    if (rc != CS_OK)
+        return rc;
     if (format > FORMAT)
         return cs_fail(err, CS_EVERSION,
                        "the database was set up by a newer version of claw-sync (format %lld, this one knows %d); "

@@ -177,18 +177,24 @@ static int read_default(struct cs_replica *r, struct cs_arena *a, struct cs_colu
     sqlite3_stmt *s = NULL;
     struct cs_buf sql = { 0 };
     struct cs_value v, stored;
-    int rc = CS_OK;
+    int rc = CS_OK, step;
 
     c->has_default = false;
     if (expr == NULL || expr[0] == '(' || sqlite3_strnicmp(expr, "CURRENT_", 8) == 0)
         return CS_OK;
     cs_buf_printf(&sql, "SELECT %s", expr);
-    if (!sql.failed && sqlite3_prepare_v2(r->db, (const char *)sql.data, (int)sql.len, &s, NULL) == SQLITE_OK &&
-        sqlite3_step(s) == SQLITE_ROW) {
+    if (sql.failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    step = sqlite3_prepare_v2(r->db, (const char *)sql.data, (int)sql.len, &s, NULL);
+    if (step == SQLITE_OK)
+        step = sqlite3_step(s);
+    if (step == SQLITE_NOMEM)
+        rc = cs_db_fail(r, err, "cannot read the schema");
+    if (step == SQLITE_ROW) {
         cs_value_from_column(&v, s, 0);
         if (v.type != CS_NULL && (rc = cs_show_affinity(r, c->affinity, &v, &stored, err)) == CS_OK) {
-            if (stored.type >= CS_TEXT)
-                stored.u.bytes = cs_arena_copy(a, stored.u.bytes);
+            if (stored.type >= CS_TEXT && (stored.u.bytes = cs_arena_copy(a, stored.u.bytes)).data == NULL)
+                rc = cs_fail(err, CS_ENOMEM, "out of memory");
             c->default_value = stored;
             c->has_default = true;
         }
@@ -207,6 +213,11 @@ static int prepare_text(struct cs_replica *r, sqlite3_stmt **s, const char *sql,
     return CS_OK;
 }
 
+static bool next_row(struct cs_replica *r, sqlite3_stmt *s, int *rc, struct cs_error *err)
+{
+    return cs_db_row(r, s, rc, "cannot read the schema", err);
+}
+
 static int read_kind(struct cs_replica *r, struct cs_arena *a, const char *name, struct cs_table *t,
                      const char **problem, struct cs_error *err)
 {
@@ -217,14 +228,12 @@ static int read_kind(struct cs_replica *r, struct cs_arena *a, const char *name,
                           "COLLATE NOCASE",
                           name, err);
 
-    if (rc == CS_OK && sqlite3_step(s) != SQLITE_ROW)
-        rc = cs_fail(err, CS_ENOTFOUND, "the database has no table \"%s\"", name);
-    if (rc == CS_OK) {
+    if (next_row(r, s, &rc, err)) {
         t->name = cs_arena_str(a, (const char *)sqlite3_column_text(s, 0));
         type = (const char *)sqlite3_column_text(s, 1);
         t->without_rowid = sqlite3_column_int(s, 2) != 0;
         t->strict = sqlite3_column_int(s, 3) != 0;
-        if (t->name == NULL)
+        if (t->name == NULL || type == NULL)
             rc = cs_fail(err, CS_ENOMEM, "out of memory");
         else if (strcmp(type, "table") != 0)
             *problem = strcmp(type, "view") == 0 ? "it is a view"
@@ -233,6 +242,8 @@ static int read_kind(struct cs_replica *r, struct cs_arena *a, const char *name,
                            : "it is a virtual table; the application's triggers keep it right on every device";
         else if (sqlite3_strnicmp(t->name, "sync_", 5) == 0 || sqlite3_strnicmp(t->name, "sqlite_", 7) == 0)
             *problem = "tables named sync_… and sqlite_… are not the application's";
+    } else if (rc == CS_OK) {
+        rc = cs_fail(err, CS_ENOTFOUND, "the database has no table \"%s\"", name);
     }
     sqlite3_finalize(s);
     return rc;
@@ -272,14 +283,14 @@ static int read_columns(struct cs_replica *r, struct cs_arena *a, struct cs_tabl
     uint32_t n = 0;
     int rc = prepare_text(r, &s, "SELECT * FROM pragma_table_xinfo(?1)", t->name, err);
 
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW)
+    while (next_row(r, s, &rc, err))
         n++;
     if (rc == CS_OK && ((t->columns = cs_arena_zalloc(a, n + 1, sizeof *t->columns)) == NULL ||
                         (t->key = cs_arena_zalloc(a, n + 1, sizeof *t->key)) == NULL))
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
     if (rc == CS_OK)
         sqlite3_reset(s);
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW)
+    while (next_row(r, s, &rc, err))
         if (sqlite3_column_int(s, 6) == 0) /* neither generated nor hidden */
             rc = read_column(r, a, t, s, problem, err);
     sqlite3_finalize(s);
@@ -300,7 +311,7 @@ static int check_key_index(struct cs_replica *r, const struct cs_table *t, const
                           "WHERE l.origin = 'pk' AND x.key = 1",
                           t->name, err);
 
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW) {
+    while (next_row(r, s, &rc, err)) {
         const char *name = (const char *)sqlite3_column_text(s, 0);
         enum cs_collation collation;
 
@@ -356,7 +367,7 @@ static int read_unique(struct cs_replica *r, struct cs_arena *a, struct cs_table
                              .collations = cs_arena_zalloc(a, t->ncolumns + 1, sizeof *u->collations) };
     if (rc == CS_OK && (u->cols == NULL || u->collations == NULL))
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW) {
+    while (next_row(r, s, &rc, err)) {
         const char *name = (const char *)sqlite3_column_text(s, 0);
         uint32_t pos = CS_NO_COLUMN;
 
@@ -376,9 +387,9 @@ static int read_unique(struct cs_replica *r, struct cs_arena *a, struct cs_table
     if (rc == CS_OK && partial &&
         (rc = prepare_text(r, &s, "SELECT sql FROM main.sqlite_schema WHERE type = 'index' AND name = ?1", index,
                            err)) == CS_OK) {
-        if (sqlite3_step(s) == SQLITE_ROW && sqlite3_column_text(s, 0) != NULL)
+        if (next_row(r, s, &rc, err) && sqlite3_column_text(s, 0) != NULL)
             u->where = index_condition(a, (const char *)sqlite3_column_text(s, 0));
-        if (u->where == NULL)
+        if (rc == CS_OK && u->where == NULL)
             *problem = "the condition of a partial UNIQUE index cannot be read";
         sqlite3_finalize(s);
     }
@@ -395,13 +406,13 @@ static int read_uniques(struct cs_replica *r, struct cs_arena *a, struct cs_tabl
         r, &s, "SELECT name, partial FROM pragma_index_list(?1) WHERE \"unique\" = 1 AND origin <> 'pk' ORDER BY seq",
         t->name, err);
 
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW)
+    while (next_row(r, s, &rc, err))
         n++;
     if (rc == CS_OK && (t->uniques = cs_arena_zalloc(a, n + 1, sizeof *t->uniques)) == NULL)
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
     if (rc == CS_OK)
         sqlite3_reset(s);
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW)
+    while (next_row(r, s, &rc, err))
         rc = read_unique(r, a, t, (const char *)sqlite3_column_text(s, 0), sqlite3_column_int(s, 1) != 0, problem, err);
     sqlite3_finalize(s);
     return rc;
@@ -414,7 +425,7 @@ static int parent_key(struct cs_replica *r, struct cs_arena *a, struct cs_fk *f,
     uint32_t n = 0;
     int rc = prepare_text(r, &s, "SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk", f->parent, err);
 
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW && n < f->ncols)
+    while (next_row(r, s, &rc, err) && n < f->ncols)
         if ((f->refs[n++] = cs_arena_str(a, (const char *)sqlite3_column_text(s, 0))) == NULL)
             rc = cs_fail(err, CS_ENOMEM, "out of memory");
     sqlite3_finalize(s);
@@ -432,13 +443,13 @@ static int read_fks(struct cs_replica *r, struct cs_arena *a, struct cs_table *t
             t->name, err);
     uint32_t n = 0;
 
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW)
+    while (next_row(r, s, &rc, err))
         n++;
     if (rc == CS_OK && (t->fks = cs_arena_zalloc(a, n + 1, sizeof *t->fks)) == NULL)
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
     if (rc == CS_OK)
         sqlite3_reset(s);
-    while (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW) {
+    while (next_row(r, s, &rc, err)) {
         const char *from = (const char *)sqlite3_column_text(s, 3), *to = (const char *)sqlite3_column_text(s, 4);
         struct cs_fk *f;
 
@@ -473,7 +484,7 @@ static int read_check(struct cs_replica *r, struct cs_table *t, struct cs_error 
     int rc = prepare_text(r, &s, "SELECT sql LIKE '%check%' FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
                           t->name, err);
 
-    if (rc == CS_OK && sqlite3_step(s) == SQLITE_ROW)
+    if (next_row(r, s, &rc, err))
         t->has_check = sqlite3_column_int(s, 0) != 0;
     sqlite3_finalize(s);
     return rc;

@@ -189,13 +189,16 @@ static int touch(struct cs_replica *r, const struct cs_seal_change *c, bool was_
         l->touched = p;
         l->cap = cap;
     }
-    p = &l->touched[l->ntouched++];
+    p = &l->touched[l->ntouched];
     *p = (struct touched){ .table = t->id,
                            .key = cs_arena_copy(&l->keys, c->key),
                            .kind = c->kind,
                            .was_hidden = was_hidden,
                            .structural = structural };
-    return p->key.data == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+    if (p->key.data == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    l->ntouched++;
+    return CS_OK;
 }
 
 static bool in_list(const uint32_t *cols, uint32_t n, uint32_t pos)

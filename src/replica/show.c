@@ -6,7 +6,10 @@
 
 static int aside_fail(struct cs_replica *r, struct cs_error *err)
 {
-    return cs_fail(err, CS_EDB, "cannot examine a row: %s", sqlite3_errmsg(cs_apply_of(r)->aside));
+    sqlite3 *aside = cs_apply_of(r)->aside;
+
+    return cs_fail(err, (sqlite3_errcode(aside) & 0xff) == SQLITE_NOMEM ? CS_ENOMEM : CS_EDB,
+                   "cannot examine a row: %s", sqlite3_errmsg(aside));
 }
 
 static int prepare_on(struct cs_replica *r, sqlite3 *db, sqlite3_stmt **out, struct cs_buf *sql, struct cs_error *err)
@@ -119,8 +122,7 @@ static int find_on_conflict(struct cs_replica *r, const struct cs_table *t, bool
     if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK ||
         sqlite3_bind_text(s, 1, t->name, -1, SQLITE_STATIC) != SQLITE_OK)
         rc = cs_db_fail(r, err, "cannot read the schema");
-    else
-        *out = sqlite3_step(s) == SQLITE_ROW;
+    *out = cs_db_row(r, s, &rc, "cannot read the schema", err);
     sqlite3_finalize(s);
     return rc;
 }
@@ -657,6 +659,15 @@ int cs_show_open(struct cs_replica *r, struct cs_error *err)
     return CS_OK;
 }
 
+/* *ok: SQLite did it; otherwise it cannot. What it could with memory is an error. */
+static int exec_aside(struct cs_replica *r, const char *sql, bool *ok, struct cs_error *err)
+{
+    int rc = sqlite3_exec(cs_apply_of(r)->aside, sql, NULL, NULL, NULL);
+
+    *ok = rc == SQLITE_OK;
+    return (rc & 0xff) == SQLITE_NOMEM ? aside_fail(r, err) : CS_OK;
+}
+
 /* The application's own words make the table again, in a database in memory that nobody else sees: it has the CHECK
  * constraints on, which are off where we write, and no triggers and no other rows. A definition that does not stand on
  * its own (a function that is not here) leaves s->put NULL: its constraints go unexamined, nothing else changes. */
@@ -667,21 +678,23 @@ static int make_clone(struct cs_replica *r, struct cs_table *t, struct cs_error 
     sqlite3 *aside = cs_apply_of(r)->aside;
     struct cs_buf sql = { 0 };
     sqlite3_stmt *schema = NULL;
+    bool stands;
     int rc = CS_OK;
 
     if (s->cloned)
         return CS_OK;
-    s->cloned = true;
     if (sqlite3_prepare_v2(r->db, select, -1, &schema, NULL) != SQLITE_OK ||
         sqlite3_bind_text(schema, 1, t->name, -1, SQLITE_STATIC) != SQLITE_OK)
         rc = cs_db_fail(r, err, "cannot read the schema");
     cs_buf_put_str(&sql, "DROP TABLE IF EXISTS ");
     cs_put_identifier(&sql, t->name);
-    if (rc == CS_OK && sqlite3_step(schema) == SQLITE_ROW)
+    if (cs_db_row(r, schema, &rc, "cannot read the schema", err))
         cs_buf_printf(&sql, "; %s", (const char *)sqlite3_column_text(schema, 0));
     sqlite3_finalize(schema);
     cs_buf_put_u8(&sql, 0);
-    if (rc == CS_OK && !sql.failed && sqlite3_exec(aside, (const char *)sql.data, NULL, NULL, NULL) == SQLITE_OK) {
+    if (rc == CS_OK && sql.failed)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    if (rc == CS_OK && (rc = exec_aside(r, (const char *)sql.data, &stands, err)) == CS_OK && stands) {
         cs_buf_reset(&sql);
         put_insert(&sql, t, "OR REPLACE INTO main");
         rc = prepare_on(r, aside, &s->clone_put, &sql, err);
@@ -691,6 +704,11 @@ static int make_clone(struct cs_replica *r, struct cs_table *t, struct cs_error 
             rc = prepare_on(r, aside, &s->clone_clear, &sql, err);
     }
     cs_buf_free(&sql);
+    if (rc != CS_OK) {
+        sqlite3_finalize(s->clone_put);
+        s->clone_put = NULL;
+    }
+    s->cloned = rc == CS_OK;
     return rc;
 }
 
@@ -699,17 +717,21 @@ static int put_into_clone(struct cs_replica *r, const struct cs_table *t, const 
                           struct cs_error *err)
 {
     struct cs_table_sql *s = cs_sql_of(t);
-    int step;
+    int step, rc = CS_OK;
 
-    sqlite3_step(s->clone_clear);
+    step = sqlite3_step(s->clone_clear);
     sqlite3_reset(s->clone_clear);
+    if (step != SQLITE_DONE)
+        return aside_fail(r, err);
     for (uint32_t i = 0; i < t->ncolumns; i++)
         if (cs_value_bind(s->clone_put, (int)i + 1, &values[i]) != CS_OK)
             return aside_fail(r, err);
     step = sqlite3_step(s->clone_put);
     *holds = step == SQLITE_DONE || sqlite3_extended_errcode(cs_apply_of(r)->aside) != SQLITE_CONSTRAINT_CHECK;
+    if (step == SQLITE_NOMEM)
+        rc = aside_fail(r, err);
     sqlite3_reset(s->clone_put);
-    return CS_OK;
+    return rc;
 }
 
 int cs_show_check(struct cs_replica *r, struct cs_table *t, const struct cs_value *values, bool *holds,
@@ -728,7 +750,7 @@ int cs_show_covered(struct cs_replica *r, struct cs_table *t, uint32_t unique, c
     sqlite3 *aside = cs_apply_of(r)->aside;
     struct cs_buf sql = { 0 };
     bool holds;
-    int rc;
+    int rc, step = SQLITE_DONE;
 
     *covered = true;
     if (t->uniques[unique].where == NULL)
@@ -747,8 +769,10 @@ int cs_show_covered(struct cs_replica *r, struct cs_table *t, uint32_t unique, c
         rc = put_into_clone(r, t, values, &holds, err);
         sqlite3_exec(aside, "PRAGMA ignore_check_constraints=OFF", NULL, NULL, NULL);
     }
+    if (rc == CS_OK && (step = sqlite3_step(s->where[unique])) != SQLITE_DONE && step != SQLITE_ROW)
+        rc = aside_fail(r, err);
     if (rc == CS_OK)
-        *covered = sqlite3_step(s->where[unique]) == SQLITE_ROW;
+        *covered = step == SQLITE_ROW;
     sqlite3_reset(s->where[unique]);
     return rc;
 }

@@ -381,7 +381,7 @@ static int never_by_hand(struct cs_replica *r, const char *table, bool *never, s
     if (sqlite3_prepare_v2(r->db, "SELECT never FROM main.sync_tables WHERE name = ?1", -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot read our tables");
     sqlite3_bind_text(s, 1, table, -1, SQLITE_STATIC);
-    if (sqlite3_step(s) == SQLITE_ROW)
+    if (cs_db_row(r, s, &rc, "cannot read our tables", err))
         *never = sqlite3_column_int(s, 0) != 0;
     sqlite3_finalize(s);
     return rc;

@@ -319,14 +319,15 @@ int cs_triggers_drop(struct cs_replica *r, int64_t table, struct cs_error *err)
                            -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot read the schema");
     sqlite3_bind_text(s, 1, prefix, -1, SQLITE_STATIC);
-    while (sqlite3_step(s) == SQLITE_ROW) {
+    while (cs_db_row(r, s, &rc, "cannot read the schema", err)) {
         cs_buf_put_str(&sql, "DROP TRIGGER main.");
         cs_put_identifier(&sql, (const char *)sqlite3_column_text(s, 0));
         cs_buf_put_str(&sql, "; ");
     }
     sqlite3_finalize(s);
     cs_buf_put_u8(&sql, 0);
-    rc = sql.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : cs_db_exec(r, (const char *)sql.data, err);
+    if (rc == CS_OK)
+        rc = sql.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : cs_db_exec(r, (const char *)sql.data, err);
     cs_buf_free(&sql);
     return rc;
 }
@@ -340,6 +341,10 @@ int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *pr
     int rc = CS_OK;
 
     put_all(&sql, t);
+    if (sql.failed) {
+        cs_buf_free(&sql);
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    }
     for (size_t i = 0; i < sql.len; i++)
         want += sql.data[i] == '\n';
     sqlite3_snprintf(sizeof prefix, prefix, "sync\\_%lld\\_%%", (long long)t->id);
@@ -350,7 +355,7 @@ int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *pr
         rc = cs_db_fail(r, err, "cannot read the schema");
     } else {
         sqlite3_bind_int64(s, 1, t->id);
-        sqlite3_bind_text(s, 2, sql.failed ? "" : (const char *)sql.data, -1, SQLITE_STATIC);
+        sqlite3_bind_text(s, 2, (const char *)sql.data, -1, SQLITE_STATIC);
         sqlite3_bind_text(s, 3, prefix, -1, SQLITE_STATIC);
         sqlite3_bind_text(s, 4, t->name, -1, SQLITE_STATIC);
         sqlite3_bind_int64(s, 5, want);
