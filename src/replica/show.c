@@ -136,6 +136,9 @@ int cs_show_prepare(struct cs_replica *r, struct cs_table *t, struct cs_error *e
 
     if (rc != CS_OK)
         return rc;
+    sqlite3_finalize(s->insert); /* what an attempt that failed has left */
+    sqlite3_finalize(s->del);
+    s->insert = s->del = NULL;
     put_insert(&sql, t, s->or_abort ? "OR ABORT INTO main" : "INTO main");
     if ((rc = prepare(r, &s->insert, &sql, err)) != CS_OK)
         return rc;
