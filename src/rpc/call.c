@@ -159,6 +159,10 @@ ssize_t cs_rpc_call_pull(nghttp2_session *h2, int32_t id, uint8_t *buf, size_t n
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     before = c->out.bytes;
     taken = cs_rpc_sendq_take(&c->out, buf, n);
+    if (taken > 0) {
+        cs_rpc_guard_owe_updates(conn, taken, c->out.fresh);
+        c->out.fresh = 0;
+    }
     c->moved_ms = cs_loop_now_ms(conn->loop);
     if (c->out.bytes == 0 && c->out_end) {
         *flags |= NGHTTP2_DATA_FLAG_EOF;

@@ -670,8 +670,6 @@ static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
         goaway_sent(conn, frame->goaway.error_code);
     if (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_WINDOW_UPDATE)
         cs_rpc_guard_earn(conn, SENT_CREDIT);
-    if (frame->hd.type == NGHTTP2_DATA)
-        cs_rpc_guard_owe_updates(conn);
     if (frame->hd.type == NGHTTP2_HEADERS && !conn->ops->server &&
         (c = nghttp2_session_get_stream_user_data(h2, id)) != NULL)
         c->sent = true;

@@ -5,7 +5,8 @@
 enum {
     LINGER_MS = 1000,
     MAX_STRIKES = 2,
-    UPDATES_PER_DATA = 2, /* the stream's window and the connection's */
+    UPDATES = 2,         /* the stream's window and the connection's */
+    UPDATE_BYTES = 4096, /* of a large message, the least that a reader gives back at once */
     THOUSAND = 1000,
 };
 
@@ -140,9 +141,9 @@ void cs_rpc_guard_earn(cs_rpc_conn *conn, uint32_t frames)
     g->strikes = 0;
 }
 
-void cs_rpc_guard_owe_updates(cs_rpc_conn *conn)
+void cs_rpc_guard_owe_updates(cs_rpc_conn *conn, size_t bytes, size_t messages)
 {
-    conn->guard.updates += UPDATES_PER_DATA;
+    conn->guard.updates += UPDATES * (messages + bytes / UPDATE_BYTES);
 }
 
 void cs_rpc_guard_update(cs_rpc_conn *conn)

@@ -55,9 +55,10 @@ void cs_rpc_guard_busy(cs_rpc_conn *conn);               /* the first call began
 /* Frames that cost: above the allowance the connection is aborted. And what gives them back. */
 void cs_rpc_guard_charge(cs_rpc_conn *conn, uint32_t frames);
 void cs_rpc_guard_earn(cs_rpc_conn *conn, uint32_t frames);
-/* A DATA frame of ours may be answered by WINDOW_UPDATEs: those are free, however late they come in however great a
- * heap, as a busy side reads them. Any others cost as other frames do. */
-void cs_rpc_guard_owe_updates(cs_rpc_conn *conn);
+/* Messages of ours may each be answered by WINDOW_UPDATEs (gRPC's own implementations do so, however many came in one
+ * frame), and so may the parts of a large one: those are free, however late they come in however great a heap, as a
+ * busy side reads them. Any others cost as other frames do. */
+void cs_rpc_guard_owe_updates(cs_rpc_conn *conn, size_t bytes, size_t messages);
 void cs_rpc_guard_update(cs_rpc_conn *conn);
 /* The peer's PING. */
 void cs_rpc_guard_ping(cs_rpc_conn *conn);

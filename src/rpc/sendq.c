@@ -47,6 +47,7 @@ int cs_rpc_sendq_put(struct cs_rpc_sendq *q, struct cs_slice message, bool compr
         memcpy(b->data + b->end + CS_RPC_PREFIX, message.data, message.len);
     b->end += n;
     q->bytes += n;
+    q->fresh++;
     return CS_OK;
 }
 
@@ -81,5 +82,5 @@ void cs_rpc_sendq_clear(struct cs_rpc_sendq *q)
         free(b);
     }
     q->head = q->tail = NULL;
-    q->bytes = 0;
+    q->bytes = q->fresh = 0;
 }

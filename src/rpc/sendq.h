@@ -9,6 +9,7 @@ struct cs_rpc_block;
 struct cs_rpc_sendq {
     struct cs_rpc_block *head, *tail; /* owned */
     size_t bytes;                     /* waiting, prefixes included */
+    size_t fresh;                     /* messages queued since cs_rpc_call_pull took something */
     bool started;                     /* something was taken already */
 };
 

@@ -258,6 +258,45 @@ static void updates_that_come_in_a_heap(void **state)
     case_close(&w);
 }
 
+/* The same of messages that were asked for and answered all at once, many to a frame. */
+static void updates_for_each_message_of_a_frame(void **state)
+{
+    enum { MESSAGES = 1000 };
+    static const char *const lines[] = { HEAD("/t.S/Echo"), GRPC, NULL };
+    struct world_case w;
+    struct wire x = { 0 };
+    struct cs_buf late = { 0 }, all = { 0 };
+    struct answer a = { 0 };
+
+    (void)state;
+    case_open(&w);
+    put_preface(&x.say);
+    put_headers(&x.say, 0, lines);
+    for (int n = 0; n < MESSAGES; n++)
+        cs_buf_put(&all, "\0\0\0\0\1x", 6);
+    put_frame(&x.say, DATA, 0, 1, cs_buf_slice(&all));
+    wire_dial(&x, &w);
+    for (int k = 0; k < 500 && a.data < MESSAGES * 6; k++) {
+        run_ms(&w, 2);
+        a = read_answer(&x.heard);
+    }
+    assert_int_equal(a.data, MESSAGES * 6);
+    put_updates(&late, 1, MESSAGES);
+    put_updates(&late, 0, MESSAGES);
+    put_frame(&late, DATA, END_STREAM, 1, CS_SLICE_NULL);
+    wire_say(&x, cs_buf_slice(&late));
+    for (int k = 0; k < 500 && !a.ended && !x.ended; k++) {
+        run_ms(&w, 2);
+        a = read_answer(&x.heard);
+    }
+    assert_int_equal(a.goaway, -1);
+    assert_int_equal(a.grpc, 0);
+    cs_buf_free(&late);
+    cs_buf_free(&all);
+    wire_close(&x);
+    case_close(&w);
+}
+
 /* The client takes no more, the deadline comes in the middle of a message: the stream is reset. */
 static void a_deadline_inside_a_message(void **state)
 {
@@ -510,6 +549,7 @@ int main(void)
         cmocka_unit_test(compressed_requests),
         cmocka_unit_test(padded_and_in_single_bytes),
         cmocka_unit_test(updates_that_come_in_a_heap),
+        cmocka_unit_test(updates_for_each_message_of_a_frame),
         cmocka_unit_test(a_deadline_inside_a_message),
         cmocka_unit_test(strange_answers),
         cmocka_unit_test(large_answer_metadata),
