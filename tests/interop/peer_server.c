@@ -22,6 +22,7 @@ struct answer {
     struct answer *next;
     size_t size;
     uint64_t pause_ms;
+    bool compressed;
 };
 
 struct server {
@@ -76,8 +77,12 @@ static void on_timer(void *arg)
 
 static void on_start(cs_rpc_call *c, void *service)
 {
+    struct cs_slice initial = cs_rpc_metadata_get(cs_rpc_call_metadata(c), "x-grpc-test-echo-initial");
+    struct cs_rpc_meta pair = { "x-grpc-test-echo-initial", initial };
+    struct cs_rpc_metadata headers = { &pair, 1 };
     struct server *s = service;
     struct peer_call *p = calloc(1, sizeof *p);
+    struct cs_error err;
 
     if (p == NULL || cs_timer_new(s->loop, on_timer, p, &p->timer) != CS_OK)
         die("out of memory");
@@ -87,6 +92,8 @@ static void on_start(cs_rpc_call *c, void *service)
     p->slow = cs_rpc_metadata_get(cs_rpc_call_metadata(c), "x-slow").data != NULL;
     cs_rpc_call_set_user(c, p);
     s->running++;
+    if (initial.data != NULL && cs_rpc_call_headers(c, &headers, &err) != CS_OK)
+        die(err.msg);
 }
 
 static void on_closed(cs_rpc_call *c, void *service)
@@ -125,12 +132,17 @@ static bool sane_size(struct peer_call *p, int32_t size)
     return false;
 }
 
+static bool is_true(const Grpc__Testing__BoolValue *v)
+{
+    return v != NULL && v->value;
+}
+
 static void unreadable(struct peer_call *p)
 {
     finish(p, CS_RPC_INVALID_ARGUMENT, "the request is no message of this method");
 }
 
-static void send_body(struct peer_call *p, size_t size)
+static void send_body(struct peer_call *p, size_t size, bool compressed)
 {
     Grpc__Testing__StreamingOutputCallResponse r = GRPC__TESTING__STREAMING_OUTPUT_CALL_RESPONSE__INIT;
     Grpc__Testing__Payload body = GRPC__TESTING__PAYLOAD__INIT;
@@ -138,6 +150,7 @@ static void send_body(struct peer_call *p, size_t size)
     /* the unary answer has the same layout */
     body.body = (ProtobufCBinaryData){ size, (uint8_t *)(uintptr_t)zeros };
     r.payload = &body;
+    cs_rpc_call_compress(p->rpc, compressed); /* a client that does not take it gets the bytes as they are */
     send_message(p, &r.base);
 }
 
@@ -157,7 +170,7 @@ static void pump(struct peer_call *p)
         if (cs_rpc_call_queued(p->rpc) >= QUEUE)
             return;
         p->waited = false;
-        send_body(p, a->size);
+        send_body(p, a->size, a->compressed);
         if ((p->answers = a->next) == NULL)
             p->last = &p->answers;
         p->nanswers--;
@@ -178,6 +191,7 @@ static bool queue_answer(struct peer_call *p, const Grpc__Testing__ResponseParam
     if ((a = calloc(1, sizeof *a)) == NULL)
         die("out of memory");
     a->size = (size_t)q->size;
+    a->compressed = is_true(q->compressed);
     a->pause_ms = q->interval_us <= 0 ? 0 : ((uint64_t)q->interval_us + 999) / 1000;
     *p->last = a;
     p->last = &a->next;
@@ -208,7 +222,7 @@ static void unary_message(cs_rpc_call *c, void *service, struct cs_slice msg)
     } else if (q->response_status != NULL && q->response_status->code != CS_RPC_OK) {
         finish(p, q->response_status->code, q->response_status->message);
     } else if (sane_size(p, q->response_size)) {
-        send_body(p, (size_t)q->response_size);
+        send_body(p, (size_t)q->response_size, is_true(q->response_compressed));
         finish(p, CS_RPC_OK, NULL);
     }
     grpc__testing__simple_request__free_unpacked(q, NULL);
