@@ -42,7 +42,7 @@ bool cs_rpc_is_grpc(struct cs_slice content_type)
 
 bool cs_rpc_list_has(struct cs_slice list, const char *item)
 {
-    const uint8_t *p = list.data, *end = p + list.len, *start;
+    const uint8_t *p = list.data, *end = list.len == 0 ? p : p + list.len, *start;
 
     while (p < end) {
         while (p < end && (*p == ' ' || *p == ','))
