@@ -291,6 +291,25 @@ CLAWSYNC_API int clawsync_engine_export_keys(clawsync_engine *e, const char *pat
 CLAWSYNC_API int clawsync_engine_import_keys(clawsync_engine *e, const char *path, const char *passphrase,
                                              clawsync_error *err);
 
+/** Room for an invite's code with its NUL. */
+#define CLAWSYNC_CODE_MAX 640
+/**
+ * Invites a device: appends an invite to the workspace's membership log through the hub and gives its code, as text.
+ * Whoever has the code can join once, until it expires; it is a password. The inviter may be offline then.
+ * @param expires_secs  Life of the invite in seconds; 0: 24 hours.
+ * @param code          Receives the text; at least CLAWSYNC_CODE_MAX bytes, which the caller wipes.
+ * @return CLAWSYNC_OK; CLAWSYNC_EAUTH: this device is no member; CLAWSYNC_EUNAVAILABLE, CLAWSYNC_EHUB.
+ */
+CLAWSYNC_API int clawsync_engine_invite(clawsync_engine *e, uint32_t expires_secs, char *code, size_t size,
+                                        clawsync_error *err);
+/**
+ * Joins the workspace of the configuration with such a code. The engine must not be started, and not be a member yet.
+ * Nothing is written before everything has been verified.
+ * @return CLAWSYNC_OK; CLAWSYNC_EINVAL: not a code; CLAWSYNC_EEXIST: a member already, or the invite is used, withdrawn
+ * or expired; CLAWSYNC_EUNAVAILABLE; CLAWSYNC_EHUB: forged log.
+ */
+CLAWSYNC_API int clawsync_engine_join(clawsync_engine *e, const char *code, clawsync_error *err);
+
 /** A short stable name of a code, as "unavailable". Never NULL. */
 CLAWSYNC_API const char *clawsync_code_name(int code);
 /** 1 when the same call may succeed later, unchanged. */

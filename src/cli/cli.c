@@ -20,6 +20,14 @@ static const struct cs_cli_command commands[] = {
     { "untrack", "TABLE", 1, 1, 0, "stop replicating a table; its data stays", NULL, cs_cmd_untrack },
     { "pause", "[TABLE]", 0, 1, 0, "take the triggers off, as before a migration", NULL, cs_cmd_pause },
     { "resume", "[TABLE]", 0, 1, 0, "put them back and find what changed meanwhile", NULL, cs_cmd_resume },
+    { "invite", "", 0, 0, CS_OPT_EXPIRES | CS_OPT_QR, "print a code with which one device joins, once",
+      "The code is a password: whoever has it can join until it expires. This device may be offline then.\n"
+      "On a terminal it is shown as a QR code too.",
+      cs_cmd_invite },
+    { "join", "CODE", 1, 1, 0, "join a workspace with such a code",
+      "Workspace and hub are in the code; settings that are given go before the hub in it. CODE - reads it\n"
+      "from standard input. The first device of a new workspace needs no code: claw-sync alone makes one.",
+      cs_cmd_join },
     { "keys export", "FILE", 1, 1, CS_OPT_PASSPHRASE | CS_OPT_EXPIRES,
       "write an invite with the workspace's keys to a new file",
       "The file is protected by a passphrase and lets one device join once. Carry file and passphrase\n"
@@ -57,6 +65,8 @@ static int print_command_help(const struct cs_cli_command *cmd)
         printf("  --passphrase-file FILE         its first line; otherwise a prompt asks\n");
     if (cmd->options & CS_OPT_EXPIRES)
         printf("  --expires SECONDS              life of the invite, default 86400\n");
+    if (cmd->options & CS_OPT_QR)
+        printf("  --qr                           as a QR code although this is no terminal\n");
     printf("\n");
     cs_cli_print_options();
     return CS_EXIT_DONE;

@@ -20,12 +20,13 @@ struct cs_cli {
     bool json, quiet, force, tty;
     const char *passphrase_file;
     uint32_t expires_secs;
+    bool qr;
     const char *args[4]; /* positional arguments of the command */
     int nargs;
 };
 
 /* Which options a command takes besides the common ones. */
-enum { CS_OPT_FORCE = 1, CS_OPT_PASSPHRASE = 2, CS_OPT_EXPIRES = 4 };
+enum { CS_OPT_FORCE = 1, CS_OPT_PASSPHRASE = 2, CS_OPT_EXPIRES = 4, CS_OPT_QR = 8 };
 
 struct cs_cli_command {
     const char *name; /* "keys export" is one name of two words */
@@ -66,6 +67,15 @@ void cs_cli_progress_end(struct cs_cli_progress *p);
  * released with cs_secret_free. */
 int cs_cli_passphrase(const struct cs_cli *c, bool is_new, char **out, clawsync_error *err);
 
+/* qr.c: text as a QR code on standard output, dark on light, two modules high per line. False: out of memory, or the
+ * text is too long. */
+bool cs_cli_qr(const char *text);
+
+/* member.c: an engine for commands on the membership; beside the one that runs, if one runs. */
+int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err);
+/* One line of standard input into out, without its end; CLAWSYNC_EINVAL: there is none, or it is longer. */
+int cs_cli_read_line(char *out, size_t size, clawsync_error *err);
+
 /* The commands, one file each or one per family. */
 int cs_cmd_run(struct cs_cli *c);
 int cs_cmd_sync(struct cs_cli *c);
@@ -79,6 +89,8 @@ int cs_cmd_pause(struct cs_cli *c);
 int cs_cmd_resume(struct cs_cli *c);
 int cs_cmd_keys_export(struct cs_cli *c);
 int cs_cmd_keys_import(struct cs_cli *c);
+int cs_cmd_invite(struct cs_cli *c);
+int cs_cmd_join(struct cs_cli *c);
 int cs_cmd_version(struct cs_cli *c);
 
 #endif

@@ -213,6 +213,8 @@ static bool apply_switch(struct cs_cli *c, const struct cs_cli_command *cmd, con
         c->quiet = true;
     else if ((cmd->options & CS_OPT_FORCE) && strcmp(arg, "--force") == 0)
         c->force = true;
+    else if ((cmd->options & CS_OPT_QR) && strcmp(arg, "--qr") == 0)
+        c->qr = true;
     else
         return false;
     return true;

@@ -39,7 +39,7 @@ static void print_line(const struct cs_cli *c, const clawsync_event *e)
         cs_cli_say(c, "connected to %s", c->config.hub_endpoint);
         break;
     case CLAWSYNC_EVENT_WORKSPACE_CREATED:
-        cs_cli_say(c, "created a new workspace; other devices join it with: claw-sync keys export FILE");
+        cs_cli_say(c, "created a new workspace; invite other devices with: claw-sync invite");
         break;
     case CLAWSYNC_EVENT_DISCONNECTED:
     case CLAWSYNC_EVENT_SYNC_ERROR:

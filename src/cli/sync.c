@@ -40,7 +40,7 @@ static int print_stats(const struct cs_cli *c, const clawsync_stats *s, bool cre
         return CS_EXIT_DONE;
     }
     if (created)
-        cs_cli_say(c, "created a new workspace; other devices join it with: claw-sync keys export FILE");
+        cs_cli_say(c, "created a new workspace; invite other devices with: claw-sync invite");
     cs_cli_say(c, "pushed=%" PRIu64 ", pulled=%" PRIu64, s->operations_pushed, s->operations_pulled);
     return CS_EXIT_DONE;
 }

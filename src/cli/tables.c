@@ -159,9 +159,10 @@ static void status_text(const struct cs_cli *c, const struct looked *l)
 
     cs_cli_say(c, "database        %s", c->config.db_path);
     if (!l->set_up) {
-        cs_cli_say(c, "state           not set up: nothing in it is replicated\n"
-                      "                a new workspace begins with: claw-sync sync\n"
-                      "                one that exists is joined with: claw-sync keys import FILE");
+        cs_cli_say(
+            c, "state           not set up: nothing in it is replicated\n"
+               "                a new workspace begins with: claw-sync sync\n"
+               "                one that exists is joined with: claw-sync join CODE, or claw-sync keys import FILE");
         return;
     }
     cs_cli_say(c, "workspace       %s", ws != NULL ? ws : "none yet");

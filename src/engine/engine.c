@@ -252,7 +252,7 @@ static void command_send(clawsync_engine *e, struct cs_command *c)
     cs_wake_send(e->wake);
 }
 
-static int command(clawsync_engine *e, struct cs_command *c, clawsync_error *err)
+int cs_engine_command(clawsync_engine *e, struct cs_command *c, clawsync_error *err)
 {
     if (e->has_thread && pthread_equal(pthread_self(), e->thread))
         return cs_fail((struct cs_error *)err, CS_EINVAL, "this call is not allowed inside a callback");
@@ -271,7 +271,7 @@ static int command(clawsync_engine *e, struct cs_command *c, clawsync_error *err
 static int simple(clawsync_engine *e, enum cs_command_kind kind, clawsync_stats *stats, clawsync_error *err)
 {
     struct cs_command c = { .kind = kind };
-    int rc = command(e, &c, err);
+    int rc = cs_engine_command(e, &c, err);
 
     if (stats != NULL)
         *stats = c.stats;
@@ -302,22 +302,53 @@ int clawsync_engine_sync_now(clawsync_engine *e, clawsync_stats *stats, clawsync
 int clawsync_engine_export_keys(clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
                                 clawsync_error *err)
 {
-    struct cs_command c = {
-        .kind = CS_CMD_EXPORT, .path = path, .passphrase = passphrase, .expires_secs = expires_secs
-    };
+    struct cs_command c = { .kind = CS_CMD_STEPS,
+                            .step = { cs_step_member, cs_step_export },
+                            .path = path,
+                            .passphrase = passphrase,
+                            .expires_secs = expires_secs };
 
     if (path == NULL || passphrase == NULL || passphrase[0] == '\0')
         return cs_fail((struct cs_error *)err, CS_EINVAL, "an export needs a file name and a passphrase");
-    return command(e, &c, err);
+    return cs_engine_command(e, &c, err);
 }
 
 int clawsync_engine_import_keys(clawsync_engine *e, const char *path, const char *passphrase, clawsync_error *err)
 {
-    struct cs_command c = { .kind = CS_CMD_IMPORT, .path = path, .passphrase = passphrase };
+    struct cs_command c = {
+        .kind = CS_CMD_STEPS, .step = { cs_step_join }, .stopped = true, .path = path, .passphrase = passphrase
+    };
 
     if (path == NULL || passphrase == NULL || passphrase[0] == '\0')
         return cs_fail((struct cs_error *)err, CS_EINVAL, "an import needs a file name and a passphrase");
-    return command(e, &c, err);
+    return cs_engine_command(e, &c, err);
+}
+
+int clawsync_engine_invite(clawsync_engine *e, uint32_t expires_secs, char *code, size_t size, clawsync_error *err)
+{
+    struct cs_buf out = { 0 };
+    struct cs_command c = {
+        .kind = CS_CMD_STEPS, .step = { cs_step_member, cs_step_invite }, .expires_secs = expires_secs, .out = &out
+    };
+    int rc;
+
+    if (code == NULL || size < CLAWSYNC_CODE_MAX || !cs_buf_reserve(&out, CLAWSYNC_CODE_MAX))
+        return cs_fail((struct cs_error *)err, CS_EINVAL, "an invite needs a buffer of CLAWSYNC_CODE_MAX bytes");
+    rc = cs_engine_command(e, &c, err);
+    if (rc == CS_OK && out.len < size)
+        snprintf(code, size, "%.*s", (int)out.len, (const char *)out.data);
+    cs_wipe(out.data, out.cap);
+    cs_buf_free(&out);
+    return rc;
+}
+
+int clawsync_engine_join(clawsync_engine *e, const char *code, clawsync_error *err)
+{
+    struct cs_command c = { .kind = CS_CMD_STEPS, .step = { cs_step_join }, .stopped = true, .code = code };
+
+    if (code == NULL || strlen(code) >= 2 * CLAWSYNC_CODE_MAX)
+        return cs_fail((struct cs_error *)err, CS_EINVAL, "joining needs an invite's code, as claw-sync invite prints");
+    return cs_engine_command(e, &c, err);
 }
 
 void clawsync_engine_notify(clawsync_engine *e)
@@ -408,7 +439,8 @@ static int open_replica(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_replica_options o = { .path = e->config.db_path,
                                     .load_extension = e->config.load_extension,
-                                    .take_lease = true };
+                                    .read_only = e->beside,
+                                    .take_lease = !e->beside };
 
     return cs_replica_open(&e->replica, e->world, &o, err);
 }
@@ -447,8 +479,9 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
     cs_uuid_text(e->workspace_text, &e->workspace);
     e->rng.world = e->world;
     if ((rc = cs_self_open(e, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
-        (rc = find_db_dir(e, err)) != CS_OK || (rc = cs_self_save_first(e, err)) != CS_OK ||
-        (rc = track_tables(e, err)) != CS_OK || (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||
+        (rc = find_db_dir(e, err)) != CS_OK || (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
+        (!e->beside && (rc = track_tables(e, err)) != CS_OK) ||
+        (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||
         (rc = cs_loop_new(e->world, &e->loop, err)) != CS_OK || (rc = cs_schedule_open(e, err)) != CS_OK)
         return rc;
     if (cs_wake_new(e->loop, on_wake, e, &e->wake) != CS_OK)
@@ -486,6 +519,10 @@ static void free_steps(struct clawsync_engine *e)
     cs_hub_call_free(&e->join.call);
     cs_arena_free(&e->join.arena);
     cs_buf_free(&e->join.entry);
+    cs_hub_call_free(&e->append.call);
+    cs_buf_free(&e->append.entry);
+    cs_key_export_free(&e->join.export);
+    cs_secret_free(e->join.opener);
 }
 
 void cs_engine_free(struct clawsync_engine *e)
@@ -519,8 +556,8 @@ void cs_engine_free(struct clawsync_engine *e)
     free(e);
 }
 
-static int engine_open(clawsync_engine **out, struct cs_world *world, bool threaded, const clawsync_config *c,
-                       clawsync_error *error)
+static int engine_open(clawsync_engine **out, struct cs_world *world, bool threaded, bool beside,
+                       const clawsync_config *c, clawsync_error *error)
 {
     struct cs_error err = { 0 };
     struct clawsync_engine *e = calloc(1, sizeof *e);
@@ -530,6 +567,7 @@ static int engine_open(clawsync_engine **out, struct cs_world *world, bool threa
     if (e == NULL)
         return cs_fail((struct cs_error *)error, CS_ENOMEM, "out of memory");
     e->world = world;
+    e->beside = beside;
     e->last_command = &e->commands;
     e->last_warning = &e->warnings;
     pthread_mutex_init(&e->lock, NULL);
@@ -549,12 +587,17 @@ static int engine_open(clawsync_engine **out, struct cs_world *world, bool threa
 
 int clawsync_engine_open(clawsync_engine **out, const clawsync_config *c, clawsync_error *error)
 {
-    return engine_open(out, cs_world_real(), true, c, error);
+    return engine_open(out, cs_world_real(), true, false, c, error);
 }
 
 int cs_engine_open_world(clawsync_engine **out, struct cs_world *world, const clawsync_config *c, clawsync_error *error)
 {
-    return engine_open(out, world, false, c, error);
+    return engine_open(out, world, false, false, c, error);
+}
+
+int cs_engine_open_beside(clawsync_engine **out, const clawsync_config *c, clawsync_error *error)
+{
+    return engine_open(out, cs_world_real(), true, true, c, error);
 }
 
 int clawsync_engine_open_db(clawsync_engine **out, struct sqlite3 *db, const clawsync_config *c, clawsync_error *err)
@@ -575,7 +618,7 @@ static void save_positions(struct clawsync_engine *e)
 {
     struct cs_pull_mark mark;
 
-    if (e->ks->member_seq == 0 || e->recovering) /* what it knows beyond the database is still wanted */
+    if (e->ks->member_seq == 0 || e->recovering || e->beside) /* what it knows beyond the database is still wanted */
         return;
     cs_replica_pull_mark(e->replica, &mark);
     e->ks->log_id = mark.log_id;
@@ -618,7 +661,7 @@ static int local(clawsync_engine *e, int (*fn)(struct clawsync_engine *, void *,
 {
     struct cs_command c = { .kind = CS_CMD_LOCAL, .local = fn, .arg = t };
 
-    return command(e, &c, err);
+    return cs_engine_command(e, &c, err);
 }
 
 static int do_tables(struct clawsync_engine *e, void *arg, struct cs_error *err)

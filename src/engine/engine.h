@@ -170,21 +170,45 @@ struct cs_push_step {
     cs_step_done done;
 };
 
-/* join.c */
-void cs_step_export(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
-                    cs_step_done done);
-void cs_step_import(struct clawsync_engine *e, const char *path, const char *passphrase, cs_step_done done);
+/* append.c: a membership entry of ours, by compare-and-swap. build makes the bytes from the membership at hand, in a
+ * job; it is called again, and makes them anew, when another entry came first. Nothing made: there is nothing to do. */
+typedef int (*cs_entry_build)(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err);
+void cs_step_append(struct clawsync_engine *e, cs_entry_build build, void *arg, cs_step_done done);
+struct cs_append_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_buf entry;
+    uint32_t seq; /* of the entry, and its hash */
+    uint8_t hash[32];
+    unsigned tries;
+    cs_entry_build build;
+    void *arg;
+    cs_step_done done;
+};
+enum { CS_REMOVAL_MAX = 64 };
+struct cs_removal { /* whom an entry removes, and where their chains end */
+    size_t n;
+    struct cs_cut cut[CS_REMOVAL_MAX];
+};
+int cs_append_remove(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err); /* cs_removal */
+/* arg: the epoch, a uint32_t, that is to end; NULL: the one in force */
+int cs_append_rotate(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err);
+void cs_step_duty(struct clawsync_engine *e, cs_step_done done); /* what an invite that is over leaves to do */
+
+/* join.c. Their parameters are the current command's. */
+void cs_step_export(struct clawsync_engine *e, cs_step_done done);
+void cs_step_invite(struct clawsync_engine *e, cs_step_done done);
+void cs_step_join(struct clawsync_engine *e, cs_step_done done);
 struct cs_join_step {
     struct cs_job job;
     struct cs_hub_call call;
     struct cs_messages taken;
     struct cs_arena arena;
-    const char *path, *passphrase;
-    uint32_t expires_secs;
-    unsigned tries;
-    uint8_t secret[16];
-    struct cs_device_keys *invite; /* guarded */
-    struct cs_key_export export;
+    const struct cs_command *cmd;
+    uint8_t secret[32];            /* the invite's, 16 bytes, or the phrase's */
+    struct cs_device_keys *opener; /* guarded: of the invite or paper that lets us in */
+    enum cs_principal kind;        /* of the opener */
+    struct cs_key_export export;   /* of a file, or empty */
     struct cs_buf entry;
     bool pending;
     cs_step_done done;
@@ -198,16 +222,21 @@ enum cs_command_kind {
     CS_CMD_SYNC,
     CS_CMD_START,
     CS_CMD_STOP,
-    CS_CMD_EXPORT,
-    CS_CMD_IMPORT,
+    CS_CMD_STEPS, /* the steps that it names */
     CS_CMD_LOCAL,
     CS_CMD_CLOSE
 };
+typedef void (*cs_step_start)(struct clawsync_engine *e, cs_step_done done);
+enum { CS_MAX_STEPS = 4 };
+
 struct cs_command {
     enum cs_command_kind kind;
     struct cs_command *next;
-    const char *path, *passphrase;
+    cs_step_start step[CS_MAX_STEPS]; /* CS_CMD_STEPS; up to the first that is NULL */
+    bool stopped;                     /* refused while the engine replicates */
+    const char *path, *passphrase, *code;
     uint32_t expires_secs;
+    struct cs_buf *out; /* what the steps have to tell; the caller's */
     int (*local)(struct clawsync_engine *e, void *arg, struct cs_error *err); /* on a worker */
     void *arg;
     clawsync_stats stats;
@@ -228,10 +257,8 @@ struct cs_warning {
     const char *text;
 };
 
-enum { CS_WANT_PUSH = 1, CS_WANT_PULL = 2 };
-enum { CS_MAX_STEPS = 4, CS_MAX_NOTES = 32 };
-
-typedef void (*cs_step_start)(struct clawsync_engine *e, cs_step_done done);
+enum { CS_WANT_PUSH = 1, CS_WANT_PULL = 2, CS_WANT_DUTY = 4 };
+enum { CS_MAX_NOTES = 32 };
 
 /* schedule.c: what runs now and what comes next. All [loop]. */
 struct cs_schedule {
@@ -247,7 +274,7 @@ struct cs_schedule {
     bool pushed, pulled;    /* which kinds of step the task has done */
     unsigned wanted, taken; /* CS_WANT_…, for the daemon: to do; being done */
     bool running, closing, connected, backing_off, look_again, looking, needs_you;
-    cs_timer *retry, *look, *interval, *heartbeat, *close;
+    cs_timer *retry, *look, *interval, *heartbeat, *close, *duty;
     cs_watch *watch_files;
     struct cs_hub_call watch, beat;
     struct cs_job look_job;
@@ -257,6 +284,8 @@ struct cs_schedule {
     uint64_t counted_ms;
     uint64_t looked_ms, found_ms; /* the last look, and the last that found something */
     struct cs_job count_job;
+    uint64_t duty_ms; /* [job] how long to wait for another to do it; 0: there is no duty */
+    bool duty_waits;
     bool counting;
 };
 int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err);
@@ -290,6 +319,8 @@ struct clawsync_engine {
     struct cs_hub_head head; /* [job] the newest verified; log_id 0: none yet */
     uint8_t log_start[32];   /* [job] L_0 of head's log */
     uint64_t incarnation;    /* [job] */
+    bool beside;             /* [set] see cs_engine_open_beside */
+    struct cs_floor floor;   /* [job] of whatever let us in: the hub's log reaches it, with this hash */
     bool recovering;         /* [job] nothing is bound before a pull has been through the whole log */
     uint64_t fetched_back;   /* [job] batches of ours that only the hub had, while recovering */
 
@@ -302,6 +333,7 @@ struct clawsync_engine {
     struct cs_push_step push;
     struct cs_sealing sealing; /* [job] */
     struct cs_join_step join;
+    struct cs_append_step append;
     struct cs_schedule schedule;
     clawsync_stats totals; /* [job] */
 
@@ -331,6 +363,11 @@ struct clawsync_engine {
 int cs_engine_open_world(clawsync_engine **out, struct cs_world *world, const clawsync_config *c,
                          clawsync_error *error);
 void cs_engine_free(struct clawsync_engine *e);
+/* An engine beside one that runs on the same database, for commands on the membership: it writes neither the database
+ * nor data_dir, and the other learns from the hub what it did. Only clawsync_engine_close and the calls that say so
+ * may be made on it. CS_ENOTFOUND: this device was never set up. */
+int cs_engine_open_beside(clawsync_engine **out, const clawsync_config *c, clawsync_error *error);
+int cs_engine_command(clawsync_engine *e, struct cs_command *c, clawsync_error *err); /* waits for its end */
 void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));                                                          /* in a job */
 void cs_note_progress(struct clawsync_engine *e, const char *name, uint64_t count, uint64_t total); /* in a job */
@@ -345,6 +382,11 @@ int cs_self_save(struct clawsync_engine *e, struct cs_error *err);       /* the 
 int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err);
 int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err);
 void cs_self_members_reset(struct clawsync_engine *e);
+/* The epoch key that an entry of the log has for us, and those before it that we miss. */
+int cs_self_take_keys(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err);
+/* Entry seq of our copy of the log; empty: it is not there. */
+struct cs_slice cs_self_entry(const struct clawsync_engine *e, uint32_t seq);
+void cs_self_find_floor(struct clawsync_engine *e);
 int cs_self_pending(struct clawsync_engine *e, struct cs_buf *entry, struct cs_error *err); /* CS_ENOTFOUND */
 int cs_self_pending_save(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err);
 int cs_self_pending_drop(struct clawsync_engine *e, struct cs_error *err);

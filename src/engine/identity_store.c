@@ -64,12 +64,75 @@ int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_
     return CS_OK;
 }
 
+struct cs_slice cs_self_entry(const struct clawsync_engine *e, uint32_t seq)
+{
+    struct cs_reader r = cs_reader(cs_buf_slice(&e->member_log));
+
+    while (cs_reader_left(&r) > 0) {
+        struct cs_slice entry = cs_read_bytes(&r, cs_read_u32(&r));
+
+        if (!r.bad && cs_entry_seq(entry) == seq)
+            return entry;
+    }
+    return CS_SLICE_NULL;
+}
+
+/* The keys from the one after our newest up to this: each is boxed under the one behind it. */
+static int add_epochs(struct clawsync_engine *e, uint32_t epoch, const uint8_t key[32], struct cs_error *err)
+{
+    uint32_t have = e->ks->nepochs == 0 ? 0 : e->ks->epochs[e->ks->nepochs - 1].epoch, n = epoch - have;
+    struct cs_epoch_keys *chain;
+    int rc = CS_OK;
+
+    if (epoch <= have)
+        return CS_OK;
+    if ((chain = cs_secret_alloc(n * sizeof *chain)) == NULL)
+        return no_memory(err);
+    cs_epoch_keys_derive(&chain[n - 1], key, &e->workspace, epoch);
+    for (uint32_t i = n - 1; i > 0 && rc == CS_OK; i--)
+        rc = cs_epoch_older(&chain[i - 1], &e->members, &chain[i], err);
+    for (uint32_t i = 0; i < n && rc == CS_OK; i++)
+        rc = cs_keystore_add_epoch(e->ks, chain[i].epoch, chain[i].key, err);
+    cs_secret_free(chain);
+    return rc;
+}
+
+int cs_self_take_keys(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
+{
+    uint8_t wrap[CS_WRAP_LEN], key[32];
+    const struct cs_epoch_mark *mark;
+    uint32_t epoch;
+    int rc;
+
+    if (cs_entry_wrap(entry, &e->device, &epoch, wrap) != CS_OK || cs_keystore_epoch(e->ks, epoch) != NULL ||
+        (mark = cs_membership_epoch(&e->members, epoch)) == NULL)
+        return CS_OK;
+    rc = cs_wrap_open(key, wrap, e->keys, &e->workspace, epoch, mark->commitment, err);
+    if (rc == CS_OK)
+        rc = add_epochs(e, epoch, key, err);
+    else
+        cs_fail_context(err, "BAD_WRAP: entry %u of the membership log", cs_entry_seq(entry));
+    cs_wipe(key, sizeof key);
+    return rc;
+}
+
+void cs_self_find_floor(struct clawsync_engine *e)
+{
+    const struct cs_member *self = cs_membership_find(&e->members, &e->device), *by;
+
+    e->floor = (struct cs_floor){ 0 };
+    if (self != NULL && (by = cs_membership_find(&e->members, &self->added_by)) != NULL &&
+        by->kind != CS_PRINCIPAL_DEVICE)
+        cs_entry_floor(cs_self_entry(e, by->added_seq), &e->floor);
+}
+
 int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_files *f = &e->world->files;
     int rc;
 
-    if (!e->member_log_dirty)
+    cs_self_find_floor(e);
+    if (!e->member_log_dirty || e->beside)
         return CS_OK;
     rc = f->ops->write_atomic(f->self, e->members_path, cs_buf_slice(&e->member_log), 0600, err);
     if (rc != CS_OK)
@@ -106,6 +169,8 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
             rc = cs_fail(err, CS_ECORRUPT, "%s is cut off", e->members_path);
         else if ((rc = cs_self_members_add(e, entry, 0, err)) != CS_OK)
             cs_fail_context(err, "%s", e->members_path);
+        else /* the log is written before the keystore: a key in it may be there alone */
+            rc = cs_self_take_keys(e, entry, err);
     }
     pinned = cs_entry_hash_at(e, e->ks->member_seq);
     if (rc == CS_OK && e->ks->member_seq > 0 && (pinned == NULL || memcmp(pinned, e->ks->entry_hash, 32) != 0))
@@ -114,6 +179,7 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
         memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
         rc = cs_fail(err, CS_ECORRUPT, "%s begins with another workspace's genesis", e->members_path);
     e->member_log_dirty = false;
+    cs_self_find_floor(e);
     cs_buf_free(&bytes);
     return rc;
 }
@@ -147,6 +213,8 @@ int cs_self_pending_drop(struct clawsync_engine *e, struct cs_error *err)
 
 int cs_self_save(struct clawsync_engine *e, struct cs_error *err)
 {
+    if (e->beside)
+        return CS_OK;
     return cs_keystore_save(e->ks, e->world, &e->rng, e->keystore_path, e->config.passphrase, err);
 }
 
@@ -194,7 +262,7 @@ int cs_self_open(struct clawsync_engine *e, struct cs_error *err)
     if (e->config.device_id != NULL && cs_uuid_parse(&wanted, e->config.device_id))
         wants = &wanted;
     rc = cs_keystore_load(&e->ks, e->world, e->keystore_path, e->config.passphrase, err);
-    if (rc == CS_ENOTFOUND)
+    if (rc == CS_ENOTFOUND && !e->beside)
         rc = keystore_new(e, wants, err);
     else if (rc == CS_OK)
         rc = keystore_fits(e, wants, err);

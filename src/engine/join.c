@@ -1,12 +1,13 @@
-/* Inviting a device by a file, and joining with one. */
+/* Inviting a device, by a code or by a file, and joining with one. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "engine/engine.h"
 #include "identity/code.h"
 
-enum { DAY_SECS = 24 * 60 * 60, MAX_TRIES = 3, CODE_MAX = 512 };
+enum { DAY_SECS = 24 * 60 * 60, CODE_MAX = 512, INVITE_SECRET = 16 };
 
 static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
@@ -16,8 +17,8 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
     cs_messages_free(&s->taken);
     cs_arena_free(&s->arena);
     cs_key_export_free(&s->export);
-    cs_secret_free(s->invite);
-    s->invite = NULL;
+    cs_secret_free(s->opener);
+    s->opener = NULL;
     cs_wipe(s->secret, sizeof s->secret);
     s->done(e, rc, err);
 }
@@ -29,34 +30,54 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
     cs_engine_job(e, &e->join.job);
 }
 
-static int invite_keys(struct clawsync_engine *e, struct cs_error *err)
+static void last_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    finish(e, j->rc, &j->err);
+}
+
+static void step_begin(struct clawsync_engine *e, cs_step_done done)
 {
     struct cs_join_step *s = &e->join;
 
-    if (s->invite == NULL && (s->invite = cs_secret_alloc(sizeof *s->invite)) == NULL)
+    s->cmd = e->schedule.current;
+    s->kind = CS_PRINCIPAL_INVITE;
+    s->pending = false;
+    s->done = done;
+}
+
+static int opener_keys(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_join_step *s = &e->join;
+    size_t n = s->kind == CS_PRINCIPAL_INVITE ? INVITE_SECRET : sizeof s->secret;
+
+    if (s->opener == NULL && (s->opener = cs_secret_alloc(sizeof *s->opener)) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    cs_device_keys_derive(s->invite, CS_PRINCIPAL_INVITE, cs_slice(s->secret, sizeof s->secret), &e->workspace);
+    cs_device_keys_derive(s->opener, s->kind, cs_slice(s->secret, n), &e->workspace);
     return CS_OK;
 }
 
-/* ---- export ---- */
+/* ---- inviting ---- */
 
-static void export_call(struct clawsync_engine *e);
+static int make_code(struct clawsync_engine *e, struct cs_invite_code *code, struct cs_error *err)
+{
+    bool v6 = strchr(e->hub.host, ':') != NULL;
 
-static int write_export(struct clawsync_engine *e, struct cs_error *err)
+    *code = (struct cs_invite_code){ .tls = e->hub.tls, .workspace = e->workspace };
+    if (snprintf(code->hub, sizeof code->hub, "%s%s%s:%u", v6 ? "[" : "", e->hub.host, v6 ? "]" : "", e->hub.port) >=
+        (int)sizeof code->hub)
+        return cs_fail(err, CS_EINVAL, "the hub's address is too long for an invite");
+    memcpy(code->secret, e->join.secret, sizeof code->secret);
+    if (e->config.tls_pin_sha256 != NULL)
+        code->has_pin = cs_unhex(code->pin, sizeof code->pin, e->config.tls_pin_sha256);
+    return CS_OK;
+}
+
+static int write_export(struct clawsync_engine *e, const struct cs_invite_code *code, struct cs_error *err)
 {
     struct cs_join_step *s = &e->join;
-    struct cs_invite_code code = { .tls = e->hub.tls, .workspace = e->workspace };
     struct cs_key_export *x = &s->export;
-    bool v6 = strchr(e->hub.host, ':') != NULL;
     int rc;
 
-    if (snprintf(code.hub, sizeof code.hub, "%s%s%s:%u", v6 ? "[" : "", e->hub.host, v6 ? "]" : "", e->hub.port) >=
-        (int)sizeof code.hub)
-        return cs_fail(err, CS_EINVAL, "the hub's address is too long for an invite");
-    memcpy(code.secret, s->secret, sizeof code.secret);
-    if (e->config.tls_pin_sha256 != NULL)
-        code.has_pin = cs_unhex(code.pin, sizeof code.pin, e->config.tls_pin_sha256);
     x->workspace = e->workspace;
     memcpy(x->genesis, e->ks->genesis, 32);
     memcpy(x->hub_key, e->ks->hub_key, 32);
@@ -67,65 +88,63 @@ static int write_export(struct clawsync_engine *e, struct cs_error *err)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     memcpy(x->epochs, e->ks->epochs, e->ks->nepochs * sizeof *x->epochs);
     x->nepochs = e->ks->nepochs;
-    rc = cs_invite_code_encode(&x->invite, &code, err);
-    cs_wipe(&code, sizeof code);
+    rc = cs_invite_code_encode(&x->invite, code, err);
     if (rc == CS_OK)
-        rc = cs_key_export_write(x, e->world, &e->rng, s->path, s->passphrase, err);
+        rc = cs_key_export_write(x, e->world, &e->rng, s->cmd->path, s->cmd->passphrase, err);
     return rc;
 }
 
-static void write_run(struct clawsync_engine *e, struct cs_job *j)
+static void give_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    j->rc = write_export(e, &j->err);
+    struct cs_invite_code code;
+
+    if ((j->rc = make_code(e, &code, &j->err)) == CS_OK)
+        j->rc = e->join.cmd->path != NULL ? write_export(e, &code, &j->err)
+                                          : cs_invite_code_text(e->join.cmd->out, &code, &j->err);
+    cs_wipe(&code, sizeof code);
 }
 
-static void last_done(struct clawsync_engine *e, struct cs_job *j)
-{
-    finish(e, j->rc, &j->err);
-}
-
-static void export_fetched(struct clawsync_engine *e, int rc, const struct cs_error *err)
+static void invite_in(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     if (rc != CS_OK)
         finish(e, rc, err);
-    else if (cs_membership_find(&e->members, &e->join.invite->id) != NULL)
-        next_job(e, write_run, last_done);
     else
-        export_call(e); /* another entry came first */
+        next_job(e, give_run, last_done);
 }
 
-static void on_appended(struct cs_hub_call *c)
+static void floor_now(struct clawsync_engine *e, struct cs_floor *floor)
 {
-    struct clawsync_engine *e = c->e;
+    struct cs_pull_mark mark;
 
-    if (!c->ended)
-        return;
-    if (c->rc != CS_OK && !(c->rc == CS_EABORTED && e->join.tries++ < MAX_TRIES))
-        finish(e, c->rc, &c->err);
-    else
-        cs_step_member(e, export_fetched);
+    cs_replica_pull_mark(e->replica, &mark);
+    *floor = (struct cs_floor){ .log_id = e->head.log_id, .number = mark.number };
+    memcpy(floor->log_hash, mark.number == 0 ? e->log_start : mark.log_hash, 32);
 }
 
-static int make_invite(struct clawsync_engine *e, struct cs_error *err)
+/* A secret of its own for each try: what is in the log is then what the code says, or nothing. */
+static int invite_entry(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err)
 {
     struct cs_join_step *s = &e->join;
     const struct cs_epoch_keys *epoch = cs_keystore_epoch(e->ks, e->members.epoch);
-    int64_t now = cs_now_ms(e->world), secs = s->expires_secs == 0 ? DAY_SECS : s->expires_secs;
-    struct cs_floor floor = { .log_id = e->head.log_id };
-    struct cs_pull_mark mark;
+    int64_t now = cs_now_ms(e->world), secs = s->cmd->expires_secs == 0 ? DAY_SECS : s->cmd->expires_secs;
+    struct cs_floor floor;
     int rc;
 
+    (void)arg;
     if (epoch == NULL)
         return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
-    cs_replica_pull_mark(e->replica, &mark);
-    floor.number = mark.number;
-    memcpy(floor.log_hash, mark.number == 0 ? e->log_start : mark.log_hash, 32);
-    cs_random(&e->rng, s->secret, sizeof s->secret);
-    cs_buf_reset(&s->entry);
-    if ((rc = invite_keys(e, err)) != CS_OK)
+    floor_now(e, &floor);
+    cs_random(&e->rng, s->secret, INVITE_SECRET);
+    if ((rc = opener_keys(e, err)) != CS_OK)
         return rc;
-    return cs_entry_invite(&s->entry, &e->rng, &e->members, &e->device, e->keys, s->invite, "invite", epoch, &floor,
+    return cs_entry_invite(entry, &e->rng, &e->members, &e->device, e->keys, s->opener, "invite", epoch, &floor,
                            now + secs * 1000, e->ks->hub_key, now, err);
+}
+
+void cs_step_invite(struct clawsync_engine *e, cs_step_done done)
+{
+    step_begin(e, done);
+    cs_step_append(e, invite_entry, NULL, invite_in);
 }
 
 static void export_run(struct clawsync_engine *e, struct cs_job *j)
@@ -133,133 +152,179 @@ static void export_run(struct clawsync_engine *e, struct cs_job *j)
     struct cs_files *f = &e->world->files;
     struct cs_file_info info;
 
-    if (f->ops->stat(f->self, e->join.path, &info, NULL) == CS_OK)
-        j->rc = cs_fail(&j->err, CS_EEXIST, "%s exists already; nothing was written", e->join.path);
-    else
-        j->rc = make_invite(e, &j->err);
+    if (f->ops->stat(f->self, e->join.cmd->path, &info, NULL) == CS_OK)
+        j->rc = cs_fail(&j->err, CS_EEXIST, "%s exists already; nothing was written", e->join.cmd->path);
 }
 
-static void export_made(struct clawsync_engine *e, struct cs_job *j)
+static void export_looked(struct clawsync_engine *e, struct cs_job *j)
 {
-    Clawsync__V1__AppendMembershipRequest req = CLAWSYNC__V1__APPEND_MEMBERSHIP_REQUEST__INIT;
-
-    req.workspace_id = e->workspace_text;
-    req.device_id = e->device_text;
-    req.entry = (ProtobufCBinaryData){ e->join.entry.len, e->join.entry.data };
-    if (j->rc == CS_OK)
-        j->rc = cs_hub_call_start(e, &e->join.call, "AppendMembership", &req.base, true, on_appended, &j->err);
     if (j->rc != CS_OK)
         finish(e, j->rc, &j->err);
+    else
+        cs_step_append(e, invite_entry, NULL, invite_in);
 }
 
-static void export_call(struct clawsync_engine *e)
+void cs_step_export(struct clawsync_engine *e, cs_step_done done)
 {
-    next_job(e, export_run, export_made);
+    step_begin(e, done);
+    next_job(e, export_run, export_looked);
 }
 
-void cs_step_export(struct clawsync_engine *e, const char *path, const char *passphrase, uint32_t expires_secs,
-                    cs_step_done done)
-{
-    struct cs_join_step *s = &e->join;
-
-    s->path = path;
-    s->passphrase = passphrase;
-    s->expires_secs = expires_secs;
-    s->tries = 0;
-    s->done = done;
-    export_call(e);
-}
-
-/* ---- import ---- */
+/* ---- joining ---- */
 
 static int forged(struct cs_error *err, const char *why)
 {
     return cs_fail(err, CS_EHUB, "INVITE_FORGED: %s; nothing was written", why);
 }
 
-static int check_invite(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
+/* The newest epoch key that the log has for whoever lets us in; it is the one in force while that one is active. */
+static int newest_key(struct clawsync_engine *e, struct cs_epoch_keys *out, struct cs_error *err)
 {
     struct cs_join_step *s = &e->join;
-    struct cs_invite_info info;
-    uint8_t key[32];
+    struct cs_reader r = cs_reader(cs_buf_slice(&e->member_log));
+    uint8_t wrap[CS_WRAP_LEN], newest[CS_WRAP_LEN], key[32];
+    const struct cs_epoch_mark *mark;
+    uint32_t epoch, top = 0;
     int rc;
 
-    if (cs_invite_open(&info, entry, s->invite, err) != CS_OK)
-        return forged(err, "the invite in the hub's log was not made by whoever made the file");
-    if (memcmp(info.hub_key, s->export.hub_key, 32) != 0)
-        return forged(err, "the invite names another hub");
-    rc = cs_wrap_open(key, info.wrap, s->invite, &e->workspace, info.epoch, e->members.commitment, err);
+    while (cs_reader_left(&r) > 0) {
+        struct cs_slice entry = cs_read_bytes(&r, cs_read_u32(&r));
+
+        if (!r.bad && cs_entry_wrap(entry, &s->opener->id, &epoch, wrap) == CS_OK && epoch > top) {
+            top = epoch;
+            memcpy(newest, wrap, sizeof newest);
+        }
+    }
+    if ((mark = cs_membership_epoch(&e->members, top)) == NULL)
+        return forged(err, "the hub's log has no key for whoever lets this device in");
+    if ((rc = cs_wrap_open(key, newest, s->opener, &e->workspace, top, mark->commitment, err)) == CS_OK)
+        cs_epoch_keys_derive(out, key, &e->workspace, top);
     cs_wipe(key, sizeof key);
     return rc;
 }
 
-/* Finds the invite's own entry in the log that was fetched. */
-static int find_invite(struct clawsync_engine *e, struct cs_error *err)
+/* Why an invite is active no more, for the person who holds it. */
+static int invite_over(struct clawsync_engine *e, const struct cs_member *m, struct cs_error *err)
 {
-    const struct cs_member *m = cs_membership_find(&e->members, &e->join.invite->id);
-    struct cs_reader r = cs_reader(cs_buf_slice(&e->member_log));
+    struct cs_epoch_keys *epoch = cs_secret_alloc(sizeof *epoch);
+    char id[CS_UUID_TEXT], name[64] = "", when[32] = "";
+    const struct cs_member *by = NULL;
+    time_t at;
+    struct tm tm;
 
-    if (m == NULL)
-        return forged(err, "the hub's log does not have the invite");
-    while (cs_reader_left(&r) > 0) {
-        struct cs_slice entry = cs_read_bytes(&r, cs_read_u32(&r));
-
-        if (cs_entry_seq(entry) != m->added_seq)
-            continue;
-        if (!m->active)
-            return cs_fail(err, CS_EEXIST, "the invite in %s is used already; export a new one", e->join.path);
-        return check_invite(e, entry, err);
-    }
-    return forged(err, "the hub's log does not have the invite");
+    for (size_t i = 0; i < e->members.nmembers; i++)
+        if (e->members.members[i].added_seq == m->ended_seq)
+            by = &e->members.members[i];
+    at = (time_t)(cs_entry_time(cs_self_entry(e, m->ended_seq)) / 1000);
+    if (gmtime_r(&at, &tm) != NULL)
+        strftime(when, sizeof when, "%Y-%m-%d %H:%M UTC", &tm);
+    if (by != NULL && epoch != NULL && newest_key(e, epoch, err) == CS_OK)
+        cs_member_name(by, epoch, 1, name);
+    cs_secret_free(epoch);
+    if (by == NULL)
+        return cs_fail(err, CS_EEXIST, "INVITE_WITHDRAWN: the invite was withdrawn at %s; ask for a new one", when);
+    cs_uuid_text(id, &by->id);
+    return cs_fail(err, CS_EEXIST,
+                   "INVITE_USED: the invite was used already, at %s, by device %s%s%s%s; if that was not you, have it "
+                   "removed now with: claw-sync devices revoke %s; for this device, ask for a new one",
+                   when, id, name[0] != '\0' ? " (" : "", name, name[0] != '\0' ? ")" : "", id);
 }
 
-static int check_log(struct clawsync_engine *e, struct cs_error *err)
+static int check_floor(const struct cs_floor *floor, const struct cs_hub_head *head, struct cs_error *err)
+{
+    if (floor->log_id != head->log_id)
+        return cs_fail(err, CS_EHUB,
+                       "LOG_REPLACED: the hub's log is another one than when this device was invited; "
+                       "ask for a new invite");
+    if (floor->number > head->number)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_ROLLBACK: the hub's log is shorter than when this device was invited; "
+                       "nothing was written");
+    return CS_OK;
+}
+
+static int fold_anew(struct clawsync_engine *e, bool check_head, struct cs_hub_head *head, struct cs_error *err)
+{
+    e->head.log_id = 0;
+    cs_self_members_reset(e);
+    return cs_member_fold(e, &e->join.taken, &e->join.arena, head, check_head, err);
+}
+
+/* What the file pins beyond the invite in it. */
+static int check_pins(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_join_step *s = &e->join;
-    const uint8_t *pinned;
+    const uint8_t *pinned = cs_entry_hash_at(e, s->export.member_seq);
+
+    if (pinned == NULL || memcmp(pinned, s->export.entry_hash, 32) != 0 ||
+        memcmp(s->export.genesis, e->members.genesis, 32) != 0)
+        return forged(err, "the hub's membership log is not the one of the file");
+    for (uint16_t i = 0; i < s->export.nepochs; i++) {
+        const struct cs_epoch_mark *mark = cs_membership_epoch(&e->members, s->export.epochs[i].epoch);
+
+        if (mark != NULL && memcmp(s->export.epochs[i].commitment, mark->commitment, 32) != 0)
+            return cs_fail(err, CS_EAUTH, "WRONG_KEY: the keys in %s are not this workspace's", s->cmd->path);
+    }
+    return CS_OK;
+}
+
+/* The invite's entry vouches for the hub's key and for everything before it in the log. */
+static int check_invite(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_join_step *s = &e->join;
+    const struct cs_member *m;
+    struct cs_invite_info info;
     struct cs_hub_head head;
     int rc;
 
-    memcpy(e->ks->genesis, s->export.genesis, 32);
-    memcpy(e->ks->hub_key, s->export.hub_key, 32);
-    e->head.log_id = 0;
-    cs_self_members_reset(e);
-    if ((rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, err)) != CS_OK)
+    if ((rc = fold_anew(e, false, &head, err)) != CS_OK)
         return rc;
-    pinned = cs_entry_hash_at(e, s->export.member_seq);
-    if (pinned == NULL || memcmp(pinned, s->export.entry_hash, 32) != 0)
-        return forged(err, "the hub's membership log is not the one of the file");
-    for (uint16_t i = 0; i < s->export.nepochs; i++)
-        if (s->export.epochs[i].epoch == e->members.epoch &&
-            memcmp(s->export.epochs[i].commitment, e->members.commitment, 32) != 0)
-            return cs_fail(err, CS_EAUTH, "WRONG_KEY: the keys in %s are not this workspace's", s->path);
-    return find_invite(e, err);
+    if ((m = cs_membership_find(&e->members, &s->opener->id)) == NULL)
+        return forged(err, "the hub's log does not have the invite");
+    if (cs_invite_open(&info, cs_self_entry(e, m->added_seq), s->opener, err) != CS_OK)
+        return forged(err, "the invite in the hub's log was not made by whoever made the code");
+    if (s->export.nepochs > 0 && memcmp(info.hub_key, s->export.hub_key, 32) != 0)
+        return forged(err, "the invite names another hub");
+    memcpy(e->ks->hub_key, info.hub_key, 32);
+    if ((rc = fold_anew(e, true, &head, err)) != CS_OK || (rc = check_floor(&info.floor, &head, err)) != CS_OK ||
+        (s->export.nepochs > 0 && (rc = check_pins(e, err)) != CS_OK))
+        return rc;
+    m = cs_membership_find(&e->members, &s->opener->id);
+    if (!m->active)
+        return invite_over(e, m, err);
+    if (cs_now_ms(e->world) > info.expires_ms + CS_INVITE_SLACK_MS)
+        return cs_fail(err, CS_EEXIST, "INVITE_EXPIRED: the invite has run out; ask for a new one");
+    return CS_OK;
 }
 
 static int make_add(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_join_step *s = &e->join;
-    const struct cs_epoch_keys *epoch = NULL;
+    struct cs_epoch_keys *epoch = cs_secret_alloc(sizeof *epoch);
     char name[32];
+    int rc;
 
-    for (uint16_t i = 0; i < s->export.nepochs; i++)
-        if (s->export.epochs[i].epoch == e->members.epoch)
-            epoch = &s->export.epochs[i];
     if (epoch == NULL)
-        return cs_fail(err, CS_EAUTH, "%s has not the key of the present epoch; export a new one", s->path);
+        return cs_fail(err, CS_ENOMEM, "out of memory");
     snprintf(name, sizeof name, "device %.8s", e->device_text);
     cs_buf_reset(&s->entry);
-    return cs_entry_add(&s->entry, &e->rng, &e->members, &s->invite->id, s->invite, &e->device, e->keys, name, epoch,
-                        cs_now_ms(e->world), err);
+    if ((rc = newest_key(e, epoch, err)) == CS_OK)
+        rc = cs_entry_add(&s->entry, &e->rng, &e->members, &s->opener->id, s->opener, &e->device, e->keys, name, epoch,
+                          cs_now_ms(e->world), err);
+    cs_secret_free(epoch);
+    return rc;
 }
 
 static void join_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_join_step *s = &e->join;
 
-    if ((j->rc = check_log(e, &j->err)) == CS_OK && (j->rc = make_add(e, &j->err)) == CS_OK &&
-        (j->rc = cs_self_save(e, &j->err)) == CS_OK)
-        j->rc = cs_self_pending_save(e, cs_buf_slice(&s->entry), &j->err);
+    memset(e->ks->genesis, 0, 32);
+    if ((j->rc = check_invite(e, &j->err)) == CS_OK && (j->rc = make_add(e, &j->err)) == CS_OK) {
+        memcpy(e->ks->genesis, e->members.genesis, 32);
+        if ((j->rc = cs_self_save(e, &j->err)) == CS_OK)
+            j->rc = cs_self_pending_save(e, cs_buf_slice(&s->entry), &j->err);
+    }
     if (j->rc != CS_OK) {
         memset(e->ks->genesis, 0, 32);
         memset(e->ks->hub_key, 0, 32);
@@ -270,12 +335,30 @@ static void join_run(struct clawsync_engine *e, struct cs_job *j)
     cs_messages_free(&s->taken);
 }
 
+/* In: what is written from now on, the code that brought us here must not open. Another device does it if we cannot. */
+static void duty_done(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_error none = { 0 };
+
+    (void)rc;
+    (void)err;
+    finish(e, CS_OK, &none);
+}
+
+static void joined(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        finish(e, rc, err);
+    else
+        cs_step_duty(e, duty_done);
+}
+
 static void join_done(struct clawsync_engine *e, struct cs_job *j)
 {
     if (j->rc != CS_OK)
         finish(e, j->rc, &j->err);
     else
-        cs_step_member(e, finish);
+        cs_step_member(e, joined);
 }
 
 static void on_log(struct cs_hub_call *c)
@@ -286,7 +369,7 @@ static void on_log(struct cs_hub_call *c)
     if (!c->ended)
         return;
     if (c->rc == CS_EAUTH) {
-        cs_fail(&err, CS_EAUTH, "the hub does not know the invite in %s", e->join.path);
+        cs_fail(&err, CS_EAUTH, "the hub does not know this invite; is it the right hub, and is the code whole?");
         finish(e, CS_EAUTH, &err);
         return;
     }
@@ -299,39 +382,57 @@ static void on_log(struct cs_hub_call *c)
     next_job(e, join_run, join_done);
 }
 
-static int open_file(struct clawsync_engine *e, struct cs_error *err)
+static int read_file(struct clawsync_engine *e, struct cs_invite_code *code, struct cs_error *err)
+{
+    struct cs_join_step *s = &e->join;
+    int rc = cs_key_export_read(&s->export, e->world, s->cmd->path, s->cmd->passphrase, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if (cs_uuid_cmp(&s->export.workspace, &e->workspace) != 0)
+        return cs_fail(err, CS_EAUTH, "%s is of another workspace than the configured one", s->cmd->path);
+    if (s->export.invite.len == 0)
+        return cs_fail(err, CS_EAUTH, "%s has no invite to join with", s->cmd->path);
+    return cs_invite_code_decode(code, cs_buf_slice(&s->export.invite), err);
+}
+
+static int read_code(struct clawsync_engine *e, struct cs_invite_code *code, struct cs_error *err)
+{
+    if (cs_invite_code_parse(code, e->join.cmd->code, err) != CS_OK)
+        return err->code == CS_ECORRUPT ? (err->code = CS_EINVAL) : err->code;
+    if (cs_uuid_cmp(&code->workspace, &e->workspace) != 0)
+        return cs_fail(err, CS_EINVAL, "the code is of another workspace than the configured one");
+    return CS_OK;
+}
+
+static int open_invite(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_join_step *s = &e->join;
     struct cs_invite_code code = { 0 };
     struct cs_buf waiting = { 0 };
     int rc;
 
-    s->pending = false;
     if (cs_is_member(e))
         return cs_fail(err, CS_EEXIST, "this device is a member of the workspace already");
-    if ((rc = cs_key_export_read(&s->export, e->world, s->path, s->passphrase, err)) != CS_OK)
-        return rc;
-    if (cs_uuid_cmp(&s->export.workspace, &e->workspace) != 0)
-        return cs_fail(err, CS_EAUTH, "%s is of another workspace than the configured one", s->path);
-    if (s->export.invite.len == 0)
-        return cs_fail(err, CS_EAUTH, "%s has no invite to join with", s->path);
-    if ((rc = cs_invite_code_decode(&code, cs_buf_slice(&s->export.invite), err)) != CS_OK)
-        return rc;
-    memcpy(s->secret, code.secret, sizeof s->secret);
+    rc = s->cmd->path != NULL ? read_file(e, &code, err) : read_code(e, &code, err);
+    if (rc == CS_OK)
+        memcpy(s->secret, code.secret, sizeof code.secret);
     cs_wipe(&code, sizeof code);
-    /* An earlier import of ours whose answer was lost: the same entry again settles it. A genesis that waits was never
+    if (rc != CS_OK)
+        return rc;
+    /* An earlier try of ours whose answer was lost: the same entry again settles it. A genesis that waits was never
      * accepted. */
     rc = cs_self_pending(e, &waiting, err);
     s->pending = rc == CS_OK && waiting.len > 4 && waiting.data[4] == CS_ENTRY_ADD;
     if (rc == CS_OK && !s->pending)
         rc = cs_self_pending_drop(e, err);
     cs_buf_free(&waiting);
-    return rc == CS_OK || rc == CS_ENOTFOUND ? invite_keys(e, err) : rc;
+    return rc == CS_OK || rc == CS_ENOTFOUND ? opener_keys(e, err) : rc;
 }
 
 static void open_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    j->rc = open_file(e, &j->err);
+    j->rc = open_invite(e, &j->err);
 }
 
 static void open_done(struct clawsync_engine *e, struct cs_job *j)
@@ -340,11 +441,11 @@ static void open_done(struct clawsync_engine *e, struct cs_job *j)
     char id[CS_UUID_TEXT];
 
     if (j->rc == CS_OK && e->join.pending) {
-        cs_step_member(e, finish);
+        cs_step_member(e, joined);
         return;
     }
     if (j->rc == CS_OK) {
-        cs_uuid_text(id, &e->join.invite->id);
+        cs_uuid_text(id, &e->join.opener->id);
         req.workspace_id = e->workspace_text;
         req.device_id = id;
         req.from_seq = 1;
@@ -354,13 +455,8 @@ static void open_done(struct clawsync_engine *e, struct cs_job *j)
         finish(e, j->rc, &j->err);
 }
 
-void cs_step_import(struct clawsync_engine *e, const char *path, const char *passphrase, cs_step_done done)
+void cs_step_join(struct clawsync_engine *e, cs_step_done done)
 {
-    struct cs_join_step *s = &e->join;
-
-    s->path = path;
-    s->passphrase = passphrase;
-    s->done = done;
-    s->tries = 0;
+    step_begin(e, done);
     next_job(e, open_run, open_done);
 }

@@ -33,6 +33,10 @@ static int advance(struct clawsync_engine *e, struct cs_pull_mark *mark, const s
 
     mark->log_id = e->head.log_id;
     cs_log_next(s->mark.log_hash, s->log_number, s->batch.hash, mark->log_hash);
+    if (s->log_number == e->floor.number && e->head.log_id == e->floor.log_id &&
+        memcmp(mark->log_hash, e->floor.log_hash, 32) != 0)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_ROLLBACK: the hub's log is not the one that whoever let this device in had seen");
     mark->number = s->log_number;
     mark->header_refused = h == NULL;
     if (h != NULL) {

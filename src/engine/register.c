@@ -46,22 +46,6 @@ static int entry_failed(int rc, struct cs_error *err)
     return CS_EHUB;
 }
 
-/* The wrap of the current epoch's key for us, in the entry that admitted us. */
-static int take_epoch_key(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
-{
-    uint8_t wrap[CS_WRAP_LEN], key[32];
-    uint32_t epoch;
-    int rc;
-
-    if (cs_entry_wrap(entry, &e->device, &epoch, wrap) != CS_OK || cs_keystore_epoch(e->ks, epoch) != NULL)
-        return CS_OK;
-    rc = cs_wrap_open(key, wrap, e->keys, &e->workspace, epoch, e->members.commitment, err);
-    if (rc == CS_OK)
-        rc = cs_keystore_add_epoch(e->ks, epoch, key, err);
-    cs_wipe(key, sizeof key);
-    return rc;
-}
-
 int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_arena *a, struct cs_hub_head *head,
                    bool check_head, struct cs_error *err)
 {
@@ -86,7 +70,7 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
                      memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
                 rc = cs_fail(err, CS_EHUB, "MEMBER_FORK: the hub's workspace begins with another genesis");
             else
-                rc = take_epoch_key(e, entry, err);
+                rc = cs_self_take_keys(e, entry, err);
         }
         if (rc == CS_OK && check_head && r->head != NULL) {
             rc = cs_engine_head(e, r->head, head, err);
@@ -111,8 +95,8 @@ static void fold_run(struct clawsync_engine *e, struct cs_job *j)
         j->rc = cs_self_members_save(e, &j->err);
     if (j->rc == CS_OK && !cs_is_member(e))
         j->rc = cs_fail(&j->err, CS_EAUTH,
-                        "this device is not a member of the workspace; join it with: claw-sync keys "
-                        "import FILE");
+                        "this device is not a member of the workspace; join it with: claw-sync join CODE (made by "
+                        "claw-sync invite on a device that is in)");
     if (j->rc == CS_OK && cs_keystore_epoch(e->ks, e->members.epoch) == NULL)
         j->rc = cs_fail(&j->err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
     if (j->rc == CS_OK && s->entry.len > 0) {
@@ -208,8 +192,8 @@ static void drop_run(struct clawsync_engine *e, struct cs_job *j)
     if (genesis && j->rc == CS_EEXIST)
         cs_fail(
             &j->err, CS_EEXIST,
-            "this workspace exists; join it with: claw-sync keys import FILE (made by claw-sync keys export FILE on "
-            "a device that is in)");
+            "this workspace exists; join it with: claw-sync join CODE (made by claw-sync invite on a device that is "
+            "in)");
     cs_buf_free(&e->member.entry);
 }
 
@@ -306,6 +290,11 @@ static void load_run(struct clawsync_engine *e, struct cs_job *j)
     cs_buf_reset(&s->entry);
     if (cs_is_member(e))
         return;
+    if (e->beside) {
+        j->rc =
+            cs_fail(&j->err, CS_EAUTH, "this device is not a member of the workspace yet; see the engine that runs");
+        return;
+    }
     j->rc = cs_self_pending(e, &s->entry, &j->err);
     if (j->rc == CS_ENOTFOUND && e->members.seq == 0)
         j->rc = make_genesis(e, &s->entry, &j->err);

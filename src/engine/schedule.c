@@ -9,7 +9,7 @@
 
 #include "engine/engine.h"
 
-enum { DEBOUNCE_MS = 20, LOOK_GAP_MS = 2, RETRY_MAX_MS = 30000, COUNT_MS = 500 };
+enum { DEBOUNCE_MS = 20, LOOK_GAP_MS = 2, RETRY_MAX_MS = 30000, COUNT_MS = 500, DUTY_MS = 60000 };
 
 static void schedule(struct clawsync_engine *e);
 static void run_step(struct clawsync_engine *e);
@@ -61,15 +61,37 @@ static void publish(struct clawsync_engine *e)
     pthread_mutex_unlock(&e->lock);
 }
 
+/* Whoever made the invite does it at once; the others leave it to the fastest of them. */
+static void look_for_duty(struct clawsync_engine *e)
+{
+    const struct cs_member *why = NULL;
+    uint8_t r[8];
+
+    e->schedule.duty_ms = 0;
+    if (!cs_is_member(e) || cs_membership_duty(&e->members, cs_now_ms(e->world), &why) == CS_DUTY_NONE)
+        return;
+    cs_random(&e->rng, r, sizeof r);
+    e->schedule.duty_ms = 1;
+    if (why == NULL || cs_uuid_cmp(&why->added_by, &e->device) != 0)
+        e->schedule.duty_ms += cs_load_u64(r) % DUTY_MS;
+}
+
 static void count_run(struct clawsync_engine *e, struct cs_job *j)
 {
+    look_for_duty(e);
     j->rc = cs_replica_counts(e->replica, &e->schedule.counts, &j->err);
 }
 
 static void count_done(struct clawsync_engine *e, struct cs_job *j)
 {
+    struct cs_schedule *s = &e->schedule;
+
     (void)j;
-    e->schedule.counting = false;
+    s->counting = false;
+    if (s->duty_ms > 0 && s->running && !s->closing && !s->duty_waits) {
+        s->duty_waits = true;
+        cs_timer_start(s->duty, s->duty_ms);
+    }
     publish(e);
     schedule(e);
 }
@@ -172,7 +194,7 @@ static void daemon_failed(struct clawsync_engine *e, int rc, const struct cs_err
     bool offline = rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT;
     char name[32];
 
-    s->wanted |= s->taken;
+    s->wanted |= s->taken & ~(unsigned)CS_WANT_DUTY; /* the next count finds it again */
     s->backing_off = true;
     if (offline) {
         bool was = s->connected;
@@ -296,13 +318,13 @@ static void task_begin(struct clawsync_engine *e)
     run_step(e);
 }
 
-static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bool pull)
+static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bool pull, bool duty)
 {
     struct cs_schedule *s = &e->schedule;
 
     s->nsteps = 0;
     /* While the hub is watched, what it says of the membership comes with the heads, and a refusal tells the rest. */
-    if (s->watch.call == NULL || e->head.member_seq > e->members.seq)
+    if (duty || s->watch.call == NULL || e->head.member_seq > e->members.seq)
         s->step[s->nsteps++] = cs_step_member;
     if (pull_first)
         s->step[s->nsteps++] = cs_step_pull;
@@ -310,21 +332,9 @@ static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bo
         s->step[s->nsteps++] = cs_step_push;
     if (pull)
         s->step[s->nsteps++] = cs_step_pull;
+    if (duty)
+        s->step[s->nsteps++] = cs_step_duty;
     task_begin(e);
-}
-
-static void export_step(struct clawsync_engine *e, cs_step_done done)
-{
-    const struct cs_command *c = e->schedule.current;
-
-    cs_step_export(e, c->path, c->passphrase, c->expires_secs, done);
-}
-
-static void import_step(struct clawsync_engine *e, cs_step_done done)
-{
-    const struct cs_command *c = e->schedule.current;
-
-    cs_step_import(e, c->path, c->passphrase, done);
 }
 
 static void local_run(struct clawsync_engine *e, struct cs_job *j)
@@ -389,6 +399,8 @@ static void daemon_stop(struct clawsync_engine *e)
     cs_timer_stop(s->interval);
     cs_timer_stop(s->heartbeat);
     cs_timer_stop(s->look);
+    cs_timer_stop(s->duty);
+    s->duty_waits = false;
     if (!s->busy)
         cs_timer_stop(s->retry);
     publish(e);
@@ -471,6 +483,17 @@ static void on_interval(void *arg)
         return;
     e->schedule.wanted |= CS_WANT_PUSH | CS_WANT_PULL;
     interval_start(e);
+    schedule(e);
+}
+
+static void on_duty(void *arg)
+{
+    struct clawsync_engine *e = arg;
+
+    e->schedule.duty_waits = false;
+    if (!e->schedule.running)
+        return;
+    e->schedule.wanted |= CS_WANT_DUTY;
     schedule(e);
 }
 
@@ -614,29 +637,23 @@ static void begin_command(struct clawsync_engine *e, struct cs_command *c)
         join_round(s, c);
     switch (c->kind) {
     case CS_CMD_PUSH:
-        task_round(e, false, true, false);
+        task_round(e, false, true, false, false);
         return;
     case CS_CMD_PULL:
-        task_round(e, true, false, false);
+        task_round(e, true, false, false, false);
         return;
     case CS_CMD_SYNC:
-        task_round(e, true, true, true);
+        task_round(e, true, true, true, false);
         return;
-    case CS_CMD_EXPORT:
-        s->step[0] = cs_step_member;
-        s->step[1] = export_step;
-        s->nsteps = 2;
-        task_begin(e);
-        return;
-    case CS_CMD_IMPORT:
-        if (s->running) {
+    case CS_CMD_STEPS:
+        if (s->running && c->stopped) {
             s->current = NULL;
             cs_command_finish(e, c, cs_fail(&err, CS_EINVAL, "stop replication before joining a workspace"), &err);
             schedule(e);
             return;
         }
-        s->step[0] = import_step;
-        s->nsteps = 1;
+        for (s->nsteps = 0; s->nsteps < CS_MAX_STEPS && c->step[s->nsteps] != NULL; s->nsteps++)
+            s->step[s->nsteps] = c->step[s->nsteps];
         task_begin(e);
         return;
     case CS_CMD_LOCAL:
@@ -691,7 +708,7 @@ static void schedule(struct clawsync_engine *e)
     }
     s->taken = s->wanted;
     s->wanted = 0;
-    task_round(e, false, s->taken & CS_WANT_PUSH, s->taken & CS_WANT_PULL);
+    task_round(e, false, s->taken & CS_WANT_PUSH, s->taken & CS_WANT_PULL, s->taken & CS_WANT_DUTY);
 }
 
 static void close_begin(struct clawsync_engine *e)
@@ -741,7 +758,7 @@ int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err)
         cs_timer_new(e->loop, on_look, e, &s->look) != CS_OK ||
         cs_timer_new(e->loop, on_interval, e, &s->interval) != CS_OK ||
         cs_timer_new(e->loop, on_heartbeat, e, &s->heartbeat) != CS_OK ||
-        cs_timer_new(e->loop, cut, e, &s->close) != CS_OK)
+        cs_timer_new(e->loop, on_duty, e, &s->duty) != CS_OK || cs_timer_new(e->loop, cut, e, &s->close) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     return CS_OK;
 }
@@ -758,4 +775,5 @@ void cs_schedule_free(struct clawsync_engine *e)
     cs_timer_close(s->interval);
     cs_timer_close(s->heartbeat);
     cs_timer_close(s->close);
+    cs_timer_close(s->duty);
 }

@@ -67,7 +67,7 @@ static enum cs_severity check_chain(struct clawsync_engine *e, const struct cs_b
         return found(f, CS_STOP_HUB, "BATCH_FORK", err, "a device's batch came twice with different content");
     if (h->number != peer.number + 1 || memcmp(h->prev, peer.hash, 32) != 0)
         return found(f, CS_STOP_DEVICE, "BROKEN_CHAIN", err, "a batch does not follow its device's last one");
-    if (h->member_seq < peer.member_seq || h->epoch != e->members.epoch || h->member_seq < e->members.epoch_seq)
+    if (h->member_seq < peer.member_seq || h->epoch != cs_membership_epoch_at(&e->members, h->member_seq))
         return found(f, CS_STOP_DEVICE, "BAD_HEADER", err, "a batch was not bound to the epoch that was in force");
     return CS_FINE;
 }
@@ -104,6 +104,8 @@ enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pul
         return found(f, CS_STOP_DEVICE, "NOT_A_MEMBER", err, "a batch is of a device that is not a member");
     if (!cs_batch_verify(member->sign_pk, header, cs_buf_slice(&b->hashes), b->signature))
         return found(f, CS_STOP_DEVICE, "BAD_SIGNATURE", err, "a batch is not signed by its device");
+    if (cs_membership_past_cut(&e->members, &h->device, h->number, b->hash))
+        return found(f, CS_STOP_DEVICE, "PAST_CUT", err, "a removed device's batch lies behind its last that counts");
     if ((s = check_chain(e, b, h, f, err)) != CS_FINE || f->known)
         return s;
     if (h->epoch < mark->highest_epoch)

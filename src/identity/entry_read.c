@@ -109,6 +109,27 @@ static struct cs_floor floor_load(const uint8_t *p)
     return f;
 }
 
+bool cs_entry_floor(struct cs_slice entry, struct cs_floor *out)
+{
+    struct cs_slice body;
+
+    if (!entry_whole(entry))
+        return false;
+    body = entry_body(entry);
+    if (entry.data[ENTRY_TYPE] == CS_ENTRY_INVITE && body.len == INVITE_LEN)
+        *out = floor_load(body.data + INVITE_FLOOR);
+    else if (entry.data[ENTRY_TYPE] == CS_ENTRY_RECOVERY && body.len == RECOVERY_LEN)
+        *out = floor_load(body.data + RECOVERY_FLOOR);
+    else
+        return false;
+    return true;
+}
+
+int64_t cs_entry_time(struct cs_slice entry)
+{
+    return entry_whole(entry) ? (int64_t)cs_load_u64(entry.data + ENTRY_TIME) : 0;
+}
+
 /* An entry that `keys` stand for and vouch for, with the vouch at the body's end: so it is the author's own view. The
  * body, or NULL. */
 static const uint8_t *vouched(struct cs_slice entry, enum cs_entry_type type, size_t body_len,

@@ -172,6 +172,9 @@ struct cs_recovery_info {
 /* CS_EAUTH: the entry is another phrase's, or was not made by whoever made the phrase. */
 int cs_recovery_open(struct cs_recovery_info *out, struct cs_slice entry, const struct cs_device_keys *paper,
                      struct cs_error *err);
+/* The floor of an invite or recovery entry, unchecked; false: it is neither. */
+bool cs_entry_floor(struct cs_slice entry, struct cs_floor *out);
+int64_t cs_entry_time(struct cs_slice entry); /* its author's clock; 0: not an entry */
 /* The i-th cut of a removal, from 0; false: there are no more, or it is no removal. */
 bool cs_entry_cut(struct cs_slice entry, size_t i, struct cs_cut *out);
 /* The wrap of an epoch key for `id` in an entry of any type, or CS_ENOTFOUND. */
