@@ -21,6 +21,11 @@ class JoinTest(claw.ClawTest):
         self.assertEqual(list(out), ["code"])
         return out["code"]
 
+    def start(self, device):
+        """A daemon that has its database: commands go beside it."""
+        device.start()
+        claw.wait_until(lambda: "replicating" in device.daemon_log(), "the daemon")
+
     def entries(self):
         """The types of the entries in the hub's membership log."""
         with self.hub.database() as db:
@@ -95,18 +100,18 @@ class JoinTest(claw.ClawTest):
 
     def test_invite_and_join_beside_daemons(self):
         self.a.sync()
-        self.a.start()
+        self.start(self.a)
         code = self.code()
         b = self.device("b")
         b.claw("join", code)
-        b.start()
+        self.start(b)
         self.add_rows([self.a, b])
         self.wait_equal([self.a, b])
         self.assertEqual(b.value("SELECT count(*) FROM sessions"), 2)
         # what is bound to the old epoch while another joins goes out under the new one
         c = self.device("c")
         c.claw("join", self.code(b))
-        c.start()
+        self.start(c)
         self.a.sql("INSERT INTO sessions(id, agent) VALUES ('more', 'x');")
         self.wait_equal([self.a, b, c])
 
