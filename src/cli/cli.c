@@ -20,6 +20,21 @@ static const struct cs_cli_command commands[] = {
     { "untrack", "TABLE", 1, 1, 0, "stop replicating a table; its data stays", NULL, cs_cmd_untrack },
     { "pause", "[TABLE]", 0, 1, 0, "take the triggers off, as before a migration", NULL, cs_cmd_pause },
     { "resume", "[TABLE]", 0, 1, 0, "put them back and find what changed meanwhile", NULL, cs_cmd_resume },
+    { "hidden list", "[TABLE]", 0, 1, 0, "rows that the tables cannot show at present, and why", NULL,
+      cs_cmd_hidden_list },
+    { "hidden show", "TABLE KEY", 2, 2, 0, "one of them with its values; KEY as `hidden list` prints it", NULL,
+      cs_cmd_hidden_show },
+    { "hidden export", "[TABLE]", 0, 1, 0, "all of them on standard output, a JSON object per line", NULL,
+      cs_cmd_hidden_export },
+    { "conflicts list", "", 0, 0, 0, "edits that lost to others, and rows in each other's way", NULL,
+      cs_cmd_conflicts_list },
+    { "conflicts show", "ID", 1, 1, 0, "one of them in full; the first digits of the id will do", NULL,
+      cs_cmd_conflicts_show },
+    { "conflicts resolve", "ID", 1, 1, 0, "settled as things stand", NULL, cs_cmd_conflicts_resolve },
+    { "conflicts restore", "ID", 1, 1, 0, "write the value that lost once more, as a new edit",
+      "The application's triggers run and its constraints hold, as if it had made the edit. Where the row was\n"
+      "deleted it is inserted again with all the values that were lost with it.",
+      cs_cmd_conflicts_restore },
     { "invite", "", 0, 0, CS_OPT_EXPIRES | CS_OPT_QR, "print a code with which one device joins, once",
       "The code is a password: whoever has it can join until it expires. This device may be offline then.\n"
       "On a terminal it is shown as a QR code too.",
@@ -44,7 +59,7 @@ static void print_usage(void)
            "Replicates a local SQLite database between your devices, end-to-end encrypted.\n\n"
            "commands (claw-sync COMMAND --help tells more):\n");
     for (int i = 0; i < NCOMMANDS; i++)
-        printf("  %-12s %-8s %s\n", commands[i].name, commands[i].args, commands[i].summary);
+        printf("  %-17s %-9s %s\n", commands[i].name, commands[i].args, commands[i].summary);
     printf("\n");
     cs_cli_print_options();
     printf("\nexit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 hub unreachable (changes kept),\n"

@@ -24,7 +24,7 @@ static void on_event(void *arg, const clawsync_event *e)
     else if (e->type == CLAWSYNC_EVENT_WARNING)
         cs_cli_warn(l->cli, e->error.msg);
     else if (e->type == CLAWSYNC_EVENT_CONFLICT_DETECTED)
-        cs_cli_warn(l->cli, "concurrent edits want a decision; see sync_conflicts");
+        cs_cli_warn(l->cli, "concurrent edits want a decision; see claw-sync conflicts list");
 }
 
 static int print_stats(const struct cs_cli *c, const clawsync_stats *s, bool created)

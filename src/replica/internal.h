@@ -108,9 +108,10 @@ void cs_db_rollback(struct cs_replica *r);
 int cs_db_reload(struct cs_replica *r, struct cs_error *err);
 sqlite3_stmt *cs_db_stmt(struct cs_replica *r, int which,
                          struct cs_error *err); /* enum in statements.h; reset, no bindings */
-void cs_value_from_column(struct cs_value *out, sqlite3_stmt *s, int col); /* borrowed until the next step */
-int cs_value_bind(sqlite3_stmt *s, int param, const struct cs_value *v);   /* SQLITE_STATIC */
-void cs_put_identifier(struct cs_buf *out, const char *name);              /* "name", quotes doubled */
+void cs_value_from_column(struct cs_value *out, sqlite3_stmt *s, int col);     /* borrowed until the next step */
+int cs_value_bind(sqlite3_stmt *s, int param, const struct cs_value *v);       /* SQLITE_STATIC */
+void cs_put_identifier(struct cs_buf *out, const char *name);                  /* "name", quotes doubled */
+int cs_db_load_extension(sqlite3 *db, const char *path, struct cs_error *err); /* path NULL or "": nothing */
 
 /* Save what memory mirrors, inside a write transaction. */
 int cs_hlc_save(struct cs_replica *r, struct cs_error *err);

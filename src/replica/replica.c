@@ -33,19 +33,19 @@ static int open_file(struct cs_replica *r, const struct cs_replica_options *o, s
     return CS_OK;
 }
 
-static int load_extension(struct cs_replica *r, const char *path, struct cs_error *err)
+int cs_db_load_extension(sqlite3 *db, const char *path, struct cs_error *err)
 {
     char *why = NULL;
     int rc = CS_OK;
 
     if (path == NULL || path[0] == '\0')
         return CS_OK;
-    sqlite3_db_config(r->db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, NULL);
-    if (sqlite3_load_extension(r->db, path, NULL, &why) != SQLITE_OK)
+    sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, NULL);
+    if (sqlite3_load_extension(db, path, NULL, &why) != SQLITE_OK)
         rc = cs_fail(err, CS_EINVAL, "cannot load SQLite extension \"%s\": %s", path,
                      why != NULL ? why : "unknown reason");
     sqlite3_free(why);
-    sqlite3_db_config(r->db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0, NULL);
+    sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0, NULL);
     return rc;
 }
 
@@ -57,7 +57,7 @@ static int settings(struct cs_replica *r, const struct cs_replica_options *o, st
     /* our prepared statements alone fill the default's slots for good, and every row would go to malloc then */
     sqlite3_db_config(r->db, SQLITE_DBCONFIG_LOOKASIDE, NULL, LOOKASIDE_BYTES, LOOKASIDE_SLOTS);
     sqlite3_busy_timeout(r->db, o->busy_timeout_ms == 0 ? 5000 : (int)o->busy_timeout_ms);
-    if ((rc = load_extension(r, o->load_extension, err)) != CS_OK)
+    if ((rc = cs_db_load_extension(r->db, o->load_extension, err)) != CS_OK)
         return rc;
     /* cache: enough for the inner pages of large tables, small enough for a client of tens of MiB */
     return cs_db_exec(r,

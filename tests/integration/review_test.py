@@ -1,0 +1,141 @@
+"""What a person does about rows that are hidden and edits that lost."""
+import json
+
+import claw
+
+
+class Hidden(claw.ClawTest):
+    SCHEMA = """CREATE TABLE memories(id TEXT PRIMARY KEY NOT NULL, content TEXT NOT NULL, email TEXT UNIQUE);
+                CREATE TABLE memory_tags(memory_id TEXT NOT NULL REFERENCES memories(id), tag TEXT NOT NULL, extra BLOB,
+                                         PRIMARY KEY(memory_id, tag));"""
+
+    def hidden(self, device, *table):
+        return json.loads(device.claw("hidden", "list", *table, "--json").stdout)["hidden"]
+
+    def test_an_orphan_is_explained_shown_and_exported(self):
+        a, b = self.workspace_of(2, schema=self.SCHEMA)
+        a.sql("INSERT INTO memories VALUES ('m', 'one', NULL);")
+        self.settle([a, b])
+        a.sql("INSERT INTO memory_tags VALUES ('m', 'it''s', x'00ff');")
+        b.sql("DELETE FROM memories;")
+        self.settle([a, b])
+        row, = self.hidden(b)
+        self.assertEqual((row["table"], row["key"], row["reason"]), ("memory_tags", ["m", "it's"], "fk"))
+        self.assertIn('"memories"', row["blocker"])
+        self.assertEqual(row["values"]["extra"], {"hex": "00ff"})
+        self.assertIn("'m', 'it''s'", b.claw("hidden", "list").stdout)
+        self.assertIn("extra = x'00ff'", b.claw("hidden", "show", "memory_tags", "'m', 'it''s'").stdout)
+        self.assertEqual([json.loads(x)["key"] for x in b.claw("hidden", "export").stdout.splitlines()], [["m", "it's"]])
+        self.assertEqual(self.hidden(b, "memories"), [])
+        b.sql("INSERT INTO memories VALUES ('m', 'again', NULL);")
+        self.settle([a, b])
+        self.assertEqual(self.hidden(b), [])
+        self.assertEqual(b.claw("hidden", "list").stdout, "nothing is hidden\n")
+        self.assertEqual(a.value("SELECT count(*) FROM memory_tags"), 1)
+
+    def test_the_loser_of_a_unique_key(self):
+        a, b = self.workspace_of(2, schema=self.SCHEMA)
+        a.sql("INSERT INTO memories VALUES ('a', 'first', 'x@y');")
+        a.claw("push")
+        b.sql("INSERT INTO memories VALUES ('b', 'second', 'x@y');")
+        self.settle([a, b])
+        row, = self.hidden(a)
+        self.assertEqual((row["key"], row["reason"], row["values"]["content"]), (["b"], "unique", "second"))
+        self.assertIn('"email"', row["blocker"])
+        self.assertIn("content = 'second'", a.claw("hidden", "show", "memories", "b").stdout)
+        conflict, = json.loads(a.claw("conflicts", "list", "--json").stdout)["conflicts"]
+        self.assertEqual((conflict["why"], conflict["key"], conflict["column"]), ("unique", ["b"], None))
+        self.assertIn("hidden show", a.claw("conflicts", "restore", conflict["id"], want=2).stderr)
+
+    def test_a_value_kept_aside(self):
+        a, b = self.workspace_of(2, schema=self.SCHEMA)
+        a.sql("ALTER TABLE memories ADD COLUMN model TEXT; INSERT INTO memories VALUES ('m', 'one', NULL, 'big');")
+        self.settle([a, b], tables=[])
+        row, = self.hidden(b)
+        self.assertEqual((row["reason"], row["values"]), (None, {"model": "big"}))
+
+    def test_wrong_use(self):
+        a, = self.workspace_of(1, schema=self.SCHEMA)
+        for args in (("hidden", "list", "nothing"), ("hidden", "show", "memories"), ("hidden", "show", "memories", "m"),
+                     ("hidden",), ("conflicts", "show", "0123"), ("conflicts", "show", ""), ("conflicts", "restore"),
+                     ("conflicts", "resolve", "ffff"), ("conflicts", "restore", "x" * 40), ("conflicts", "list", "more")):
+            done = a.claw(*args, want=2)
+            self.assertEqual(len(done.stderr.splitlines()), 1, args)
+            self.assertEqual(done.stdout, "", args)
+
+
+class Conflicts(claw.ClawTest):
+    def conflicts(self, device):
+        return json.loads(device.claw("conflicts", "list", "--json").stdout)["conflicts"]
+
+    def concurrent(self):
+        """Both edit one field; a's edit is the older one."""
+        a, b = self.workspace_of(2)
+        a.sql("INSERT INTO memories(id, content) VALUES ('m', 'one'), ('other', 'x');")
+        self.settle([a, b])
+        a.sql("UPDATE memories SET content = 'from a' WHERE id = 'm';")
+        a.claw("push")
+        b.sql("UPDATE memories SET content = 'from b' WHERE id = 'm';")
+        self.settle([a, b])
+        return a, b
+
+    def test_a_lost_edit_comes_back(self):
+        a, b = self.concurrent()
+        on_a, on_b = self.conflicts(a), self.conflicts(b)
+        self.assertEqual([c["id"] for c in on_a], [c["id"] for c in on_b])
+        conflict, = on_a
+        self.assertEqual([conflict[k] for k in ("why", "state", "table", "key", "column", "losing", "now")],
+                         ["overwritten", "auto", "memories", ["m"], "content", "from a", "from b"])
+        self.assertIn("losing   'from a'", a.claw("conflicts", "show", conflict["id"][:6]).stdout)
+        b.claw("conflicts", "restore", conflict["id"])
+        self.settle([a, b])
+        self.assertEqual(a.value("SELECT content FROM memories WHERE id = 'm'"), "from a")
+        self.assertEqual(a.value("SELECT count(*) FROM memories_fts WHERE content MATCH 'from'"), 1)
+        self.assertEqual(self.conflicts(b), [])
+        self.assertEqual(b.claw("conflicts", "list").stdout, "no conflict is open\n")
+
+    def test_settled_as_it_stands(self):
+        a, b = self.concurrent()
+        conflict, = self.conflicts(a)
+        a.claw("conflicts", "resolve", conflict["id"][:8])
+        self.assertEqual(self.conflicts(a), [])
+        self.assertEqual(a.status()["conflicts"], 0)
+        self.assertIn("closed", a.claw("conflicts", "show", conflict["id"]).stdout)
+        a.claw("conflicts", "resolve", conflict["id"], want=2)
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT content FROM memories WHERE id = 'm'"), "from b")
+
+    def test_a_deleted_row_comes_back_with_what_was_lost(self):
+        a, b = self.workspace_of(2)
+        a.sql("INSERT INTO memories(id, content, source) VALUES ('m', 'one', 'here');")
+        self.settle([a, b])
+        b.sql("UPDATE memories SET content = 'edited', source = 'there' WHERE id = 'm';")
+        b.claw("push")
+        a.sql("DELETE FROM memories WHERE id = 'm';")
+        self.settle([a, b])
+        self.assertEqual(a.value("SELECT count(*) FROM memories"), 0)
+        conflicts = self.conflicts(b)
+        self.assertEqual(sorted((c["why"], c["column"], c["losing"]) for c in conflicts),
+                         [("deleted", "content", "edited"), ("deleted", "source", "there")])
+        b.claw("conflicts", "restore", conflicts[0]["id"])
+        self.settle([a, b])
+        self.assertEqual(a.query("SELECT id, content, source FROM memories"), [("m", "edited", "there")])
+        self.assertEqual(self.conflicts(b), [])
+
+    def test_a_table_that_cannot_take_it(self):
+        a, b = self.workspace_of(2)
+        a.sql("INSERT INTO memories(id, content, source) VALUES ('m', 'one', 'here');")
+        self.settle([a, b])
+        b.sql("UPDATE memories SET source = 'there' WHERE id = 'm';")
+        b.claw("push")
+        a.sql("DELETE FROM memories WHERE id = 'm';")
+        self.settle([a, b])
+        conflict, = self.conflicts(b)
+        done = b.claw("conflicts", "restore", conflict["id"], want=2)
+        self.assertIn("NOT NULL constraint failed: memories.content", done.stderr)
+        self.assertEqual(self.conflicts(b), [conflict])
+        self.assertEqual(b.value("SELECT count(*) FROM memories"), 0)
+
+
+if __name__ == "__main__":
+    claw.main()
