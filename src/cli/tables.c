@@ -142,13 +142,13 @@ static void status_json(const struct cs_cli *c, const struct looked *l)
     char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT];
     const struct cs_replica_counts *n = &l->n;
 
-    cs_cli_json(json_pack("{s:s, s:b, s:s?, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "database",
-                          c->config.db_path, "set_up", (int)l->set_up, "workspace_id",
-                          id_text(workspace, &l->id.workspace), "device_id", id_text(device, &l->id.device),
-                          "tracked_tables", (json_int_t)n->tracked, "unsealed", (json_int_t)n->unsealed, "unsent",
-                          (json_int_t)n->unsent, "bound_batches", (json_int_t)n->bound, "hidden_rows",
-                          (json_int_t)n->hidden, "conflicts", (json_int_t)n->conflicts, "held_back",
-                          (json_int_t)n->held_back, "log_number", (json_int_t)l->mark.number));
+    cs_cli_json(json_pack(
+        "{s:s, s:b, s:s?, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "database", c->config.db_path, "set_up",
+        (int)l->set_up, "workspace_id", id_text(workspace, &l->id.workspace), "device_id",
+        id_text(device, &l->id.device), "tracked_tables", (json_int_t)n->tracked, "unsealed", (json_int_t)n->unsealed,
+        "unsent", (json_int_t)n->unsent, "bound_batches", (json_int_t)n->bound, "hidden_rows", (json_int_t)n->hidden,
+        "conflicts", (json_int_t)n->conflicts, "held_back", (json_int_t)n->held_back, "taking_in",
+        (json_int_t)n->taking_in, "log_number", (json_int_t)l->mark.number));
 }
 
 static void status_text(const struct cs_cli *c, const struct looked *l)
@@ -171,6 +171,9 @@ static void status_text(const struct cs_cli *c, const struct looked *l)
     cs_cli_say(c,
                "unsent          %" PRId64 " rows, %" PRId64 " logged changes not sealed, %" PRId64 " batches in flight",
                n->unsent, n->unsealed, n->bound);
+    if (n->taking_in > 0)
+        cs_cli_say(c, "taking in       the existing rows of %" PRId64 " table%s", n->taking_in,
+                   n->taking_in == 1 ? "" : "s");
     cs_cli_say(c, "pulled up to    %" PRIu64, l->mark.number);
     cs_cli_say(c, "hidden          %" PRId64 " rows", n->hidden);
     cs_cli_say(c, "conflicts       %" PRId64, n->conflicts);

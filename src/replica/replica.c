@@ -314,6 +314,7 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         "(SELECT count(*) FROM main.sync_hidden h WHERE col = -1 AND reason <> 'pending'), "
         "(SELECT count(*) FROM main.sync_conflicts WHERE state <> 'closed'), "
         "(SELECT count(*) FROM main.sync_tables WHERE state <> 0), "
+        "(SELECT count(*) FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL), "
         "(SELECT value FROM main.sync_meta WHERE name = 'hlc')";
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
@@ -332,7 +333,8 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         out->hidden = sqlite3_column_int64(s, 3);
         out->conflicts = sqlite3_column_int64(s, 4);
         out->tracked = sqlite3_column_int64(s, 5);
-        out->hlc = sqlite3_column_int64(s, 6);
+        out->taking_in = sqlite3_column_int64(s, 6);
+        out->hlc = sqlite3_column_int64(s, 7);
     }
     sqlite3_finalize(s);
     return rc == CS_OK ? data_version(r, &out->data_version, err) : rc;

@@ -160,6 +160,7 @@ int cs_replica_peer(cs_replica *r, const struct cs_uuid *device, struct cs_peer 
 
 struct cs_replica_counts {
     int64_t unsealed, unsent, bound, hidden, conflicts, held_back, tracked;
+    int64_t taking_in; /* tables whose rows were not all looked at yet: existing ones, or those of a capture gap */
     int64_t hlc;
     uint64_t data_version; /* changes when another connection committed */
 };

@@ -165,6 +165,15 @@ class Tables(ClawTest):
         self.assertEqual(schema(), before)
         self.assertEqual(len(self.d.query("SELECT * FROM notes")), len(rows))
 
+    def test_status_names_what_is_still_to_be_taken_in(self):
+        self.d.sql("INSERT INTO sessions(id, agent) VALUES ('s', 'here before');")
+        self.d.claw("track", "sessions")
+        self.assertEqual(self.d.status()["taking_in"], 1)
+        self.assertIn("existing rows of 1 table", self.d.claw("status").stdout)
+        self.d.sync()
+        self.assertEqual(self.d.status()["taking_in"], 0)
+        self.assertNotIn("existing rows", self.d.claw("status").stdout)
+
     def test_refused_tables_say_why(self):
         self.d.sql("CREATE TABLE nokey(a); CREATE TABLE alias(id INTEGER PRIMARY KEY, a);"
                    "CREATE TABLE nullkey(a TEXT PRIMARY KEY); INSERT INTO nullkey VALUES (NULL);"
