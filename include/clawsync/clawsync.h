@@ -310,6 +310,53 @@ CLAWSYNC_API int clawsync_engine_invite(clawsync_engine *e, uint32_t expires_sec
  */
 CLAWSYNC_API int clawsync_engine_join(clawsync_engine *e, const char *code, clawsync_error *err);
 
+/** Who is in the workspace, as clawsync_engine_devices tells it. */
+typedef struct clawsync_device {
+    const char *id;          /**< UUID */
+    const char *name;        /**< decrypted here; the hub does not know it */
+    const char *fingerprint; /**< of the signing key, for people to compare */
+    const char *added_by;    /**< UUID of the device, invite or phrase that let it in */
+    int kind;                /**< 1 device, 2 recovery phrase, 3 open invite */
+    int self;                /**< 1: this device */
+    int64_t added_ms;        /**< Unix ms, by the clock of whoever let it in */
+    int64_t expires_ms;      /**< invites */
+    int64_t seen_ms;         /**< when the hub last heard of it, by the hub's word; 0: unknown */
+    int64_t behind;          /**< entries of the log that it has not fetched, by the hub's word; -1: unknown */
+} clawsync_device;
+/** Calls fn for each who is a member now; the struct is valid during the call. Asks the hub. */
+CLAWSYNC_API int clawsync_engine_devices(clawsync_engine *e, void (*fn)(void *arg, const clawsync_device *d), void *arg,
+                                         clawsync_error *err);
+/**
+ * Gives a member another name of at most 63 bytes. device: its id, the first characters of it, or its name.
+ * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND; CLAWSYNC_EINVAL: more than one is meant, or not a name.
+ */
+CLAWSYNC_API int clawsync_engine_rename_device(clawsync_engine *e, const char *device, const char *name,
+                                               clawsync_error *err);
+/**
+ * Removes a device, phrase or open invite and begins a new epoch of the key, in one entry that names the last batch of
+ * it that counts. distrust != 0: also everyone whom it let in. fn (may be NULL) is called for whom it let in and who
+ * stays.
+ * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND; CLAWSYNC_EINVAL: this device itself, or more than one is meant.
+ */
+CLAWSYNC_API int clawsync_engine_revoke_device(clawsync_engine *e, const char *device, int distrust,
+                                               void (*fn)(void *arg, const clawsync_device *d), void *arg,
+                                               clawsync_error *err);
+/** Begins a new epoch of the workspace's key. @param epoch Optional: its number. */
+CLAWSYNC_API int clawsync_engine_rotate_keys(clawsync_engine *e, uint32_t *epoch, clawsync_error *err);
+
+/** Room for a recovery phrase with its NUL. */
+#define CLAWSYNC_PHRASE_MAX 128
+/**
+ * Makes a recovery phrase of 24 words: a paper device, with which a bare machine joins.
+ * @param phrase  Receives it; at least CLAWSYNC_PHRASE_MAX bytes, which the caller wipes.
+ */
+CLAWSYNC_API int clawsync_engine_recovery_create(clawsync_engine *e, char *phrase, size_t size, clawsync_error *err);
+/**
+ * Joins the workspace of the configuration with such a phrase, which stays good. Otherwise as clawsync_engine_join.
+ * @return CLAWSYNC_EINVAL: mistyped; CLAWSYNC_EEXIST: a member already, or the phrase was revoked.
+ */
+CLAWSYNC_API int clawsync_engine_recover(clawsync_engine *e, const char *phrase, clawsync_error *err);
+
 /** A short stable name of a code, as "unavailable". Never NULL. */
 CLAWSYNC_API const char *clawsync_code_name(int code);
 /** 1 when the same call may succeed later, unchanged. */

@@ -43,6 +43,22 @@ static const struct cs_cli_command commands[] = {
       "Workspace and hub are in the code; settings that are given go before the hub in it. CODE - reads it\n"
       "from standard input. The first device of a new workspace needs no code: claw-sync alone makes one.",
       cs_cmd_join },
+    { "devices rename", "DEVICE NAME", 2, 2, 0, "give a device another name, encrypted for the members",
+      "DEVICE: its name, its id, or the first characters of the id.", cs_cmd_devices_rename },
+    { "devices revoke", "DEVICE", 1, 1, CS_OPT_DISTRUST, "remove a device, phrase or invite, and change the key",
+      "Nothing written from then on opens with what it has. What it sent up to then counts; what it had not\n"
+      "sent stays on it. Lists whom it let in.",
+      cs_cmd_devices_revoke },
+    { "devices", "", 0, 0, 0, "who is in: name, id, fingerprint, added by, last seen, how far behind", NULL,
+      cs_cmd_devices },
+    { "keys rotate", "", 0, 0, 0, "change the workspace's key", NULL, cs_cmd_keys_rotate },
+    { "recovery create", "", 0, 0, 0, "print 24 words to write down: they bring the workspace to a bare machine",
+      "Whoever has them can read everything. claw-sync devices lists the phrase, devices revoke ends it.",
+      cs_cmd_recovery_create },
+    { "recovery use", "", 0, 0, 0, "join with the 24 words, read from standard input",
+      "Workspace and hub come from the configuration. The phrase stays good; remove the lost device with\n"
+      "claw-sync devices revoke.",
+      cs_cmd_recovery_use },
     { "keys export", "FILE", 1, 1, CS_OPT_PASSPHRASE | CS_OPT_EXPIRES,
       "write an invite with the workspace's keys to a new file",
       "The file is protected by a passphrase and lets one device join once. Carry file and passphrase\n"
@@ -59,7 +75,7 @@ static void print_usage(void)
            "Replicates a local SQLite database between your devices, end-to-end encrypted.\n\n"
            "commands (claw-sync COMMAND --help tells more):\n");
     for (int i = 0; i < NCOMMANDS; i++)
-        printf("  %-17s %-9s %s\n", commands[i].name, commands[i].args, commands[i].summary);
+        printf("  %-17s %-11s %s\n", commands[i].name, commands[i].args, commands[i].summary);
     printf("\n");
     cs_cli_print_options();
     printf("\nexit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 hub unreachable (changes kept),\n"
@@ -80,6 +96,8 @@ static int print_command_help(const struct cs_cli_command *cmd)
         printf("  --passphrase-file FILE         its first line; otherwise a prompt asks\n");
     if (cmd->options & CS_OPT_EXPIRES)
         printf("  --expires SECONDS              life of the invite, default 86400\n");
+    if (cmd->options & CS_OPT_DISTRUST)
+        printf("  --distrust                     also everyone whom it let in\n");
     if (cmd->options & CS_OPT_QR)
         printf("  --qr                           as a QR code although this is no terminal\n");
     printf("\n");

@@ -20,13 +20,13 @@ struct cs_cli {
     bool json, quiet, force, tty;
     const char *passphrase_file;
     uint32_t expires_secs;
-    bool qr;
+    bool qr, distrust;
     const char *args[4]; /* positional arguments of the command */
     int nargs;
 };
 
 /* Which options a command takes besides the common ones. */
-enum { CS_OPT_FORCE = 1, CS_OPT_PASSPHRASE = 2, CS_OPT_EXPIRES = 4, CS_OPT_QR = 8 };
+enum { CS_OPT_FORCE = 1, CS_OPT_PASSPHRASE = 2, CS_OPT_EXPIRES = 4, CS_OPT_QR = 8, CS_OPT_DISTRUST = 16 };
 
 struct cs_cli_command {
     const char *name; /* "keys export" is one name of two words */
@@ -73,6 +73,7 @@ bool cs_cli_qr(const char *text);
 
 /* member.c: an engine for commands on the membership; beside the one that runs, if one runs. */
 int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err);
+int cs_cli_say_joined(const struct cs_cli *c);
 /* One line of standard input into out, without its end; CLAWSYNC_EINVAL: there is none, or it is longer. */
 int cs_cli_read_line(char *out, size_t size, clawsync_error *err);
 
@@ -98,6 +99,12 @@ int cs_cmd_conflicts_resolve(struct cs_cli *c);
 int cs_cmd_conflicts_restore(struct cs_cli *c);
 int cs_cmd_invite(struct cs_cli *c);
 int cs_cmd_join(struct cs_cli *c);
+int cs_cmd_devices(struct cs_cli *c);
+int cs_cmd_devices_rename(struct cs_cli *c);
+int cs_cmd_devices_revoke(struct cs_cli *c);
+int cs_cmd_keys_rotate(struct cs_cli *c);
+int cs_cmd_recovery_create(struct cs_cli *c);
+int cs_cmd_recovery_use(struct cs_cli *c);
 int cs_cmd_version(struct cs_cli *c);
 
 #endif

@@ -101,7 +101,7 @@ static int settings_of_code(struct cs_cli *c, const char *text, clawsync_error *
                : CS_OK;
 }
 
-static int say_joined(const struct cs_cli *c)
+int cs_cli_say_joined(const struct cs_cli *c)
 {
     if (c->json)
         cs_cli_json(json_pack("{s:s, s:s}", "joined", c->config.workspace_id, "hub_endpoint", c->config.hub_endpoint));
@@ -131,5 +131,5 @@ int cs_cmd_join(struct cs_cli *c)
         rc = clawsync_engine_join(e, code, &err);
     clawsync_engine_close(e);
     cs_secret_free(line);
-    return rc == CS_OK ? say_joined(c) : cs_cli_fail(c, &err);
+    return rc == CS_OK ? cs_cli_say_joined(c) : cs_cli_fail(c, &err);
 }

@@ -215,6 +215,8 @@ static bool apply_switch(struct cs_cli *c, const struct cs_cli_command *cmd, con
         c->force = true;
     else if ((cmd->options & CS_OPT_QR) && strcmp(arg, "--qr") == 0)
         c->qr = true;
+    else if ((cmd->options & CS_OPT_DISTRUST) && strcmp(arg, "--distrust") == 0)
+        c->distrust = true;
     else
         return false;
     return true;

@@ -324,33 +324,6 @@ int clawsync_engine_import_keys(clawsync_engine *e, const char *path, const char
     return cs_engine_command(e, &c, err);
 }
 
-int clawsync_engine_invite(clawsync_engine *e, uint32_t expires_secs, char *code, size_t size, clawsync_error *err)
-{
-    struct cs_buf out = { 0 };
-    struct cs_command c = {
-        .kind = CS_CMD_STEPS, .step = { cs_step_member, cs_step_invite }, .expires_secs = expires_secs, .out = &out
-    };
-    int rc;
-
-    if (code == NULL || size < CLAWSYNC_CODE_MAX || !cs_buf_reserve(&out, CLAWSYNC_CODE_MAX))
-        return cs_fail((struct cs_error *)err, CS_EINVAL, "an invite needs a buffer of CLAWSYNC_CODE_MAX bytes");
-    rc = cs_engine_command(e, &c, err);
-    if (rc == CS_OK && out.len < size)
-        snprintf(code, size, "%.*s", (int)out.len, (const char *)out.data);
-    cs_wipe(out.data, out.cap);
-    cs_buf_free(&out);
-    return rc;
-}
-
-int clawsync_engine_join(clawsync_engine *e, const char *code, clawsync_error *err)
-{
-    struct cs_command c = { .kind = CS_CMD_STEPS, .step = { cs_step_join }, .stopped = true, .code = code };
-
-    if (code == NULL || strlen(code) >= 2 * CLAWSYNC_CODE_MAX)
-        return cs_fail((struct cs_error *)err, CS_EINVAL, "joining needs an invite's code, as claw-sync invite prints");
-    return cs_engine_command(e, &c, err);
-}
-
 void clawsync_engine_notify(clawsync_engine *e)
 {
     pthread_mutex_lock(&e->lock);
@@ -520,6 +493,8 @@ static void free_steps(struct clawsync_engine *e)
     cs_arena_free(&e->join.arena);
     cs_buf_free(&e->join.entry);
     cs_hub_call_free(&e->append.call);
+    cs_hub_call_free(&e->devices.call);
+    cs_messages_free(&e->devices.taken);
     cs_buf_free(&e->append.entry);
     cs_key_export_free(&e->join.export);
     cs_secret_free(e->join.opener);

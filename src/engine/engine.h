@@ -195,10 +195,49 @@ int cs_append_remove(struct clawsync_engine *e, void *arg, struct cs_buf *entry,
 int cs_append_rotate(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err);
 void cs_step_duty(struct clawsync_engine *e, cs_step_done done); /* what an invite that is over leaves to do */
 
+/* devices.c. Their parameters are the current command's; arg of it as each says. */
+struct cs_device_row {
+    struct cs_uuid id, added_by;
+    uint8_t kind; /* enum cs_principal */
+    char name[64], fingerprint[24];
+    int64_t added_ms, expires_ms, seen_ms;
+    uint64_t behind; /* entries of the log */
+    bool known_behind;
+};
+struct cs_device_list { /* of who is active */
+    struct cs_arena arena;
+    struct cs_device_row *row;
+    size_t n;
+};
+void cs_step_devices(struct clawsync_engine *e, cs_step_done done); /* cs_device_list */
+struct cs_device_change {
+    const char *device; /* whom: id, the beginning of one, or a name */
+    const char *name;   /* the new one */
+    bool distrust;      /* also everyone whom it let in */
+    struct cs_uuid id;  /* found */
+    bool began;
+    struct cs_device_list others; /* whom the removed one let in, and who stays */
+    size_t removed;               /* how many went */
+};
+void cs_step_rename(struct clawsync_engine *e, cs_step_done done); /* cs_device_change */
+void cs_step_revoke(struct clawsync_engine *e, cs_step_done done); /* cs_device_change */
+void cs_step_rotate(struct clawsync_engine *e, cs_step_done done); /* uint32_t: 0, then the epoch that ends */
+struct cs_devices_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    const struct cs_command *cmd;
+    cs_step_done done;
+};
+/* The fingerprint that people compare: 16 characters of base32 over the hash of the signing key, in fours. */
+void cs_fingerprint(const uint8_t sign_pk[32], char out[24]);
+
 /* join.c. Their parameters are the current command's. */
 void cs_step_export(struct clawsync_engine *e, cs_step_done done);
 void cs_step_invite(struct clawsync_engine *e, cs_step_done done);
 void cs_step_join(struct clawsync_engine *e, cs_step_done done);
+void cs_step_paper(struct clawsync_engine *e, cs_step_done done);
+void cs_step_recover(struct clawsync_engine *e, cs_step_done done);
 struct cs_join_step {
     struct cs_job job;
     struct cs_hub_call call;
@@ -334,6 +373,7 @@ struct clawsync_engine {
     struct cs_sealing sealing; /* [job] */
     struct cs_join_step join;
     struct cs_append_step append;
+    struct cs_devices_step devices;
     struct cs_schedule schedule;
     clawsync_stats totals; /* [job] */
 

@@ -1,4 +1,4 @@
-/* Inviting a device, by a code or by a file, and joining with one. */
+/* Inviting a device, by a code or by a file, and the phrase on paper; and joining with one of them. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "identity/code.h"
+#include "identity/phrase.h"
 
 enum { DAY_SECS = 24 * 60 * 60, CODE_MAX = 512, INVITE_SECRET = 16 };
 
@@ -94,10 +95,25 @@ static int write_export(struct clawsync_engine *e, const struct cs_invite_code *
     return rc;
 }
 
+static void give_phrase(struct clawsync_engine *e, struct cs_job *j)
+{
+    char text[CS_PHRASE_TEXT];
+
+    cs_phrase_text(text, e->join.secret);
+    cs_buf_put(e->join.cmd->out, text, strlen(text));
+    cs_wipe(text, sizeof text);
+    if (e->join.cmd->out->failed)
+        j->rc = cs_fail(&j->err, CS_ENOMEM, "out of memory");
+}
+
 static void give_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_invite_code code;
 
+    if (e->join.kind == CS_PRINCIPAL_PAPER) {
+        give_phrase(e, j);
+        return;
+    }
     if ((j->rc = make_code(e, &code, &j->err)) == CS_OK)
         j->rc = e->join.cmd->path != NULL ? write_export(e, &code, &j->err)
                                           : cs_invite_code_text(e->join.cmd->out, &code, &j->err);
@@ -145,6 +161,31 @@ void cs_step_invite(struct clawsync_engine *e, cs_step_done done)
 {
     step_begin(e, done);
     cs_step_append(e, invite_entry, NULL, invite_in);
+}
+
+static int paper_entry(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err)
+{
+    struct cs_join_step *s = &e->join;
+    const struct cs_epoch_keys *epoch = cs_keystore_epoch(e->ks, e->members.epoch);
+    struct cs_floor floor;
+    int rc;
+
+    (void)arg;
+    if (epoch == NULL)
+        return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+    floor_now(e, &floor);
+    cs_random(&e->rng, s->secret, sizeof s->secret);
+    if ((rc = opener_keys(e, err)) != CS_OK)
+        return rc;
+    return cs_entry_recovery(entry, &e->rng, &e->members, &e->device, e->keys, s->opener, "recovery phrase", epoch,
+                             &floor, cs_now_ms(e->world), err);
+}
+
+void cs_step_paper(struct clawsync_engine *e, cs_step_done done)
+{
+    step_begin(e, done);
+    e->join.kind = CS_PRINCIPAL_PAPER;
+    cs_step_append(e, paper_entry, NULL, invite_in);
 }
 
 static void export_run(struct clawsync_engine *e, struct cs_job *j)
@@ -297,6 +338,30 @@ static int check_invite(struct clawsync_engine *e, struct cs_error *err)
     return CS_OK;
 }
 
+/* The phrase's entry vouches for everything before it in the log. The hub's key is not in it: the first contact pins
+ * it.
+ */
+static int check_paper(struct clawsync_engine *e, struct cs_error *err)
+{
+    static const char forgery[] =
+        "RECOVERY_FORGED: the hub's log does not have this phrase as it was made; nothing was "
+        "written";
+    struct cs_join_step *s = &e->join;
+    const struct cs_member *m;
+    struct cs_recovery_info info;
+    struct cs_hub_head head;
+    int rc;
+
+    if ((rc = fold_anew(e, false, &head, err)) != CS_OK)
+        return rc;
+    m = cs_membership_find(&e->members, &s->opener->id);
+    if (m == NULL || cs_recovery_open(&info, cs_self_entry(e, m->added_seq), s->opener, err) != CS_OK)
+        return cs_fail(err, CS_EHUB, "%s", forgery);
+    if (!m->active)
+        return cs_fail(err, CS_EEXIST, "this recovery phrase was revoked; another one, or an invite, is needed");
+    return CS_OK;
+}
+
 static int make_add(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_join_step *s = &e->join;
@@ -320,7 +385,8 @@ static void join_run(struct clawsync_engine *e, struct cs_job *j)
     struct cs_join_step *s = &e->join;
 
     memset(e->ks->genesis, 0, 32);
-    if ((j->rc = check_invite(e, &j->err)) == CS_OK && (j->rc = make_add(e, &j->err)) == CS_OK) {
+    j->rc = s->kind == CS_PRINCIPAL_PAPER ? check_paper(e, &j->err) : check_invite(e, &j->err);
+    if (j->rc == CS_OK && (j->rc = make_add(e, &j->err)) == CS_OK) {
         memcpy(e->ks->genesis, e->members.genesis, 32);
         if ((j->rc = cs_self_save(e, &j->err)) == CS_OK)
             j->rc = cs_self_pending_save(e, cs_buf_slice(&s->entry), &j->err);
@@ -369,7 +435,8 @@ static void on_log(struct cs_hub_call *c)
     if (!c->ended)
         return;
     if (c->rc == CS_EAUTH) {
-        cs_fail(&err, CS_EAUTH, "the hub does not know this invite; is it the right hub, and is the code whole?");
+        cs_fail(&err, CS_EAUTH, "the hub does not know this %s; are hub and workspace the right ones?",
+                e->join.kind == CS_PRINCIPAL_PAPER ? "recovery phrase" : "invite");
         finish(e, CS_EAUTH, &err);
         return;
     }
@@ -405,19 +472,38 @@ static int read_code(struct clawsync_engine *e, struct cs_invite_code *code, str
     return CS_OK;
 }
 
-static int open_invite(struct clawsync_engine *e, struct cs_error *err)
+static int read_invite(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_join_step *s = &e->join;
     struct cs_invite_code code = { 0 };
+    int rc = s->cmd->path != NULL ? read_file(e, &code, err) : read_code(e, &code, err);
+
+    if (rc == CS_OK)
+        memcpy(s->secret, code.secret, sizeof code.secret);
+    cs_wipe(&code, sizeof code);
+    return rc;
+}
+
+static int read_phrase(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_phrase_fix fix;
+    int rc = cs_phrase_parse(e->join.secret, e->join.cmd->code, &fix, err);
+
+    cs_wipe(&fix, sizeof fix);
+    if (rc == CS_ECORRUPT)
+        rc = err->code = CS_EINVAL; /* mistyped */
+    return rc;
+}
+
+static int open_invite(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_join_step *s = &e->join;
     struct cs_buf waiting = { 0 };
     int rc;
 
     if (cs_is_member(e))
         return cs_fail(err, CS_EEXIST, "this device is a member of the workspace already");
-    rc = s->cmd->path != NULL ? read_file(e, &code, err) : read_code(e, &code, err);
-    if (rc == CS_OK)
-        memcpy(s->secret, code.secret, sizeof code.secret);
-    cs_wipe(&code, sizeof code);
+    rc = s->kind == CS_PRINCIPAL_PAPER ? read_phrase(e, err) : read_invite(e, err);
     if (rc != CS_OK)
         return rc;
     /* An earlier try of ours whose answer was lost: the same entry again settles it. A genesis that waits was never
@@ -458,5 +544,12 @@ static void open_done(struct clawsync_engine *e, struct cs_job *j)
 void cs_step_join(struct clawsync_engine *e, cs_step_done done)
 {
     step_begin(e, done);
+    next_job(e, open_run, open_done);
+}
+
+void cs_step_recover(struct clawsync_engine *e, cs_step_done done)
+{
+    step_begin(e, done);
+    e->join.kind = CS_PRINCIPAL_PAPER;
     next_job(e, open_run, open_done);
 }

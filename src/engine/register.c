@@ -86,12 +86,47 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
     return CS_OK;
 }
 
+/* Whoever let us in had seen the hub's log up to here. */
+static int check_floor(struct clawsync_engine *e, const struct cs_hub_head *head, struct cs_error *err)
+{
+    cs_self_find_floor(e);
+    if (e->floor.log_id == head->log_id && e->floor.number > head->number)
+        return cs_fail(err, CS_EHUB, "HUB_ROLLBACK: the hub's log is shorter than when this device was let in");
+    return CS_OK;
+}
+
+/* What this device took of somebody whose removal says that it does not count. */
+static int note_surplus(struct clawsync_engine *e, uint32_t from_seq, struct cs_error *err)
+{
+    for (size_t i = 0; i < e->members.nmembers; i++) {
+        const struct cs_member *m = &e->members.members[i];
+        struct cs_peer peer = { 0 };
+        char id[CS_UUID_TEXT];
+        int rc;
+
+        if (!m->removed || m->ended_seq <= from_seq || m->kind != CS_PRINCIPAL_DEVICE)
+            continue;
+        rc = cs_replica_peer(e->replica, &m->id, &peer, err);
+        if (rc != CS_OK && rc != CS_ENOTFOUND)
+            return rc;
+        cs_uuid_text(id, &m->id);
+        if (rc == CS_OK && cs_membership_past_cut(&e->members, &m->id, peer.number, peer.hash))
+            cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, "PAST_CUT",
+                    "PAST_CUT: batches %" PRIu64 " to %" PRIu64
+                    " of the removed device %s were taken here and do not count elsewhere",
+                    m->cut.number + 1, peer.number, id);
+    }
+    return CS_OK;
+}
+
 static void fold_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_member_step *s = &e->member;
+    uint32_t before = e->members.seq;
     struct cs_hub_head head;
 
-    if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, &j->err)) == CS_OK)
+    if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, &j->err)) == CS_OK &&
+        (j->rc = check_floor(e, &head, &j->err)) == CS_OK && (j->rc = note_surplus(e, before, &j->err)) == CS_OK)
         j->rc = cs_self_members_save(e, &j->err);
     if (j->rc == CS_OK && !cs_is_member(e))
         j->rc = cs_fail(&j->err, CS_EAUTH,

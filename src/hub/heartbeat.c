@@ -1,10 +1,39 @@
-/* Heartbeat: the hub's time, and whether the log has moved past what this device last pulled. */
+/* Heartbeat: the hub's time, whether the log has moved past what this device last pulled, and when asked for, what is
+ * known of the workspace's devices. */
 #include "hub/internal.h"
+
+enum { DEVICES_MAX = 256 };
 
 struct heartbeat {
     struct cs_uuid workspace, device;
     struct cs_signed_head head;
+    struct cs_uuid *devices; /* asked for; in the request's arena */
+    int64_t *seen_ms;        /* as stored */
+    size_t ndevices;
 };
+
+static void devices_read(struct cs_req *r, struct heartbeat *hb, cs_store_tx *tx, const struct cs_store_head *head)
+{
+    struct cs_error err = { 0 };
+    int rc;
+
+    hb->devices = cs_arena_zalloc(&r->arena, DEVICES_MAX, sizeof *hb->devices);
+    hb->seen_ms = cs_arena_zalloc(&r->arena, DEVICES_MAX, sizeof *hb->seen_ms);
+    if (hb->devices == NULL || hb->seen_ms == NULL) {
+        cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+        return;
+    }
+    rc = cs_members_devices(r->env->members, tx, &hb->workspace, head, hb->devices, DEVICES_MAX, &hb->ndevices, &err);
+    for (size_t i = 0; i < hb->ndevices && rc == CS_OK; i++) {
+        struct cs_store_device d = { 0 };
+
+        if ((rc = tx->ops->device(tx, &hb->workspace, &hb->devices[i], &d, &err)) == CS_ENOTFOUND)
+            rc = CS_OK;
+        hb->seen_ms[i] = d.seen_ms;
+    }
+    if (rc != CS_OK)
+        cs_refuse_storage(&r->verdict, &err);
+}
 
 static void heartbeat_work(struct cs_req *r)
 {
@@ -22,8 +51,31 @@ static void heartbeat_work(struct cs_req *r)
         !cs_parse_uuid(&hb->device, req->device_id, "device id", &r->verdict) ||
         !cs_read_begin(r->env, &hb->workspace, &hb->device, CS_ALLOW_MEMBERS, &tx, &head, &r->verdict))
         return;
+    if (req->want_devices)
+        devices_read(r, hb, tx, &head);
     cs_store_rollback(tx);
     cs_head_sign(r->env, &hb->workspace, &head, &hb->head);
+}
+
+static bool devices_answer(struct cs_req *r, const struct heartbeat *hb, Clawsync__V1__HeartbeatResponse *answer)
+{
+    Clawsync__V1__DevicePresence *d = cs_arena_zalloc(&r->arena, hb->ndevices, sizeof *d);
+    Clawsync__V1__DevicePresence **list = cs_arena_zalloc(&r->arena, hb->ndevices, sizeof *list);
+
+    if (d == NULL || list == NULL)
+        return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+    for (size_t i = 0; i < hb->ndevices; i++) {
+        int64_t heard = cs_presence_time(r->hub, &hb->workspace, &hb->devices[i]);
+
+        clawsync__v1__device_presence__init(&d[i]);
+        d[i].device_id = (ProtobufCBinaryData){ 16, hb->devices[i].b };
+        d[i].seen_ms = heard > hb->seen_ms[i] ? heard : hb->seen_ms[i];
+        d[i].pulled = cs_presence_pulled_to(r->hub, &hb->workspace, &hb->devices[i]);
+        list[i] = &d[i];
+    }
+    answer->devices = list;
+    answer->n_devices = hb->ndevices;
+    return true;
 }
 
 static void heartbeat_done(struct cs_req *r)
@@ -37,6 +89,10 @@ static void heartbeat_done(struct cs_req *r)
     answer.server_time = cs_now_ms(r->hub->world);
     answer.sync_required = hb->head.head.number > cs_presence_position(r->hub, &hb->workspace, &hb->device);
     answer.head = &head;
+    if (hb->ndevices > 0 && !devices_answer(r, hb, &answer)) {
+        cs_req_finish(r);
+        return;
+    }
     if (!cs_pb_pack(&r->out, &answer.base, &r->verdict) || cs_req_send(r))
         cs_req_finish(r);
 }

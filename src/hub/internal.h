@@ -54,6 +54,10 @@ int cs_presence_new(struct cs_presence **out);
 void cs_presence_free(struct cs_presence *p);
 void cs_presence_seen(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
 void cs_presence_pulled(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device, uint64_t number);
+int64_t cs_presence_time(const struct cs_hub *h, const struct cs_uuid *ws,
+                         const struct cs_uuid *device); /* 0: unknown */
+/* -1: it has read nothing since this process began */
+int64_t cs_presence_pulled_to(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
 uint64_t cs_presence_position(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
 /* Hands what is newer than the store to the writer. */
 void cs_presence_flush(struct cs_hub *h);

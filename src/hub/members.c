@@ -150,6 +150,22 @@ bool cs_members_cached_key(cs_members *m, const struct cs_uuid *ws, const struct
     return member != NULL;
 }
 
+int cs_members_devices(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_head *head,
+                       struct cs_uuid *out, size_t cap, size_t *n, struct cs_error *err)
+{
+    struct fold *f;
+    int rc;
+
+    *n = 0;
+    pthread_mutex_lock(&m->lock);
+    if ((rc = fold_at(m, tx, ws, head, &f, err)) == CS_OK)
+        for (size_t i = 0; i < f->m.nmembers && *n < cap; i++)
+            if (f->m.members[i].kind == CS_PRINCIPAL_DEVICE && f->m.members[i].active)
+                out[(*n)++] = f->m.members[i].id;
+    pthread_mutex_unlock(&m->lock);
+    return rc;
+}
+
 int cs_members_append(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, struct cs_store_head *head,
                       struct cs_slice entry, int64_t hub_now_ms, struct cs_error *err)
 {

@@ -24,6 +24,10 @@ int cs_members_find(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, co
 /* The signing key alone, which never changes for an id: from the cache without asking the store, if it is there. */
 bool cs_members_cached_key(cs_members *m, const struct cs_uuid *ws, const struct cs_uuid *id, uint8_t sign_pk[32]);
 
+/* The ids of up to cap active devices. */
+int cs_members_devices(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_head *head,
+                       struct cs_uuid *out, size_t cap, size_t *n, struct cs_error *err);
+
 /* Verifies the next entry and moves head's member_seq, entry_hash and epoch on; storing both is the caller's. head
  * with member_seq 0 is a workspace before its genesis. Codes of cs_membership_apply. */
 int cs_members_append(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, struct cs_store_head *head,

@@ -11,7 +11,7 @@ struct device {
     struct cs_uuid workspace, id;
     int64_t seen_ms;
     uint64_t pulled;
-    bool dirty;
+    bool dirty, has_pulled;
 };
 
 struct cs_presence {
@@ -66,8 +66,10 @@ void cs_presence_pulled(struct cs_hub *h, const struct cs_uuid *ws, const struct
 {
     struct device *d = device_at(h->presence, ws, device, true);
 
-    if (d != NULL)
-        d->pulled = number;
+    if (d == NULL)
+        return;
+    d->pulled = number;
+    d->has_pulled = true;
 }
 
 uint64_t cs_presence_position(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device)
@@ -75,6 +77,20 @@ uint64_t cs_presence_position(const struct cs_hub *h, const struct cs_uuid *ws, 
     const struct device *d = device_at(h->presence, ws, device, false);
 
     return d == NULL ? 0 : d->pulled;
+}
+
+int64_t cs_presence_time(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device)
+{
+    const struct device *d = device_at(h->presence, ws, device, false);
+
+    return d == NULL ? 0 : d->seen_ms;
+}
+
+int64_t cs_presence_pulled_to(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device)
+{
+    const struct device *d = device_at(h->presence, ws, device, false);
+
+    return d == NULL || !d->has_pulled ? -1 : (int64_t)d->pulled;
 }
 
 static void seen_done(struct cs_write *w)
