@@ -413,7 +413,8 @@ void cs_rpc_conn_abort(cs_rpc_conn *conn, uint32_t h2_error, const char *why)
 {
     if (conn->failed || conn->aborting)
         return;
-    conn->aborting = conn->calmed = true;
+    conn->aborting = true;
+    conn->calmed = h2_error == NGHTTP2_ENHANCE_YOUR_CALM;
     cs_fail(&conn->cause, CS_EUNAVAILABLE, "the peer was stopped: %s", why);
     if (nghttp2_submit_goaway(conn->h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(conn->h2), h2_error,
                               (const uint8_t *)why, strlen(why)) != 0)
@@ -434,15 +435,14 @@ static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *hd, void 
 {
     cs_rpc_conn *conn = arg;
 
-    (void)h2;
     if (conn->dead)
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (hd->type == NGHTTP2_CONTINUATION)
         return 0;
-    if (hd->type == NGHTTP2_HEADERS || conn->guard.in_block)
-        cs_rpc_guard_block(conn, hd->type == NGHTTP2_HEADERS);
     conn->block_bytes = 0;
-    if (hd->type > NGHTTP2_CONTINUATION) /* a type we do not know: it is skipped, but not free */
+    /* of a stream that is over: nghttp2 skips it, without a word to us */
+    if (hd->type == NGHTTP2_HEADERS && conn->ops->server && nghttp2_session_find_stream(h2, hd->stream_id) == NULL &&
+        hd->stream_id <= nghttp2_session_get_last_proc_stream_id(h2))
         cs_rpc_guard_charge(conn, 1);
     return 0;
 }
@@ -554,7 +554,6 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
         return 0;
     switch (frame->hd.type) {
     case NGHTTP2_HEADERS:
-        cs_rpc_guard_block(conn, false);
         if ((c = call_of(conn, frame->hd.stream_id)) == NULL)
             break;
         c->ops->headers_done(c, end);
@@ -583,9 +582,6 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
         break;
     case NGHTTP2_RST_STREAM:
         on_reset(conn, frame->hd.stream_id);
-        break;
-    case NGHTTP2_PRIORITY:
-        cs_rpc_guard_charge(conn, 1);
         break;
     case NGHTTP2_WINDOW_UPDATE:
         cs_rpc_guard_update(conn);
@@ -756,8 +752,12 @@ static void start_h2(cs_rpc_conn *conn)
 
 static void plain_input(cs_rpc_conn *conn, struct cs_slice bytes)
 {
-    ssize_t n = nghttp2_session_mem_recv(conn->h2, bytes.data, bytes.len);
+    ssize_t n;
 
+    cs_rpc_guard_watch(conn, bytes);
+    if (conn->aborting)
+        return;
+    n = nghttp2_session_mem_recv(conn->h2, bytes.data, bytes.len);
     if (n >= 0 || conn->dead || conn->aborting)
         return;
     if (n == NGHTTP2_ERR_BAD_CLIENT_MAGIC)

@@ -5,6 +5,7 @@
 enum {
     LINGER_MS = 1000,
     MAX_STRIKES = 2,
+    PRIORITY_LEN = 5,
     UPDATES = 2,         /* the stream's window and the connection's */
     UPDATE_BYTES = 4096, /* of a large message, the least that a reader gives back at once */
     THOUSAND = 1000,
@@ -65,13 +66,47 @@ void cs_rpc_guard_heard(cs_rpc_conn *conn)
     cs_rpc_guard_after(conn, conn->limits->keepalive_ms);
 }
 
-void cs_rpc_guard_block(cs_rpc_conn *conn, bool begins)
+static void frame_begins(cs_rpc_conn *conn)
 {
-    conn->guard.in_block = begins;
-    if (!begins)
-        return;
-    conn->guard.block_ms = now_of(conn);
-    cs_rpc_guard_after(conn, conn->limits->header_ms);
+    struct cs_rpc_guard *g = &conn->guard;
+    uint8_t type = g->head[3];
+
+    g->frame_left = (size_t)g->head[0] << 16 | (size_t)g->head[1] << 8 | g->head[2];
+    if (type == NGHTTP2_HEADERS) {
+        g->block_ms = now_of(conn);
+        cs_rpc_guard_after(conn, conn->limits->header_ms);
+    }
+    g->in_block = type == NGHTTP2_HEADERS || type == NGHTTP2_CONTINUATION;
+    g->block_ends = (g->head[4] & NGHTTP2_FLAG_END_HEADERS) != 0;
+    /* what nghttp2 skips unseen: types that it does not know, and priorities, as we have told it that we use none */
+    if (type == NGHTTP2_PRIORITY && g->frame_left != PRIORITY_LEN)
+        cs_rpc_conn_abort(conn, NGHTTP2_FRAME_SIZE_ERROR, "PRIORITY: size");
+    else if (type == NGHTTP2_PRIORITY && (cs_load_u32(g->head + 5) & INT32_MAX) == 0)
+        cs_rpc_conn_abort(conn, NGHTTP2_PROTOCOL_ERROR, "PRIORITY: stream_id == 0");
+    else if (type == NGHTTP2_PRIORITY || type > NGHTTP2_CONTINUATION)
+        cs_rpc_guard_charge(conn, 1);
+}
+
+void cs_rpc_guard_watch(cs_rpc_conn *conn, struct cs_slice bytes)
+{
+    struct cs_rpc_guard *g = &conn->guard;
+    size_t n;
+
+    while (bytes.len > 0 && !conn->aborting) {
+        if (g->frame_left > 0) {
+            n = g->frame_left < bytes.len ? g->frame_left : bytes.len;
+            g->frame_left -= n;
+        } else {
+            n = sizeof g->head - g->head_len < bytes.len ? sizeof g->head - g->head_len : bytes.len;
+            memcpy(g->head + g->head_len, bytes.data, n);
+            g->head_len = (uint8_t)(g->head_len + n);
+            if (g->head_len == sizeof g->head) {
+                g->head_len = 0;
+                frame_begins(conn);
+            }
+        }
+        bytes = cs_slice(bytes.data + n, bytes.len - n);
+    }
 }
 
 void cs_rpc_guard_written(cs_rpc_conn *conn, size_t n)
@@ -183,7 +218,9 @@ static uint64_t handshake_clock(cs_rpc_conn *conn, uint64_t now)
 
 static uint64_t header_clock(cs_rpc_conn *conn, uint64_t now)
 {
-    uint64_t due = conn->guard.in_block ? after(conn->guard.block_ms, conn->limits->header_ms) : UINT64_MAX;
+    const struct cs_rpc_guard *g = &conn->guard;
+    bool arriving = g->in_block && (g->frame_left > 0 || !g->block_ends);
+    uint64_t due = arriving ? after(g->block_ms, conn->limits->header_ms) : UINT64_MAX;
 
     if (now >= due)
         cs_rpc_conn_abort(conn, NGHTTP2_ENHANCE_YOUR_CALM, "slow_headers");
@@ -329,6 +366,7 @@ int cs_rpc_guard_init(cs_rpc_conn *conn)
     struct cs_rpc_guard *g = &conn->guard;
 
     g->due_ms = UINT64_MAX;
+    g->frame_left = conn->ops->server ? NGHTTP2_CLIENT_MAGIC_LEN : 0;
     g->opened_ms = g->heard_ms = g->idle_ms = g->credit_ms = now_of(conn);
     g->credit = (uint64_t)conn->limits->flood_burst * THOUSAND;
     if (cs_timer_new(conn->loop, on_timer, conn, &g->timer) != CS_OK)

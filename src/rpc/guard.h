@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/bytes.h"
+
 typedef struct cs_rpc_conn cs_rpc_conn;
 
 /* The limits that a connection keeps, and makes its peer keep. Times in ms, CS_RPC_NEVER: no limit. */
@@ -28,7 +30,7 @@ struct cs_rpc_guard {
     uint64_t opened_ms;
     uint64_t heard_ms; /* the peer's newest byte, or the first call's start after none */
     uint64_t idle_ms;  /* when the last call ended */
-    uint64_t block_ms; /* when the header block began, if in_block */
+    uint64_t block_ms; /* when the newest header block began */
     uint64_t ping_ms;  /* our keepalive ping, if pinging */
     uint64_t going_ms; /* the first GOAWAY, if draining */
     uint64_t written, taken, stalled_ms;
@@ -37,7 +39,12 @@ struct cs_rpc_guard {
     uint64_t credit;       /* thousandths of frames that may still come */
     uint64_t updates;      /* WINDOW_UPDATEs that the peer may send for data it got */
     uint8_t strikes;       /* pings that came too soon */
-    bool in_block, pinging, draining, peer_pinged;
+    uint8_t head[9];       /* of the peer's frame that begins, as far as it came */
+    uint8_t head_len;
+    size_t frame_left; /* bytes of the frame after its head, still to come */
+    bool in_block;     /* the newest frame is a piece of a header block */
+    bool block_ends;   /* the last one */
+    bool pinging, draining, peer_pinged;
 };
 
 /* Opens the clocks. CS_OK, CS_ENOMEM. */
@@ -47,10 +54,11 @@ void cs_rpc_guard_fini(cs_rpc_conn *conn);
 void cs_rpc_guard_after(cs_rpc_conn *conn, uint32_t ms);
 
 void cs_rpc_guard_heard(cs_rpc_conn *conn);
-void cs_rpc_guard_block(cs_rpc_conn *conn, bool begins); /* a header block begins; anything else does */
-void cs_rpc_guard_written(cs_rpc_conn *conn, size_t n);  /* before the stream takes them */
-void cs_rpc_guard_idle(cs_rpc_conn *conn);               /* no call is left */
-void cs_rpc_guard_busy(cs_rpc_conn *conn);               /* the first call began */
+/* The peer's bytes, before nghttp2 gets them: it skips some frames without a word, and those cost and take time too. */
+void cs_rpc_guard_watch(cs_rpc_conn *conn, struct cs_slice bytes);
+void cs_rpc_guard_written(cs_rpc_conn *conn, size_t n); /* before the stream takes them */
+void cs_rpc_guard_idle(cs_rpc_conn *conn);              /* no call is left */
+void cs_rpc_guard_busy(cs_rpc_conn *conn);              /* the first call began */
 
 /* Frames that cost: above the allowance the connection is aborted. And what gives them back. */
 void cs_rpc_guard_charge(cs_rpc_conn *conn, uint32_t frames);

@@ -148,6 +148,7 @@ static inline void wire_say(struct wire *x, struct cs_slice frames)
 /* What the peer's frames said. */
 struct answer {
     int http, grpc; /* of any stream, the newest; -1: not said */
+    int ngrpc;      /* how many said it */
     bool ended;     /* stream 1 */
     int reset;      /* the newest RST_STREAM's code; -1: none came */
     uint32_t reset_id;
@@ -183,8 +184,10 @@ static inline void read_block(nghttp2_hd_inflater *z, struct cs_slice block, str
         if ((flags & NGHTTP2_HD_INFLATE_EMIT) != 0) {
             if (nv.namelen == 7 && memcmp(nv.name, ":status", 7) == 0)
                 a->http = number(nv);
-            if (nv.namelen == 11 && memcmp(nv.name, "grpc-status", 11) == 0)
+            if (nv.namelen == 11 && memcmp(nv.name, "grpc-status", 11) == 0) {
                 a->grpc = number(nv);
+                a->ngrpc++;
+            }
             if (nv.namelen == 13 && memcmp(nv.name, "grpc-encoding", 13) == 0)
                 a->gzip = nv.valuelen == 4 && memcmp(nv.value, "gzip", 4) == 0;
             if (nv.namelen == 20 && memcmp(nv.name, "grpc-accept-encoding", 20) == 0)
