@@ -291,6 +291,12 @@ CLAWSYNC_API int clawsync_engine_export_keys(clawsync_engine *e, const char *pat
 CLAWSYNC_API int clawsync_engine_import_keys(clawsync_engine *e, const char *path, const char *passphrase,
                                              clawsync_error *err);
 
+/**
+ * Writes the keystore anew under a passphrase (Argon2id), or without one (NULL). From then on it must be given in
+ * clawsync_config.passphrase. @return CLAWSYNC_OK; CLAWSYNC_EINVAL: empty; CLAWSYNC_EIO.
+ */
+CLAWSYNC_API int clawsync_engine_set_passphrase(clawsync_engine *e, const char *passphrase, clawsync_error *err);
+
 /** Room for an invite's code with its NUL. */
 #define CLAWSYNC_CODE_MAX 640
 /**

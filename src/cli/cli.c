@@ -51,6 +51,11 @@ static const struct cs_cli_command commands[] = {
       cs_cmd_devices_revoke },
     { "devices", "", 0, 0, 0, "who is in: name, id, fingerprint, added by, last seen, how far behind", NULL,
       cs_cmd_devices },
+    { "keys passphrase", "", 0, 0, CS_OPT_PASSPHRASE | CS_OPT_REMOVE,
+      "put the keystore under a passphrase, or another one",
+      "From then on a prompt asks for it, or --keystore-passphrase-fd N gives it, or systemd does as the\n"
+      "credential claw-sync.passphrase. Stop the daemon first.",
+      cs_cmd_keys_passphrase },
     { "keys rotate", "", 0, 0, 0, "change the workspace's key", NULL, cs_cmd_keys_rotate },
     { "recovery create", "", 0, 0, 0, "print 24 words to write down: they bring the workspace to a bare machine",
       "Whoever has them can read everything. claw-sync devices lists the phrase, devices revoke ends it.",
@@ -98,6 +103,8 @@ static int print_command_help(const struct cs_cli_command *cmd)
         printf("  --expires SECONDS              life of the invite, default 86400\n");
     if (cmd->options & CS_OPT_DISTRUST)
         printf("  --distrust                     also everyone whom it let in\n");
+    if (cmd->options & CS_OPT_REMOVE)
+        printf("  --remove                       no passphrase: file permissions alone protect the keys\n");
     if (cmd->options & CS_OPT_QR)
         printf("  --qr                           as a QR code although this is no terminal\n");
     printf("\n");
@@ -123,7 +130,7 @@ static const struct cs_cli_command *find_command(int argc, char **argv, int *wor
 
 int cs_cli_main(int argc, char **argv, struct cs_world *w)
 {
-    struct cs_cli c = { .world = w, .tty = isatty(STDERR_FILENO) == 1 };
+    struct cs_cli c = { .world = w, .keystore_fd = -1, .tty = isatty(STDERR_FILENO) == 1 };
     const struct cs_cli_command *cmd = &commands[0];
     clawsync_error err;
     int words = 0, rc;

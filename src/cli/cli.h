@@ -20,13 +20,21 @@ struct cs_cli {
     bool json, quiet, force, tty;
     const char *passphrase_file;
     uint32_t expires_secs;
-    bool qr, distrust;
+    bool qr, distrust, remove;
+    int keystore_fd;     /* -1: none given */
     const char *args[4]; /* positional arguments of the command */
     int nargs;
 };
 
 /* Which options a command takes besides the common ones. */
-enum { CS_OPT_FORCE = 1, CS_OPT_PASSPHRASE = 2, CS_OPT_EXPIRES = 4, CS_OPT_QR = 8, CS_OPT_DISTRUST = 16 };
+enum {
+    CS_OPT_FORCE = 1,
+    CS_OPT_PASSPHRASE = 2,
+    CS_OPT_EXPIRES = 4,
+    CS_OPT_QR = 8,
+    CS_OPT_DISTRUST = 16,
+    CS_OPT_REMOVE = 32
+};
 
 struct cs_cli_command {
     const char *name; /* "keys export" is one name of two words */
@@ -63,6 +71,9 @@ struct cs_cli_progress {
 void cs_cli_progress_event(struct cs_cli_progress *p, const clawsync_event *e);
 void cs_cli_progress_end(struct cs_cli_progress *p);
 
+/* The engine of the configuration, its keystore opened with the passphrase that --keystore-passphrase-fd, systemd or
+ * the person gives. */
+int cs_cli_open(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err);
 /* passphrase.c: from --passphrase-file (its first line) or a prompt without echo; twice when it is new. Guarded memory,
  * released with cs_secret_free. */
 int cs_cli_passphrase(const struct cs_cli *c, bool is_new, char **out, clawsync_error *err);
@@ -71,7 +82,7 @@ int cs_cli_passphrase(const struct cs_cli *c, bool is_new, char **out, clawsync_
  * text is too long. */
 bool cs_cli_qr(const char *text);
 
-/* member.c: an engine for commands on the membership; beside the one that runs, if one runs. */
+/* The same for commands on the membership: beside the engine that runs, if one runs. */
 int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err);
 int cs_cli_say_joined(const struct cs_cli *c);
 /* One line of standard input into out, without its end; CLAWSYNC_EINVAL: there is none, or it is longer. */
@@ -102,6 +113,7 @@ int cs_cmd_join(struct cs_cli *c);
 int cs_cmd_devices(struct cs_cli *c);
 int cs_cmd_devices_rename(struct cs_cli *c);
 int cs_cmd_devices_revoke(struct cs_cli *c);
+int cs_cmd_keys_passphrase(struct cs_cli *c);
 int cs_cmd_keys_rotate(struct cs_cli *c);
 int cs_cmd_recovery_create(struct cs_cli *c);
 int cs_cmd_recovery_use(struct cs_cli *c);

@@ -276,8 +276,7 @@ int cs_cmd_recovery_use(struct cs_cli *c)
         (phrase = cs_secret_alloc(TEXT_MAX)) == NULL)
         rc = cs_fail((struct cs_error *)&err, CS_ENOMEM, "out of memory");
     if (rc == CLAWSYNC_OK && (rc = read_phrase(phrase, &err)) == CLAWSYNC_OK &&
-        (rc = settle_phrase(phrase, &err)) == CLAWSYNC_OK &&
-        (rc = clawsync_engine_open(&e, &c->config, &err)) == CLAWSYNC_OK)
+        (rc = settle_phrase(phrase, &err)) == CLAWSYNC_OK && (rc = cs_cli_open(c, &e, &err)) == CLAWSYNC_OK)
         rc = clawsync_engine_recover(e, phrase, &err);
     clawsync_engine_close(e);
     cs_secret_free(phrase);

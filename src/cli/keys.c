@@ -11,8 +11,7 @@ int cs_cmd_keys_export(struct cs_cli *c)
     int rc;
 
     if ((rc = cs_crypto_init((struct cs_error *)&err)) == CS_OK &&
-        (rc = cs_cli_passphrase(c, true, &passphrase, &err)) == CS_OK &&
-        (rc = clawsync_engine_open(&e, &c->config, &err)) == CS_OK)
+        (rc = cs_cli_passphrase(c, true, &passphrase, &err)) == CS_OK && (rc = cs_cli_open(c, &e, &err)) == CS_OK)
         rc = clawsync_engine_export_keys(e, c->args[0], passphrase, c->expires_secs, &err);
     clawsync_engine_close(e);
     cs_secret_free(passphrase);
@@ -32,8 +31,7 @@ int cs_cmd_keys_import(struct cs_cli *c)
     int rc;
 
     if ((rc = cs_crypto_init((struct cs_error *)&err)) == CS_OK &&
-        (rc = cs_cli_passphrase(c, false, &passphrase, &err)) == CS_OK &&
-        (rc = clawsync_engine_open(&e, &c->config, &err)) == CS_OK)
+        (rc = cs_cli_passphrase(c, false, &passphrase, &err)) == CS_OK && (rc = cs_cli_open(c, &e, &err)) == CS_OK)
         rc = clawsync_engine_import_keys(e, c->args[0], passphrase, &err);
     clawsync_engine_close(e);
     cs_secret_free(passphrase);

@@ -7,13 +7,6 @@
 #include "engine/engine.h"
 #include "identity/code.h"
 
-int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err)
-{
-    int rc = clawsync_engine_open(out, &c->config, err);
-
-    return rc == CLAWSYNC_EBUSY ? cs_engine_open_beside(out, &c->config, err) : rc;
-}
-
 int cs_cli_read_line(char *out, size_t size, clawsync_error *err)
 {
     size_t n = 0;
@@ -126,8 +119,7 @@ int cs_cmd_join(struct cs_cli *c)
             rc = cs_cli_read_line(line, LINE_MAX_BYTES, &err);
         code = line;
     }
-    if (rc == CS_OK && (rc = settings_of_code(c, code, &err)) == CS_OK &&
-        (rc = clawsync_engine_open(&e, &c->config, &err)) == CS_OK)
+    if (rc == CS_OK && (rc = settings_of_code(c, code, &err)) == CS_OK && (rc = cs_cli_open(c, &e, &err)) == CS_OK)
         rc = clawsync_engine_join(e, code, &err);
     clawsync_engine_close(e);
     cs_secret_free(line);

@@ -83,6 +83,8 @@ void cs_cli_print_options(void)
         printf("  %-30s %-28s %s\n", flag, fields[i].variable, fields[i].help);
     }
     printf("  %-30s %-28s %s\n", "--config FILE", "CLAW_CONFIG_FILE", "lines of KEY=value, # begins a comment");
+    printf("  %-30s %-28s %s\n", "--keystore-passphrase-fd N", "",
+           "its first line opens the keystore, if that has a passphrase");
     printf("  --json                         one JSON object on standard output\n"
            "  --quiet                        nothing but errors\n"
            "  --help\n");
@@ -171,6 +173,17 @@ static int parse_expires(struct cs_cli *c, const char *value, clawsync_error *er
     return CLAWSYNC_OK;
 }
 
+static int parse_fd(struct cs_cli *c, const char *value, clawsync_error *err)
+{
+    char *end;
+    unsigned long v = strtoul(value, &end, 10);
+
+    if (value[0] < '0' || value[0] > '9' || *end != '\0' || v > 65535)
+        return fail(err, "--keystore-passphrase-fd \"%s\": the number of an open file descriptor", value);
+    c->keystore_fd = (int)v;
+    return CLAWSYNC_OK;
+}
+
 /* One option that takes a value; CLAWSYNC_ENOTFOUND: not one of ours. */
 static int apply_option(struct cs_cli *c, const struct cs_cli_command *cmd, const char *flag, size_t len,
                         const char *value, clawsync_error *err)
@@ -188,6 +201,8 @@ static int apply_option(struct cs_cli *c, const struct cs_cli_command *cmd, cons
     }
     if ((cmd->options & CS_OPT_EXPIRES) && len == 7 && strncmp(flag, "expires", len) == 0)
         return parse_expires(c, value, err);
+    if (len == 22 && strncmp(flag, "keystore-passphrase-fd", len) == 0)
+        return parse_fd(c, value, err);
     if (len == 6 && strncmp(flag, "config", len) == 0)
         return CLAWSYNC_OK; /* read before everything else */
     return CLAWSYNC_ENOTFOUND;
@@ -217,6 +232,8 @@ static bool apply_switch(struct cs_cli *c, const struct cs_cli_command *cmd, con
         c->qr = true;
     else if ((cmd->options & CS_OPT_DISTRUST) && strcmp(arg, "--distrust") == 0)
         c->distrust = true;
+    else if ((cmd->options & CS_OPT_REMOVE) && strcmp(arg, "--remove") == 0)
+        c->remove = true;
     else
         return false;
     return true;

@@ -1,9 +1,11 @@
 #include <stdio.h>
+#include <stdlib.h>
 #include <termios.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
-#include "crypto/keys.h"
+#include "crypto/keystore.h"
+#include "engine/engine.h"
 
 enum { PASSPHRASE_MAX = 1024 };
 
@@ -19,9 +21,9 @@ static int prompt(const char *question, char out[PASSPHRASE_MAX], clawsync_error
                        "no terminal to ask for a passphrase; give --passphrase-file FILE");
     quiet = old;
     quiet.c_lflag &= ~(tcflag_t)ECHO;
+    tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet); /* first: it drops what was typed before the question */
     fputs(question, stderr);
     fflush(stderr);
-    tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet);
     while (read(STDIN_FILENO, &ch, 1) == 1 && ch != '\n' && n < PASSPHRASE_MAX - 1)
         out[n++] = ch;
     tcsetattr(STDIN_FILENO, TCSAFLUSH, &old);
@@ -30,12 +32,11 @@ static int prompt(const char *question, char out[PASSPHRASE_MAX], clawsync_error
     return n == 0 ? cs_fail((struct cs_error *)err, CS_EINVAL, "an empty passphrase protects nothing") : CS_OK;
 }
 
-static int from_file(const struct cs_cli *c, char out[PASSPHRASE_MAX], clawsync_error *err)
+static int from_file(const struct cs_cli *c, const char *path, char out[PASSPHRASE_MAX], clawsync_error *err)
 {
     struct cs_buf text = { 0 };
     size_t n = 0;
-    int rc = c->world->files.ops->read(c->world->files.self, c->passphrase_file, PASSPHRASE_MAX - 1, &text,
-                                       (struct cs_error *)err);
+    int rc = c->world->files.ops->read(c->world->files.self, path, PASSPHRASE_MAX - 1, &text, (struct cs_error *)err);
 
     if (rc == CS_OK) {
         while (n < text.len && text.data[n] != '\n' && text.data[n] != '\0')
@@ -44,8 +45,7 @@ static int from_file(const struct cs_cli *c, char out[PASSPHRASE_MAX], clawsync_
             memcpy(out, text.data, n);
         out[n] = '\0';
         if (n == 0)
-            rc = cs_fail((struct cs_error *)err, CS_EINVAL, "passphrase file \"%s\": its first line is empty",
-                         c->passphrase_file);
+            rc = cs_fail((struct cs_error *)err, CS_EINVAL, "passphrase file \"%s\": its first line is empty", path);
     }
     if (text.data != NULL)
         cs_wipe(text.data, text.cap);
@@ -62,7 +62,7 @@ int cs_cli_passphrase(const struct cs_cli *c, bool is_new, char **out, clawsync_
     if (first == NULL || again == NULL)
         rc = cs_fail((struct cs_error *)err, CS_ENOMEM, "out of memory");
     else if (c->passphrase_file != NULL)
-        rc = from_file(c, first, err);
+        rc = from_file(c, c->passphrase_file, first, err);
     else if ((rc = prompt("passphrase: ", first, err)) == CS_OK && is_new &&
              (rc = prompt("the same again: ", again, err)) == CS_OK && strcmp(first, again) != 0)
         rc = cs_fail((struct cs_error *)err, CS_EINVAL, "the two passphrases differ");
@@ -73,4 +73,110 @@ int cs_cli_passphrase(const struct cs_cli *c, bool is_new, char **out, clawsync_
     cs_secret_free(first);
     cs_secret_free(again);
     return rc;
+}
+
+/* ---- the keystore's ---- */
+
+static int from_descriptor(int fd, char out[PASSPHRASE_MAX], clawsync_error *err)
+{
+    size_t n = 0;
+    char ch = '\n';
+    ssize_t got = 0;
+
+    while (n < PASSPHRASE_MAX - 1 && (got = read(fd, &ch, 1)) == 1 && ch != '\n')
+        out[n++] = ch;
+    out[n] = '\0';
+    if (n > 0 && got >= 0)
+        return CS_OK;
+    return cs_fail((struct cs_error *)err, CS_EINVAL, "--keystore-passphrase-fd %d: %s", fd,
+                   got < 0 ? "it cannot be read" : "its first line is empty");
+}
+
+static int credential(const struct cs_cli *c, char out[PASSPHRASE_MAX], clawsync_error *err)
+{
+    const char *dir = getenv("CREDENTIALS_DIRECTORY"); /* systemd's; what is in it only we can read */
+    char path[512];
+    int rc;
+
+    if (dir == NULL || dir[0] == '\0' ||
+        snprintf(path, sizeof path, "%s/claw-sync.passphrase", dir) >= (int)sizeof path)
+        return CS_ENOTFOUND;
+    rc = from_file(c, path, out, err);
+    return rc;
+}
+
+static int keystore_passphrase(const struct cs_cli *c, char out[PASSPHRASE_MAX], clawsync_error *err)
+{
+    char path[4096];
+    bool is_protected;
+    int rc;
+
+    if (c->keystore_fd >= 0)
+        return from_descriptor(c->keystore_fd, out, err);
+    if ((rc = credential(c, out, err)) != CS_ENOTFOUND)
+        return rc;
+    is_protected = snprintf(path, sizeof path, "%s/identity/keystore", c->config.data_dir) < (int)sizeof path &&
+                   cs_keystore_is_protected(c->world, path);
+    if (!is_protected)
+        return CS_ENOTFOUND;
+    if (isatty(STDIN_FILENO) == 1)
+        return prompt("passphrase of the keystore: ", out, err);
+    return cs_fail(
+        (struct cs_error *)err, CS_EINVAL,
+        "the keystore in %.200s is under a passphrase: give it with --keystore-passphrase-fd N, as systemd's "
+        "credential claw-sync.passphrase, or at a terminal",
+        c->config.data_dir);
+}
+
+typedef int (*opener)(clawsync_engine **out, const clawsync_config *c, clawsync_error *err);
+
+static int open_with(const struct cs_cli *c, opener first, opener busy, clawsync_engine **out, clawsync_error *err)
+{
+    clawsync_config with = c->config;
+    char *passphrase = NULL;
+    int rc = cs_crypto_init((struct cs_error *)err);
+
+    *out = NULL;
+    if (rc == CS_OK && (passphrase = cs_secret_alloc(PASSPHRASE_MAX)) == NULL)
+        rc = cs_fail((struct cs_error *)err, CS_ENOMEM, "out of memory");
+    if (rc == CS_OK && (rc = keystore_passphrase(c, passphrase, err)) == CS_OK)
+        with.passphrase = passphrase;
+    if (rc == CS_OK || rc == CS_ENOTFOUND) {
+        rc = first(out, &with, err);
+        if (rc == CS_EBUSY && busy != NULL)
+            rc = busy(out, &with, err);
+    }
+    cs_secret_free(passphrase);
+    return rc;
+}
+
+int cs_cli_open(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err)
+{
+    return open_with(c, clawsync_engine_open, NULL, out, err);
+}
+
+int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err)
+{
+    return open_with(c, clawsync_engine_open, cs_engine_open_beside, out, err);
+}
+
+int cs_cmd_keys_passphrase(struct cs_cli *c)
+{
+    clawsync_engine *e = NULL;
+    char *passphrase = NULL;
+    clawsync_error err;
+    int rc = cs_cli_open(c, &e, &err);
+
+    if (rc == CLAWSYNC_OK && !c->remove)
+        rc = cs_cli_passphrase(c, true, &passphrase, &err);
+    if (rc == CLAWSYNC_OK)
+        rc = clawsync_engine_set_passphrase(e, passphrase, &err);
+    cs_secret_free(passphrase);
+    clawsync_engine_close(e);
+    if (rc != CLAWSYNC_OK)
+        return cs_cli_fail(c, &err);
+    if (c->json)
+        cs_cli_json(json_pack("{s:b}", "protected", (int)!c->remove));
+    cs_cli_say(c, c->remove ? "the keystore has no passphrase now" : "the keystore is under the passphrase now");
+    return CS_EXIT_DONE;
 }

@@ -103,7 +103,7 @@ int cs_cmd_run(struct cs_cli *c)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
-    if ((rc = clawsync_engine_open(&e, &c->config, &err)) == CLAWSYNC_OK &&
+    if ((rc = cs_cli_open(c, &e, &err)) == CLAWSYNC_OK &&
         (rc = clawsync_engine_subscribe(e, on_event, &progress, &err)) > 0 &&
         (rc = clawsync_engine_start(e, &err)) == CLAWSYNC_OK) {
         cs_cli_say(c, "replicating %s", c->config.db_path);

@@ -51,7 +51,7 @@ static int one_round(struct cs_cli *c, round_fn round)
     clawsync_engine *e = NULL;
     clawsync_stats stats = { 0 };
     clawsync_error err;
-    int rc = clawsync_engine_open(&e, &c->config, &err);
+    int rc = cs_cli_open(c, &e, &err);
 
     if (rc == CLAWSYNC_OK && (rc = clawsync_engine_subscribe(e, on_event, &l, &err)) > 0)
         rc = round(e, &stats, &err);

@@ -331,6 +331,17 @@ static int read_body(struct cs_buf *body, struct cs_world *w, const char *path, 
     return rc;
 }
 
+bool cs_keystore_is_protected(struct cs_world *w, const char *path)
+{
+    struct cs_buf file = { 0 };
+    bool is = w->files.ops->read(w->files.self, path, CS_ENVELOPE_MAX, &file, NULL) == CS_OK &&
+              file.len >= CS_ENVELOPE_HEAD && memcmp(file.data, "CSK1", 4) == 0 &&
+              file.data[AT_KDF] == CS_KDF_ARGON2ID13;
+
+    wipe_buf(&file);
+    return is;
+}
+
 int cs_keystore_load(struct cs_keystore **out, struct cs_world *w, const char *path, const char *passphrase,
                      struct cs_error *err)
 {

@@ -30,6 +30,8 @@ void cs_keystore_free(struct cs_keystore *k); /* wipes; NULL is fine */
 int cs_keystore_add_epoch(struct cs_keystore *k, uint32_t epoch, const uint8_t key[32], struct cs_error *err);
 const struct cs_epoch_keys *cs_keystore_epoch(const struct cs_keystore *k, uint32_t epoch); /* NULL: not here */
 
+/* Is there a keystore that wants a passphrase? False also when there is none, or no readable one. */
+bool cs_keystore_is_protected(struct cs_world *w, const char *path);
 /* passphrase: NULL for none (kdf 0: file permissions are then the only protection). */
 int cs_keystore_save(const struct cs_keystore *k, struct cs_world *w, const struct cs_rng *r, const char *path,
                      const char *passphrase, struct cs_error *err);

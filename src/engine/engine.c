@@ -440,6 +440,56 @@ static void first_status(struct clawsync_engine *e)
     }
 }
 
+static char *secret_copy(const char *text)
+{
+    size_t n = strlen(text) + 1;
+    char *p = cs_secret_alloc(n);
+
+    if (p != NULL)
+        memcpy(p, text, n);
+    return p;
+}
+
+/* From the configuration's own copy to guarded memory. */
+static int keep_passphrase(struct clawsync_engine *e, struct cs_error *err)
+{
+    char *from = (char *)(uintptr_t)e->config.passphrase;
+
+    if (from == NULL)
+        return CS_OK;
+    e->passphrase = secret_copy(from);
+    cs_wipe(from, strlen(from));
+    e->config.passphrase = NULL;
+    return e->passphrase == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+}
+
+static int set_passphrase(struct clawsync_engine *e, void *arg, struct cs_error *err)
+{
+    char *old = e->passphrase;
+    int rc;
+
+    e->passphrase = arg;
+    if ((rc = cs_self_save(e, err)) == CS_OK)
+        cs_secret_free(old);
+    else
+        e->passphrase = old;
+    return rc;
+}
+
+int clawsync_engine_set_passphrase(clawsync_engine *e, const char *passphrase, clawsync_error *err)
+{
+    struct cs_command c = { .kind = CS_CMD_LOCAL, .local = set_passphrase };
+    int rc;
+
+    if (passphrase != NULL && passphrase[0] == '\0')
+        return cs_fail((struct cs_error *)err, CS_EINVAL, "an empty passphrase protects nothing");
+    if (passphrase != NULL && (c.arg = secret_copy(passphrase)) == NULL)
+        return cs_fail((struct cs_error *)err, CS_ENOMEM, "out of memory");
+    if ((rc = cs_engine_command(e, &c, err)) != CS_OK)
+        cs_secret_free(c.arg);
+    return rc;
+}
+
 static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struct cs_error *err)
 {
     int rc;
@@ -448,6 +498,8 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
         (rc = cs_endpoint_parse(&e->hub, e->config.hub_endpoint, err)) != CS_OK)
         return rc;
     e->hub.tls = e->hub.tls || e->config.tls_enabled;
+    if ((rc = keep_passphrase(e, err)) != CS_OK)
+        return rc;
     cs_uuid_parse(&e->workspace, e->config.workspace_id);
     cs_uuid_text(e->workspace_text, &e->workspace);
     e->rng.world = e->world;
@@ -522,6 +574,7 @@ void cs_engine_free(struct clawsync_engine *e)
         e->subscribers = s->next;
         free(s);
     }
+    cs_secret_free(e->passphrase);
     if (e->config.passphrase != NULL)
         cs_wipe((char *)(uintptr_t)e->config.passphrase, strlen(e->config.passphrase));
     cs_arena_free(&e->strings);

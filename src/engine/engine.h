@@ -348,6 +348,7 @@ struct clawsync_engine {
 
     cs_replica *replica;         /* [job] */
     struct cs_keystore *ks;      /* [job] */
+    char *passphrase;            /* [job] of the keystore, guarded; NULL: none */
     struct cs_device_keys *keys; /* [set] guarded */
     struct cs_rng rng;           /* [set] */
     cs_packer *packer;           /* [job] */

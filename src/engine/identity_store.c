@@ -215,7 +215,7 @@ int cs_self_save(struct clawsync_engine *e, struct cs_error *err)
 {
     if (e->beside)
         return CS_OK;
-    return cs_keystore_save(e->ks, e->world, &e->rng, e->keystore_path, e->config.passphrase, err);
+    return cs_keystore_save(e->ks, e->world, &e->rng, e->keystore_path, e->passphrase, err);
 }
 
 static int keystore_new(struct clawsync_engine *e, const struct cs_uuid *wanted, struct cs_error *err)
@@ -261,7 +261,7 @@ int cs_self_open(struct clawsync_engine *e, struct cs_error *err)
         return rc;
     if (e->config.device_id != NULL && cs_uuid_parse(&wanted, e->config.device_id))
         wants = &wanted;
-    rc = cs_keystore_load(&e->ks, e->world, e->keystore_path, e->config.passphrase, err);
+    rc = cs_keystore_load(&e->ks, e->world, e->keystore_path, e->passphrase, err);
     if (rc == CS_ENOTFOUND && !e->beside)
         rc = keystore_new(e, wants, err);
     else if (rc == CS_OK)
