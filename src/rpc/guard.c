@@ -78,12 +78,13 @@ static void frame_begins(cs_rpc_conn *conn)
     }
     g->in_block = type == NGHTTP2_HEADERS || type == NGHTTP2_CONTINUATION;
     g->block_ends = (g->head[4] & NGHTTP2_FLAG_END_HEADERS) != 0;
-    /* what nghttp2 skips unseen: types that it does not know, and priorities, as we have told it that we use none */
+    /* what nghttp2 passes over: pieces of a block, types that it does not know, and priorities, as we have told it that
+     * we use none */
     if (type == NGHTTP2_PRIORITY && g->frame_left != PRIORITY_LEN)
         cs_rpc_conn_abort(conn, NGHTTP2_FRAME_SIZE_ERROR, "PRIORITY: size");
     else if (type == NGHTTP2_PRIORITY && (cs_load_u32(g->head + 5) & INT32_MAX) == 0)
         cs_rpc_conn_abort(conn, NGHTTP2_PROTOCOL_ERROR, "PRIORITY: stream_id == 0");
-    else if (type == NGHTTP2_PRIORITY || type > NGHTTP2_CONTINUATION)
+    else if (type == NGHTTP2_PRIORITY || type >= NGHTTP2_CONTINUATION)
         cs_rpc_guard_charge(conn, 1);
 }
 
@@ -156,8 +157,8 @@ void cs_rpc_guard_charge(cs_rpc_conn *conn, uint32_t frames)
 
     if (conn->limits->flood_burst == CS_RPC_NEVER || conn->aborting)
         return;
-    if (conn->guard.credit < cost)
-        refill(conn);
+    /* each time: what a full allowance gains while it is not used is lost */
+    refill(conn);
     if (conn->guard.credit < cost)
         cs_rpc_conn_abort(conn, NGHTTP2_ENHANCE_YOUR_CALM, "too_many_control_frames");
     else
