@@ -135,7 +135,7 @@ int cs_db_step(struct cs_replica *r, sqlite3_stmt *s, const char *what, struct c
     return rc;
 }
 
-bool cs_db_row(struct cs_replica *r, sqlite3_stmt *s, int *rc, const char *what, struct cs_error *err)
+bool(cs_db_row)(struct cs_replica *r, sqlite3_stmt *s, int *rc, const char *what, struct cs_error *err)
 {
     int step = *rc == CS_OK ? sqlite3_step(s) : SQLITE_DONE;
 

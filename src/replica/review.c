@@ -141,7 +141,7 @@ static int taken_key(struct gathering *g, const struct cs_table *t, const struct
         const uint32_t *cols = u == NULL ? t->key : u->cols;
         const struct cs_value *v[MAX_KEY];
         const char *names[MAX_KEY];
-        bool found, counts = n <= MAX_KEY;
+        bool found, counts = n > 0 && n <= MAX_KEY;
 
         for (uint32_t k = 0; counts && k < n; k++) {
             v[k] = &values[cols[k]];
