@@ -1,5 +1,7 @@
 #include "crypto/session.h"
 
+#include <stdio.h>
+
 static const char scheme[] = "ClawSync1 ";
 
 static void put_session(struct cs_hasher *h, const uint8_t hello[CS_SESSION_HELLO_LEN], const uint8_t *reply)
@@ -218,11 +220,20 @@ bool cs_register_verify(const uint8_t transcript[32], const struct cs_register_p
 void cs_answer_mac(const uint8_t answer_key[32], uint64_t counter, uint32_t grpc_status, struct cs_slice message,
                    uint8_t out[CS_ANSWER_MAC_LEN])
 {
+    uint8_t hash[32];
+
+    cs_hash_plain(message, hash);
+    cs_answer_mac_of_hash(answer_key, counter, grpc_status, hash, out);
+}
+
+void cs_answer_mac_of_hash(const uint8_t answer_key[32], uint64_t counter, uint32_t grpc_status,
+                           const uint8_t message_hash[32], uint8_t out[CS_ANSWER_MAC_LEN])
+{
     uint8_t m[1 + 8 + 4 + 32] = { 1 };
 
     cs_store_u64(m + 1, counter);
     cs_store_u32(m + 9, grpc_status);
-    cs_hash_plain(message, m + 13);
+    memcpy(m + 13, message_hash, 32);
     cs_mac(answer_key, cs_slice(m, sizeof m), out, CS_ANSWER_MAC_LEN);
 }
 
@@ -242,6 +253,23 @@ void cs_push_mac(const uint8_t answer_key[32], const uint8_t batch_hash[32], boo
     cs_hasher_update(&h, b, sizeof b);
     cs_hasher_update(&h, reason.data, reason.len);
     cs_hasher_final(&h, out, CS_ANSWER_MAC_LEN);
+}
+
+void cs_push_answer_mac(const uint8_t answer_key[32], const uint8_t batch_hash[32], uint64_t log_number, bool accepted,
+                        int status, const char *kind, const char *reason, uint8_t out[CS_ANSWER_MAC_LEN])
+{
+    struct cs_buf text = { 0 };
+    char number[16];
+
+    if (!accepted) {
+        snprintf(number, sizeof number, "%d ", status);
+        cs_buf_put_str(&text, number);
+        cs_buf_put_str(&text, kind);
+        cs_buf_put_u8(&text, ' ');
+        cs_buf_put_str(&text, reason);
+    }
+    cs_push_mac(answer_key, batch_hash, accepted, log_number, cs_buf_slice(&text), out);
+    cs_buf_free(&text);
 }
 
 /* ---- counters ---- */

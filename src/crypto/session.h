@@ -74,9 +74,16 @@ bool cs_register_verify(const uint8_t transcript[32], const struct cs_register_p
 /* Of a unary answer; message is empty where a status came without one. */
 void cs_answer_mac(const uint8_t answer_key[32], uint64_t counter, uint32_t grpc_status, struct cs_slice message,
                    uint8_t out[CS_ANSWER_MAC_LEN]);
+/* The same from the message's B3. */
+void cs_answer_mac_of_hash(const uint8_t answer_key[32], uint64_t counter, uint32_t grpc_status,
+                           const uint8_t message_hash[32], uint8_t out[CS_ANSWER_MAC_LEN]);
 /* Of one answer on a Push stream. */
 void cs_push_mac(const uint8_t answer_key[32], const uint8_t batch_hash[32], bool accepted, uint64_t log_number,
                  struct cs_slice reason, uint8_t out[CS_ANSWER_MAC_LEN]);
+
+/* The same with what a refusal says as its reason: "status kind reason". kind and reason do not count when accepted. */
+void cs_push_answer_mac(const uint8_t answer_key[32], const uint8_t batch_hash[32], uint64_t log_number, bool accepted,
+                        int status, const char *kind, const char *reason, uint8_t out[CS_ANSWER_MAC_LEN]);
 
 /* The hub's memory of a session's counters: each is taken once. Zero-initialised is new. Not thread-safe: the caller
  * holds it alone, so that a test is also the setting. */

@@ -507,7 +507,8 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
         (rc = find_db_dir(e, err)) != CS_OK || (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
         (!e->beside && (rc = track_tables(e, err)) != CS_OK) ||
         (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||
-        (rc = cs_loop_new(e->world, &e->loop, err)) != CS_OK || (rc = cs_schedule_open(e, err)) != CS_OK)
+        (rc = cs_loop_new(e->world, &e->loop, err)) != CS_OK || (rc = cs_hub_session_init(e, err)) != CS_OK ||
+        (rc = cs_schedule_open(e, err)) != CS_OK)
         return rc;
     if (cs_wake_new(e->loop, on_wake, e, &e->wake) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
@@ -541,6 +542,8 @@ static void free_steps(struct clawsync_engine *e)
     cs_arena_free(&e->push.arena);
     cs_batch_free(&e->push.batch);
     cs_buf_free(&e->push.stored);
+    cs_hub_keys_unref(e->push.keys);
+    e->push.keys = NULL;
     cs_hub_call_free(&e->join.call);
     cs_arena_free(&e->join.arena);
     cs_buf_free(&e->join.entry);
@@ -558,6 +561,7 @@ void cs_engine_free(struct clawsync_engine *e)
         free_steps(e);
         cs_schedule_free(e);
         cs_hub_disconnect(e);
+        cs_hub_session_fini(e);
         cs_wake_close(e->wake);
         cs_loop_free(e->loop);
     }

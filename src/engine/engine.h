@@ -12,6 +12,7 @@
 #include "clawsync/v1/sync.pb-c.h"
 #include "crypto/head.h"
 #include "crypto/keystore.h"
+#include "crypto/session.h"
 #include "delta/pack.h"
 #include "engine/config.h"
 #include "identity/membership.h"
@@ -46,10 +47,30 @@ void cs_messages_push(struct cs_messages *q, struct cs_message *m);
 struct cs_message *cs_message_new(size_t len); /* NULL: out of memory */
 void cs_messages_free(struct cs_messages *q);
 
-/* A call of any kind: what came is queued, `on` is told of each message and of the end. */
+/* A session with the hub (docs/protocol.md, authentication). Counted, as calls outlive it. Guarded. */
+struct cs_hub_keys {
+    struct cs_session keys;
+    uint64_t counter; /* of the newest call */
+    unsigned refs;
+};
+
+/* A call of any kind: what came is queued, `on` is told of each message and of the end. It waits for a session if there
+ * is none, and a call with one request opens one and goes once more when the hub has forgotten it. */
 struct cs_hub_call {
     struct clawsync_engine *e;
-    cs_rpc_call *call; /* NULL: not running */
+    cs_rpc_call *call; /* NULL: not running, or waiting */
+    const char *method;
+    const struct cs_device_keys *as; /* who calls; NULL: this device. Borrowed until the end */
+    bool (*compose)(struct cs_hub_call *c, const struct cs_session *s, uint64_t counter, struct cs_buf *out);
+    struct cs_buf request;   /* kept, so that it can be sent again */
+    struct cs_messages late; /* sent while it waited */
+    bool has_request, half_close, retried;
+    bool forgotten; /* the hub did not know the session, and the call was not made again */
+    bool waiting;   /* for a session */
+    uint64_t attempt;
+    struct cs_hub_call *next;
+    struct cs_hub_keys *keys;
+    uint64_t counter;
     struct cs_messages in;
     cs_timer *idle; /* runs out when the hub says nothing for request_timeout_secs */
     bool ended, paused, timed_out;
@@ -61,12 +82,49 @@ struct cs_hub_call {
 /* Begins a call with its first message (NULL: none yet); half_close: it is the only one. CS_OK: `on` will be called. */
 int cs_hub_call_start(struct clawsync_engine *e, struct cs_hub_call *c, const char *method, const ProtobufCMessage *m,
                       bool half_close, void (*on)(struct cs_hub_call *c), struct cs_error *err);
+/* The same for another principal than this device. */
+int cs_hub_call_start_as(struct clawsync_engine *e, struct cs_hub_call *c, const struct cs_device_keys *as,
+                         const char *method, const ProtobufCMessage *m, void (*on)(struct cs_hub_call *c),
+                         struct cs_error *err);
+/* The same with a request that can be made only when session and counter are known, and a proof that is in it. */
+int cs_hub_call_compose(struct clawsync_engine *e, struct cs_hub_call *c, const char *method,
+                        bool (*compose)(struct cs_hub_call *c, const struct cs_session *s, uint64_t counter,
+                                        struct cs_buf *out),
+                        void (*on)(struct cs_hub_call *c), struct cs_error *err);
+bool cs_hub_call_running(const struct cs_hub_call *c);
 int cs_hub_call_send(struct cs_hub_call *c, struct cs_slice message, struct cs_error *err);
 void cs_hub_call_idle(struct cs_hub_call *c, bool waiting); /* starts the clock on the hub, or stops it */
 void cs_hub_call_pause(struct cs_hub_call *c, bool pause);
 void cs_hub_call_cancel(struct cs_hub_call *c); /* nothing is called back any more; what came is dropped */
 void cs_hub_call_free(struct cs_hub_call *c);
 void cs_hub_disconnect(struct clawsync_engine *e);
+int cs_hub_channel(struct clawsync_engine *e, struct cs_error *err); /* there is one, from now on */
+/* hub_client.c, for hub_session.c: the session is there, or could not be opened. */
+int cs_hub_call_begin(struct cs_hub_call *c, struct cs_error *err);
+void cs_hub_call_fail(struct cs_hub_call *c, int status, const struct cs_error *err);
+
+/* hub_session.c. All [loop]. */
+struct cs_hub_session {
+    struct cs_hub_keys *keys; /* NULL: none is open */
+    cs_rpc_call *opening;
+    struct cs_session_hello *hello; /* guarded */
+    cs_timer *idle;
+    struct cs_hub_call *waiting;
+    uint64_t attempt;
+    int rc; /* of the opening */
+    struct cs_error err;
+    bool timed_out;
+    bool pinned;
+    uint8_t pin[32]; /* the hub's key: from the keystore, or of the first session */
+};
+int cs_hub_session_init(struct clawsync_engine *e, struct cs_error *err);
+void cs_hub_session_fini(struct clawsync_engine *e);
+int cs_hub_session_want(struct clawsync_engine *e, struct cs_hub_call *c, struct cs_error *err); /* c waits */
+void cs_hub_session_unwant(struct clawsync_engine *e, struct cs_hub_call *c);
+void cs_hub_session_drop(struct clawsync_engine *e, const struct cs_hub_keys *keys); /* if it is this one; NULL: any */
+struct cs_hub_keys *cs_hub_keys_ref(struct cs_hub_keys *k);
+void cs_hub_keys_unref(struct cs_hub_keys *k); /* NULL is fine */
+
 ProtobufCAllocator cs_engine_pb(struct cs_arena *a);
 bool cs_engine_pb_pack(struct cs_buf *out, const ProtobufCMessage *m);
 /* Checks a head's signature and log against what is pinned and seen, and keeps it when it is the newest. In a job.
@@ -152,6 +210,8 @@ struct cs_push_step {
     struct cs_job job;
     struct cs_hub_call call;
     struct cs_messages taken, out;
+    struct cs_hub_keys *keys; /* of the session in which `taken` came; [loop] but for reading */
+    bool reopened;            /* once in a step the hub may have forgotten the session */
     struct cs_arena arena;
     struct cs_batch batch;
     struct cs_buf stored;
@@ -367,6 +427,7 @@ struct clawsync_engine {
     struct cs_job *jobs, *last_job; /* [loop] the first runs */
     bool job_running;
     cs_rpc_channel *channel; /* [loop] */
+    struct cs_hub_session session;
 
     struct cs_member_step member;
     struct cs_pull_step pull;

@@ -67,14 +67,23 @@ bool cs_engine_pb_pack(struct cs_buf *out, const ProtobufCMessage *m)
 
 /* ---- the channel ---- */
 
-static int channel_open(struct clawsync_engine *e, struct cs_error *err)
+/* A session is of one connection: when that is gone, the next call opens another. */
+static void on_channel(void *arg, const struct cs_error *err)
+{
+    if (err != NULL)
+        cs_hub_session_drop(arg, NULL);
+}
+
+int cs_hub_channel(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_rpc_tls tls = { e->config.tls_ca_file, e->config.tls_pin_sha256 };
     struct cs_rpc_channel_options o = { .host = e->hub.host,
                                         .port = e->hub.port,
                                         .tls = e->hub.tls ? &tls : NULL,
                                         .connect_timeout_ms = e->config.connect_timeout_secs * 1000,
-                                        .user_agent = "claw-sync/" CS_VERSION };
+                                        .user_agent = "claw-sync/" CS_VERSION,
+                                        .state = on_channel,
+                                        .arg = e };
 
     return e->channel != NULL ? CS_OK : cs_rpc_channel_new(e->loop, &o, &e->channel, err);
 }
@@ -85,6 +94,7 @@ void cs_hub_disconnect(struct clawsync_engine *e)
 
     e->channel = NULL;
     cs_rpc_channel_close(ch);
+    cs_hub_session_drop(e, NULL);
 }
 
 /* ---- calls ---- */
@@ -114,7 +124,29 @@ static int code_of_status(int status)
     return status >= 0 && (size_t)status < sizeof codes / sizeof codes[0] ? codes[status] : CS_EHUB;
 }
 
-static void call_failed(struct cs_hub_call *c, int status, const char *text)
+static bool is_unary(const char *method)
+{
+    return strcmp(method, "RegisterDevice") == 0 || strcmp(method, "AppendMembership") == 0 ||
+           strcmp(method, "Heartbeat") == 0;
+}
+
+/* Does the end of the call come from who opened the session? Of streams it says nothing of their messages: those are
+ * signed, each. */
+static bool is_genuine(const struct cs_hub_call *c, int status, const struct cs_rpc_metadata *trailers)
+{
+    struct cs_slice mac = cs_rpc_metadata_get(trailers, "claw-mac-bin"), answer = CS_SLICE_NULL;
+    const struct cs_message *m = c->in.first;
+    uint8_t want[CS_ANSWER_MAC_LEN];
+
+    if (c->keys == NULL || mac.len != sizeof want || (m != NULL && m->next != NULL && is_unary(c->method)))
+        return false;
+    if (m != NULL && is_unary(c->method))
+        answer = cs_slice(m->data, m->len);
+    cs_answer_mac(c->keys->keys.answer_key, c->counter, (uint32_t)status, answer, want);
+    return cs_secret_eq(want, mac.data, sizeof want);
+}
+
+static void call_failed(struct cs_hub_call *c, int status, bool genuine, const char *text)
 {
     const char *url = c->e->config.hub_endpoint, *why = text != NULL && text[0] != '\0' ? text : "no reason given";
 
@@ -122,10 +154,19 @@ static void call_failed(struct cs_hub_call *c, int status, const char *text)
     if (c->timed_out)
         c->rc = cs_fail(&c->err, CS_ETIMEDOUT, "no answer from hub %.200s in %u s; changes stay queued", url,
                         c->e->config.request_timeout_secs);
+    else if (c->rc == CS_OK && !genuine && is_unary(c->method))
+        c->rc = cs_fail(&c->err, CS_EUNAVAILABLE,
+                        "an answer in the name of hub %.200s has no valid proof; it was not used, and changes stay "
+                        "queued",
+                        url);
     else if (c->rc == CS_EUNAVAILABLE)
         cs_fail(&c->err, c->rc, "cannot reach hub %.150s: %.200s; changes stay queued", url, why);
-    else if (c->rc != CS_OK)
+    else if (c->rc == CS_OK || c->rc == CS_ECANCELED || c->rc == CS_ETIMEDOUT || genuine)
         cs_fail(&c->err, c->rc, "hub %.150s refused: %.200s (%s)", url, why, cs_rpc_status_name(status));
+    else /* anybody on the way can say so */
+        c->rc = cs_fail(&c->err, CS_EUNAVAILABLE,
+                        "no proof that hub %.150s itself refused: %.150s (%s); changes stay queued", url, why,
+                        cs_rpc_status_name(status));
 }
 
 static void on_idle(void *arg)
@@ -156,18 +197,52 @@ static void on_message(cs_rpc_call *rpc, void *arg, struct cs_slice msg)
     c->on(c);
 }
 
+static bool wants_new_session(const struct cs_hub_call *c, int status, const struct cs_rpc_metadata *trailers)
+{
+    return status == CS_RPC_UNAUTHENTICATED && !c->retried && c->in.first == NULL &&
+           cs_slice_eq(cs_rpc_metadata_get(trailers, "error-kind"), cs_slice_str("new-session"));
+}
+
+/* The hub has not looked at the call: it goes again, in another session. */
+static bool start_over(struct cs_hub_call *c)
+{
+    struct cs_error err;
+
+    cs_hub_session_drop(c->e, c->keys);
+    if (!c->has_request) {
+        c->forgotten = true;
+        return false;
+    }
+    c->retried = true;
+    return (c->e->session.keys != NULL ? cs_hub_call_begin(c, &err) : cs_hub_session_want(c->e, c, &err)) == CS_OK;
+}
+
 static void on_done(cs_rpc_call *rpc, void *arg, int status, const char *text, const struct cs_rpc_metadata *trailers)
 {
     struct cs_hub_call *c = arg;
+    bool genuine;
 
-    (void)trailers;
     if (c->call != rpc)
         return;
     c->call = NULL;
+    cs_hub_call_idle(c, false);
+    if (wants_new_session(c, status, trailers) && start_over(c))
+        return;
+    genuine = is_genuine(c, status, trailers);
     c->ended = true;
     c->status = status;
-    cs_hub_call_idle(c, false);
-    call_failed(c, status, text);
+    call_failed(c, status, genuine, text);
+    if (c->rc != CS_OK && status == CS_RPC_OK)
+        cs_messages_free(&c->in);
+    c->on(c);
+}
+
+void cs_hub_call_fail(struct cs_hub_call *c, int status, const struct cs_error *err)
+{
+    c->ended = true;
+    c->status = status;
+    c->rc = err->code;
+    c->err = *err;
     c->on(c);
 }
 
@@ -175,59 +250,162 @@ void cs_hub_call_idle(struct cs_hub_call *c, bool waiting)
 {
     if (c->idle == NULL)
         return;
-    if (waiting)
+    if (waiting && !c->waiting) /* for a session: its own clock runs */
         cs_timer_start(c->idle, (uint64_t)c->e->config.request_timeout_secs * 1000);
     else
         cs_timer_stop(c->idle);
 }
 
+/* ---- the proof, and the call itself ---- */
+
+static void prove(struct cs_hub_call *c, const char *path, char out[CS_CALL_PROOF_TEXT])
+{
+    struct clawsync_engine *e = c->e;
+    struct cs_call_proof p = { .counter = c->counter,
+                               .workspace = e->workspace,
+                               .device = c->as != NULL ? c->as->id : e->device };
+
+    if (c->has_request && c->compose == NULL)
+        cs_hash_plain(cs_buf_slice(&c->request), p.body_hash);
+    if (c->compose == NULL)
+        cs_call_prove(&c->keys->keys, c->as != NULL ? &c->as->sign : &e->keys->sign, path, &p);
+    else
+        memcpy(p.session, c->keys->keys.id, sizeof p.session); /* the proof is in the request */
+    cs_call_proof_text(&p, out);
+}
+
+static int send_waiting(struct cs_hub_call *c)
+{
+    int rc = c->has_request ? cs_rpc_call_send(c->call, cs_buf_slice(&c->request)) : CS_OK;
+
+    for (const struct cs_message *m = c->late.first; m != NULL && rc == CS_OK; m = m->next)
+        rc = cs_rpc_call_send(c->call, cs_slice(m->data, m->len));
+    cs_messages_free(&c->late);
+    return rc;
+}
+
+int cs_hub_call_begin(struct cs_hub_call *c, struct cs_error *err)
+{
+    static const struct cs_rpc_client_cb cb = { .message = on_message, .done = on_done };
+    struct clawsync_engine *e = c->e;
+    char path[64], proof[CS_CALL_PROOF_TEXT] = "";
+    struct cs_rpc_meta meta = { "authorization", cs_slice((const uint8_t *)proof, sizeof proof - 1) };
+    struct cs_rpc_metadata metadata = { &meta, 1 };
+    int rc;
+
+    cs_hub_keys_unref(c->keys);
+    c->keys = cs_hub_keys_ref(e->session.keys);
+    c->counter = ++c->keys->counter;
+    snprintf(path, sizeof path, "/clawsync.v1.SyncService/%s", c->method);
+    if (c->compose != NULL) {
+        cs_buf_reset(&c->request);
+        if (!c->compose(c, &c->keys->keys, c->counter, &c->request) || c->request.failed)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+    }
+    prove(c, path, proof);
+    if ((rc = cs_hub_channel(e, err)) != CS_OK ||
+        (rc = cs_rpc_call_new(e->channel, path, &metadata, 0, &cb, c, &c->call, err)) != CS_OK)
+        return rc;
+    if ((rc = send_waiting(c)) != CS_OK) {
+        cs_hub_call_cancel(c);
+        return cs_fail(err, rc, "cannot send %s to the hub: %s", c->method, cs_code_name(rc));
+    }
+    if (c->paused)
+        cs_rpc_call_read(c->call, false);
+    if (c->half_close)
+        cs_rpc_call_half_close(c->call);
+    cs_hub_call_idle(c, c->half_close);
+    return CS_OK;
+}
+
+static int start(struct clawsync_engine *e, struct cs_hub_call *c, const char *method, const ProtobufCMessage *m,
+                 void (*on)(struct cs_hub_call *c), struct cs_error *err)
+{
+    int rc;
+
+    c->e = e;
+    c->on = on;
+    c->method = method;
+    c->ended = c->paused = c->timed_out = c->retried = c->forgotten = false;
+    c->rc = CS_OK;
+    cs_buf_reset(&c->request);
+    if (c->idle == NULL && cs_timer_new(e->loop, on_idle, c, &c->idle) != CS_OK)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if (m != NULL && !cs_engine_pb_pack(&c->request, m))
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    rc = e->session.keys != NULL ? cs_hub_call_begin(c, err) : cs_hub_session_want(e, c, err);
+    if (rc != CS_OK)
+        cs_hub_call_cancel(c);
+    return rc;
+}
+
 int cs_hub_call_start(struct clawsync_engine *e, struct cs_hub_call *c, const char *method, const ProtobufCMessage *m,
                       bool half_close, void (*on)(struct cs_hub_call *c), struct cs_error *err)
 {
-    static const struct cs_rpc_client_cb cb = { .message = on_message, .done = on_done };
-    struct cs_buf bytes = { 0 };
-    char path[64];
-    int rc;
-
     cs_hub_call_cancel(c);
-    c->e = e;
-    c->on = on;
-    c->ended = c->paused = c->timed_out = false;
-    c->rc = CS_OK;
-    snprintf(path, sizeof path, "/clawsync.v1.SyncService/%s", method);
-    if (c->idle == NULL && cs_timer_new(e->loop, on_idle, c, &c->idle) != CS_OK)
-        return cs_fail(err, CS_ENOMEM, "out of memory");
-    if ((rc = channel_open(e, err)) != CS_OK)
-        return rc;
-    if (m != NULL && !cs_engine_pb_pack(&bytes, m))
-        rc = cs_fail(err, CS_ENOMEM, "out of memory");
-    if (rc == CS_OK)
-        rc = cs_rpc_call_new(e->channel, path, NULL, 0, &cb, c, &c->call, err);
-    if (rc == CS_OK && m != NULL && (rc = cs_rpc_call_send(c->call, cs_buf_slice(&bytes))) != CS_OK) {
-        cs_hub_call_cancel(c);
-        rc = cs_fail(err, rc, "cannot send %s to the hub: %s", method, cs_code_name(rc));
-    }
-    cs_buf_free(&bytes);
-    if (rc != CS_OK)
-        return rc;
-    if (half_close)
-        cs_rpc_call_half_close(c->call);
-    cs_hub_call_idle(c, half_close);
+    c->as = NULL;
+    c->compose = NULL;
+    c->has_request = m != NULL;
+    c->half_close = half_close;
+    return start(e, c, method, m, on, err);
+}
+
+int cs_hub_call_start_as(struct clawsync_engine *e, struct cs_hub_call *c, const struct cs_device_keys *as,
+                         const char *method, const ProtobufCMessage *m, void (*on)(struct cs_hub_call *c),
+                         struct cs_error *err)
+{
+    cs_hub_call_cancel(c);
+    c->as = as;
+    c->compose = NULL;
+    c->has_request = c->half_close = true;
+    return start(e, c, method, m, on, err);
+}
+
+int cs_hub_call_compose(struct clawsync_engine *e, struct cs_hub_call *c, const char *method,
+                        bool (*compose)(struct cs_hub_call *c, const struct cs_session *s, uint64_t counter,
+                                        struct cs_buf *out),
+                        void (*on)(struct cs_hub_call *c), struct cs_error *err)
+{
+    cs_hub_call_cancel(c);
+    c->as = NULL;
+    c->compose = compose;
+    c->has_request = c->half_close = true;
+    return start(e, c, method, NULL, on, err);
+}
+
+bool cs_hub_call_running(const struct cs_hub_call *c)
+{
+    return c->call != NULL || c->waiting;
+}
+
+static int keep_for_later(struct cs_hub_call *c, struct cs_slice message)
+{
+    struct cs_message *m = cs_message_new(message.len);
+
+    if (m == NULL)
+        return CS_ENOMEM;
+    if (message.len > 0)
+        memcpy(m->data, message.data, message.len);
+    cs_messages_push(&c->late, m);
     return CS_OK;
 }
 
 int cs_hub_call_send(struct cs_hub_call *c, struct cs_slice message, struct cs_error *err)
 {
-    int rc = c->call == NULL ? CS_ECANCELED : cs_rpc_call_send(c->call, message);
+    int rc = c->waiting        ? keep_for_later(c, message)
+             : c->call == NULL ? CS_ECANCELED
+                               : cs_rpc_call_send(c->call, message);
 
     return rc == CS_OK ? CS_OK : cs_fail(err, rc, "cannot send to the hub: %s", cs_code_name(rc));
 }
 
 void cs_hub_call_pause(struct cs_hub_call *c, bool pause)
 {
-    if (c->call == NULL || c->paused == pause)
+    if (!cs_hub_call_running(c) || c->paused == pause)
         return;
     c->paused = pause;
+    if (c->call == NULL)
+        return;
     cs_rpc_call_read(c->call, !pause);
     cs_hub_call_idle(c, !pause);
 }
@@ -238,10 +416,15 @@ void cs_hub_call_cancel(struct cs_hub_call *c)
 
     c->call = NULL; /* so that its callbacks know that they are of a call given up */
     c->ended = false;
+    if (c->waiting)
+        cs_hub_session_unwant(c->e, c);
     if (rpc != NULL)
         cs_rpc_call_cancel(rpc);
     cs_hub_call_idle(c, false);
     cs_messages_free(&c->in);
+    cs_messages_free(&c->late);
+    cs_hub_keys_unref(c->keys);
+    c->keys = NULL;
 }
 
 void cs_hub_call_free(struct cs_hub_call *c)
@@ -249,6 +432,7 @@ void cs_hub_call_free(struct cs_hub_call *c)
     cs_hub_call_cancel(c);
     cs_timer_close(c->idle);
     c->idle = NULL;
+    cs_buf_free(&c->request);
 }
 
 /* ---- heads ---- */

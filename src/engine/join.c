@@ -535,7 +535,7 @@ static void open_done(struct clawsync_engine *e, struct cs_job *j)
         req.workspace_id = e->workspace_text;
         req.device_id = id;
         req.from_seq = 1;
-        j->rc = cs_hub_call_start(e, &e->join.call, "GetMembership", &req.base, true, on_log, &j->err);
+        j->rc = cs_hub_call_start_as(e, &e->join.call, e->join.opener, "GetMembership", &req.base, on_log, &j->err);
     }
     if (j->rc != CS_OK)
         finish(e, j->rc, &j->err);

@@ -13,6 +13,7 @@
 enum { BATCH_BYTES = 1024 * 1024, MAX_TRIES = 3, FAIR_SHARE = 8 };
 
 static void push_work(struct clawsync_engine *e);
+static void begin(struct clawsync_engine *e);
 
 static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
@@ -263,6 +264,18 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
     return CS_OK;
 }
 
+/* What has no MAC of this session is not the hub's word, whatever it says. */
+static bool is_genuine(const struct cs_push_step *s, const Clawsync__V1__PushResponse *r)
+{
+    uint8_t mac[CS_ANSWER_MAC_LEN];
+
+    if (s->keys == NULL || r->mac.len != sizeof mac || r->batch_hash.len != 32)
+        return false;
+    cs_push_answer_mac(s->keys->keys.answer_key, r->batch_hash.data, r->log_number, r->accepted, r->status, r->kind,
+                       r->reason, mac);
+    return cs_secret_eq(mac, r->mac.data, sizeof mac);
+}
+
 static int take_answers(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_push_step *s = &e->push;
@@ -272,7 +285,15 @@ static int take_answers(struct clawsync_engine *e, struct cs_error *err)
         ProtobufCAllocator alloc = cs_engine_pb(&s->arena);
         const Clawsync__V1__PushResponse *r = clawsync__v1__push_response__unpack(&alloc, m->len, m->data);
 
-        rc = r == NULL ? cs_fail(err, CS_EHUB, "the hub's answer cannot be read") : take_answer(e, r, err);
+        if (r == NULL)
+            rc = cs_fail(err, CS_EHUB, "the hub's answer cannot be read");
+        else if (!is_genuine(s, r))
+            rc = cs_fail(err, CS_EUNAVAILABLE,
+                         "an answer in the name of hub %.200s has no valid proof; it was not used, and changes stay "
+                         "queued",
+                         e->config.hub_endpoint);
+        else
+            rc = take_answer(e, r, err);
     }
     if (s->taken.first != NULL && rc == CS_OK)
         note_progress(e);
@@ -484,7 +505,7 @@ static int send_all(struct clawsync_engine *e, struct cs_error *err)
 
     if (s->out.first == NULL)
         return CS_OK;
-    if (s->call.call == NULL && !s->call.ended)
+    if (!cs_hub_call_running(&s->call) && !s->call.ended)
         rc = cs_hub_call_start(e, &s->call, "Push", NULL, false, on_push, err);
     for (struct cs_message *m = s->out.first; m != NULL && rc == CS_OK; m = m->next)
         rc = s->call.ended ? CS_OK : cs_hub_call_send(&s->call, cs_slice(m->data, m->len), err);
@@ -515,9 +536,14 @@ static void push_work(struct clawsync_engine *e)
     if (s->call.in.first != NULL) {
         s->taken = s->call.in;
         s->call.in = (struct cs_messages){ 0 };
+        cs_hub_keys_unref(s->keys);
+        s->keys = s->call.keys == NULL ? NULL : cs_hub_keys_ref(s->call.keys);
         next_job(e, push_run, push_done);
     } else if (s->refused[0] != '\0' && (s->nflight == 0 || s->call.ended)) {
         recover(e);
+    } else if (s->call.ended && s->call.forgotten && !s->reopened) {
+        s->reopened = true; /* what is bound goes again, in another session */
+        begin(e);
     } else if (s->call.ended && s->nflight > 0) {
         if (s->call.rc == CS_OK)
             cs_fail(&err, CS_EUNAVAILABLE, "hub %.150s ended the stream; changes stay queued", e->config.hub_endpoint);
@@ -567,6 +593,7 @@ static void recovered(struct clawsync_engine *e, int rc, const struct cs_error *
 void cs_step_push(struct clawsync_engine *e, cs_step_done done)
 {
     e->push.done = done;
+    e->push.reopened = false;
     if (e->recovering)
         cs_step_pull(e, recovered);
     else

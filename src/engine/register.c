@@ -251,38 +251,26 @@ static void on_registered(struct cs_hub_call *c)
     }
 }
 
-static void challenge(const struct clawsync_engine *e, struct cs_slice entry, uint8_t sig[CS_SIGNATURE_LEN])
+static bool compose_register(struct cs_hub_call *c, const struct cs_session *session, uint64_t counter,
+                             struct cs_buf *out)
 {
-    uint8_t m[32 + 8 + 16 + 16 + 32 + 32 + 32 + 32] = { 0 }, *p = m + 40;
-
-    memcpy(p, e->workspace.b, 16);
-    memcpy(p + 16, e->device.b, 16);
-    memcpy(p + 32, e->keys->sign.pk, 32);
-    memcpy(p + 64, e->keys->box_pk, 32);
-    cs_hash_plain(entry, p + 96);
-    cs_hash_plain(CS_SLICE_NULL, p + 128);
-    cs_sign(&e->keys->sign, "register", cs_slice(m, sizeof m), sig);
-}
-
-static void send_register(struct clawsync_engine *e)
-{
-    struct cs_member_step *s = &e->member;
+    struct clawsync_engine *e = c->e;
+    const struct cs_member_step *s = &e->member;
     Clawsync__V1__RegisterDeviceRequest req = CLAWSYNC__V1__REGISTER_DEVICE_REQUEST__INIT;
     Clawsync__V1__DeviceInfo info = CLAWSYNC__V1__DEVICE_INFO__INIT;
+    struct cs_register_proof p = {
+        .counter = counter, .workspace = e->workspace, .device = e->device, .membership_entry = cs_buf_slice(&s->entry)
+    };
     uint8_t sig[CS_SIGNATURE_LEN];
     char version[] = CS_VERSION;
     struct cs_buf pk = { 0 };
-    struct cs_error err = { 0 };
-    int rc;
+    bool good;
 
     cs_base64(&pk, cs_slice(e->keys->sign.pk, 32), false);
     cs_buf_put_u8(&pk, 0);
-    if (pk.failed) {
-        cs_buf_free(&pk);
-        finish(e, cs_fail(&err, CS_ENOMEM, "out of memory"), &err);
-        return;
-    }
-    challenge(e, cs_buf_slice(&s->entry), sig);
+    memcpy(p.sign_pk, e->keys->sign.pk, 32);
+    memcpy(p.box_pk, e->keys->box_pk, 32);
+    cs_register_prove(session, &e->keys->sign, &p, sig);
     info.device_id = e->device_text;
     info.workspace_id = e->workspace_text;
     info.public_key_b64 = (char *)pk.data;
@@ -292,8 +280,16 @@ static void send_register(struct clawsync_engine *e)
     req.signed_challenge = (ProtobufCBinaryData){ sizeof sig, sig };
     req.box_public_key = (ProtobufCBinaryData){ 32, e->keys->box_pk };
     req.membership_entry = (ProtobufCBinaryData){ s->entry.len, s->entry.data };
-    rc = cs_hub_call_start(e, &s->call, "RegisterDevice", &req.base, true, on_registered, &err);
+    good = !pk.failed && cs_engine_pb_pack(out, &req.base);
     cs_buf_free(&pk);
+    return good;
+}
+
+static void send_register(struct clawsync_engine *e)
+{
+    struct cs_error err = { 0 };
+    int rc = cs_hub_call_compose(e, &e->member.call, "RegisterDevice", compose_register, on_registered, &err);
+
     if (rc != CS_OK)
         finish(e, rc, &err);
 }

@@ -324,7 +324,7 @@ static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bo
 
     s->nsteps = 0;
     /* While the hub is watched, what it says of the membership comes with the heads, and a refusal tells the rest. */
-    if (duty || s->watch.call == NULL || e->head.member_seq > e->members.seq)
+    if (duty || !cs_hub_call_running(&s->watch) || e->head.member_seq > e->members.seq)
         s->step[s->nsteps++] = cs_step_member;
     if (pull_first)
         s->step[s->nsteps++] = cs_step_pull;
@@ -550,7 +550,7 @@ static void watch_start(struct clawsync_engine *e)
     struct cs_schedule *s = &e->schedule;
     Clawsync__V1__WatchRequest req = CLAWSYNC__V1__WATCH_REQUEST__INIT;
 
-    if (!s->running || s->closing || s->watch.call != NULL)
+    if (!s->running || s->closing || cs_hub_call_running(&s->watch))
         return;
     req.workspace_id = e->workspace_text;
     req.device_id = e->device_text;
@@ -575,7 +575,7 @@ static void on_beat(struct cs_hub_call *c)
         if (r->sync_required)
             s->wanted |= CS_WANT_PULL;
         clawsync__v1__heartbeat_response__free_unpacked(r, NULL);
-    } else if (c->rc != CS_OK && s->watch.call != NULL) {
+    } else if (c->rc != CS_OK && cs_hub_call_running(&s->watch)) {
         struct cs_error err = c->err;
 
         cs_hub_call_cancel(&s->watch);

@@ -16,6 +16,16 @@ static const char *variable(cs_getenv *env, const char *name)
     return v == NULL || v[0] == '\0' ? NULL : v;
 }
 
+static int flag(bool *out, cs_getenv *env, const char *name, struct cs_error *err)
+{
+    const char *v = variable(env, name);
+
+    *out = v != NULL && strcmp(v, "1") == 0;
+    if (v == NULL || *out || strcmp(v, "0") == 0)
+        return CS_OK;
+    return cs_fail(err, CS_EINVAL, "%s is \"%s\"; it is 1 or 0", name, v);
+}
+
 static bool all_digits(const char *s, size_t max)
 {
     size_t n = strspn(s, "0123456789");
@@ -94,6 +104,8 @@ int cs_hub_config_read(struct cs_hub_config *out, cs_getenv *env, const char *li
     *out = (struct cs_hub_config){ .cert_file = variable(env, "CLAW_SYNC_TLS_CERT"),
                                    .key_file = variable(env, "CLAW_SYNC_TLS_KEY"),
                                    .key_seed = variable(env, "CLAW_SYNC_SERVER_KEY_SEED") };
+    if ((rc = flag(&out->behind_proxy, env, "CLAW_SYNC_HUB_BEHIND_PROXY", err)) != CS_OK)
+        return rc;
     if (listen == NULL && (listen = variable(env, "CLAW_LISTEN_ADDR")) == NULL)
         listen = "0.0.0.0:50051";
     if (data_dir == NULL && (data_dir = variable(env, "CLAW_SYNC_SERVER_DATA_DIR")) == NULL)

@@ -11,7 +11,8 @@ struct cs_hub_config {
     char data_dir[2048];
     char database[4096];              /* path of the SQLite file */
     const char *cert_file, *key_file; /* borrowed from the environment; NULL: plain text */
-    const char *key_seed;             /* secret; borrowed; NULL: a key in data_dir */
+    bool behind_proxy;
+    const char *key_seed; /* secret; borrowed; NULL: a key in data_dir */
 };
 
 /* A variable's value, or NULL: getenv, or a test's. */

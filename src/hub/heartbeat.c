@@ -47,8 +47,9 @@ static void heartbeat_work(struct cs_req *r)
         cs_unparsable(&r->verdict);
         return;
     }
-    if (!cs_parse_uuid(&hb->workspace, req->workspace_id, "workspace id", &r->verdict) ||
-        !cs_parse_uuid(&hb->device, req->device_id, "device id", &r->verdict) ||
+    hb->workspace = r->who.workspace;
+    hb->device = r->who.device;
+    if (!cs_parse_caller(r, req->workspace_id, req->device_id) ||
         !cs_read_begin(r->env, &hb->workspace, &hb->device, CS_ALLOW_MEMBERS, &tx, &head, &r->verdict))
         return;
     if (req->want_devices)

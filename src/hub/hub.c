@@ -13,14 +13,42 @@ static void unimplemented_start(cs_rpc_call *c, void *service)
     static const struct cs_verdict v = { CS_RPC_UNIMPLEMENTED, "validation", "this hub does not offer the method" };
 
     (void)service;
-    cs_rpc_call_set_user(c, NULL);
-    cs_call_finish(c, &v, NULL, 0);
+    cs_gate_finish(c, &v, NULL, 0);
 }
 
-#define ONE_REQUEST(method, begin)                                                                                     \
+static void open_start(cs_rpc_call *c, void *service)
+{
+    (void)service;
+    cs_rpc_call_admit(c);
+}
+
+/* Who may call what, and what lets a call in. X(method, start, half_close, closed, what the gate asks). */
+#define GATED(X)                                                                                                       \
+    X(OpenSession, cs_open_session_start, cs_req_half_close, cs_req_closed, .open = true)                              \
+    X(RegisterDevice, cs_register_start, cs_req_half_close, cs_req_closed, .unary = true)                              \
+    X(Pull, cs_pull_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES)                                \
+    X(Heartbeat, cs_heartbeat_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES, .unary = true)       \
+    X(Watch, cs_watch_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES)                              \
+    X(GetMembership, cs_get_membership_start, cs_req_half_close, cs_req_closed,                                        \
+      .allowed = CS_FOR_DEVICES | CS_FOR_PAPERS | CS_FOR_INVITES)                                                      \
+    X(AppendMembership, cs_append_membership_start, cs_req_half_close, cs_req_closed,                                  \
+      .allowed = CS_FOR_DEVICES | CS_FOR_PAPERS, .unary = true)                                                        \
+    X(Reconcile, unimplemented_start, cs_req_half_close, NULL, .allowed = CS_FOR_DEVICES, .unary = true)               \
+    X(ResolveConflict, unimplemented_start, cs_req_half_close, NULL, .allowed = CS_FOR_DEVICES, .unary = true)         \
+    X(Push, cs_push_start, cs_push_half_close, cs_push_closed, .allowed = CS_FOR_DEVICES, .no_hash = true)
+#define GATE(method, begin, half, end, ...)                                                                            \
+    static void gate_##method(cs_rpc_call *c, void *service)                                                           \
     {                                                                                                                  \
-        .path = CS_HUB_SERVICE method, .start = (begin), .message = cs_req_message, .half_close = cs_req_half_close,   \
-        .writable = cs_req_writable, .closed = cs_req_closed, .max_message = CS_HUB_MAX_REQUEST                        \
+        static const struct cs_gated m = { CS_HUB_SERVICE #method, begin, half, end, __VA_ARGS__ };                    \
+                                                                                                                       \
+        cs_gate_start(c, service, &m);                                                                                 \
+    }
+GATED(GATE)
+
+#define ONE_REQUEST(method, most)                                                                                      \
+    {                                                                                                                  \
+        .path = CS_HUB_SERVICE #method, .start = gate_##method, .message = cs_req_message,                             \
+        .half_close = cs_gate_half_close, .writable = cs_req_writable, .closed = cs_gate_closed, .max_message = (most) \
     }
 #define REFLECTION(version)                                                                                            \
     {                                                                                                                  \
@@ -29,22 +57,24 @@ static void unimplemented_start(cs_rpc_call *c, void *service)
         .closed = cs_standing_closed, .max_message = CS_HUB_MAX_QUESTION                                               \
     }
 static const struct cs_rpc_method methods[] = {
-    ONE_REQUEST("RegisterDevice", cs_register_start),
-    ONE_REQUEST("Pull", cs_pull_start),
-    ONE_REQUEST("Heartbeat", cs_heartbeat_start),
-    ONE_REQUEST("Watch", cs_watch_start),
-    ONE_REQUEST("GetMembership", cs_get_membership_start),
-    ONE_REQUEST("AppendMembership", cs_append_membership_start),
-    ONE_REQUEST("Reconcile", unimplemented_start),
-    ONE_REQUEST("ResolveConflict", unimplemented_start),
+    ONE_REQUEST(OpenSession, CS_HUB_MAX_QUESTION),
+    ONE_REQUEST(RegisterDevice, CS_HUB_MAX_REGISTER),
+    ONE_REQUEST(Pull, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(Heartbeat, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(Watch, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(GetMembership, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(AppendMembership, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(Reconcile, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(ResolveConflict, CS_HUB_MAX_REQUEST),
     { .path = CS_HUB_SERVICE "Push",
-      .start = cs_push_start,
+      .start = gate_Push,
       .message = cs_push_message,
-      .half_close = cs_push_half_close,
+      .half_close = cs_gate_half_close,
       .writable = cs_push_writable,
-      .closed = cs_push_closed,
+      .closed = cs_gate_closed,
       .max_message = CS_HUB_MAX_PUSH },
     { .path = "/grpc.health.v1.Health/Check",
+      .start = open_start,
       .message = cs_health_check_message,
       .half_close = cs_health_half_close,
       .max_message = CS_HUB_MAX_QUESTION },
@@ -73,6 +103,7 @@ static void hub_free(struct cs_hub *h)
     cs_timer_close(h->stop_timer);
     cs_writer_fini(h);
     cs_presence_free(h->presence);
+    cs_sessions_free(h->sessions);
     cs_members_free(h->members);
     cs_store_close(&h->store);
     cs_wipe(&h->key, sizeof h->key);
@@ -119,7 +150,8 @@ static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_
                                             .methods = methods,
                                             .nmethods = sizeof methods / sizeof methods[0],
                                             .service = h,
-                                            .max_message = CS_HUB_MAX_REQUEST };
+                                            .max_message = CS_HUB_MAX_REQUEST,
+                                            .admission = true };
     int rc;
 
     if ((rc = cs_crypto_init(err)) != CS_OK || (rc = cs_members_new(&h->members, err)) != CS_OK)
@@ -133,6 +165,10 @@ static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_
     h->env = (struct cs_commit_env){
         .world = h->world, .rng = { .world = h->world }, .key = &h->key, .store = &h->store, .members = h->members
     };
+    h->behind_proxy = o->behind_proxy;
+    h->limit_loopback = o->limit_loopback;
+    if (cs_sessions_new(h, &h->sessions) != CS_OK)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
     if ((rc = cs_rpc_server_new(h->loop, &server, &h->server, err)) != CS_OK)
         return rc;
     h->port = cs_rpc_server_port(h->server);

@@ -11,6 +11,9 @@ struct cs_hub_options {
     const char *cert_file, *key_file; /* PEM, both or neither: TLS */
     const char *database;             /* path of the SQLite file; its directory exists */
     uint8_t key_seed[32];             /* of the hub's Ed25519 key; wiped by the caller */
+    /* Proxies in front end HTTP/2 and share connections: a session may then be used from any of them. */
+    bool behind_proxy;
+    bool limit_loopback; /* the limits per address hold for this machine too */
 };
 
 typedef struct cs_hub cs_hub;

@@ -5,13 +5,15 @@
 
 #include "base/arena.h"
 #include "base/loop.h"
+#include "crypto/session.h"
 #include "hub/commit.h"
 #include "hub/hub.h"
 #include "rpc/rpc.h"
 
 #define CS_HUB_SERVICE "/clawsync.v1.SyncService/"
 enum {
-    CS_HUB_MAX_REQUEST = 1024 * 1024,    /* bytes of any request but Push's */
+    CS_HUB_MAX_REQUEST = 1024 * 1024, /* bytes of any request but Push's */
+    CS_HUB_MAX_REGISTER = CS_ENTRY_MAX + 4096,
     CS_HUB_MAX_PUSH = 24 * 1024 * 1024,  /* the largest batch with its hashes */
     CS_HUB_PAGE = 256 * 1024,            /* bytes of one streamed message, about */
     CS_HUB_STREAM_QUEUED = 1024 * 1024,  /* a stream's writer stops above */
@@ -62,6 +64,66 @@ uint64_t cs_presence_position(const struct cs_hub *h, const struct cs_uuid *ws, 
 /* Hands what is newer than the store to the writer. */
 void cs_presence_flush(struct cs_hub *h);
 
+/* ---- sessions.c: who has opened one, and how much each address may try ---- */
+
+struct cs_hub_session {
+    struct cs_hub_session *next;          /* in its bucket */
+    struct cs_hub_session *newer, *older; /* by use */
+    struct cs_session keys;
+    struct cs_counter_window window;
+    uint64_t connection;
+    uint64_t used_ms;
+    bool proven; /* a call in it was, so its failures are mishaps */
+    char address[64];
+};
+struct cs_sessions;
+int cs_sessions_new(struct cs_hub *h, struct cs_sessions **out);
+void cs_sessions_free(struct cs_sessions *t);
+/* NULL: there is none. Lasts until the loop goes on. */
+struct cs_hub_session *cs_sessions_find(struct cs_sessions *t, const uint8_t id[CS_SESSION_ID_LEN]);
+int cs_sessions_add(struct cs_sessions *t, const struct cs_session *keys, uint64_t connection, const char *peer);
+bool cs_sessions_may_open(struct cs_sessions *t, const char *peer); /* and takes one */
+bool cs_sessions_may_try(struct cs_sessions *t, const char *peer);
+void cs_sessions_failed(struct cs_sessions *t, const char *peer);
+
+/* ---- gate.c: who calls, settled before the body is read ---- */
+
+enum { CS_FOR_DEVICES = 1, CS_FOR_PAPERS = 2, CS_FOR_INVITES = 4 };
+struct cs_gated {
+    const char *path;
+    void (*start)(cs_rpc_call *c, void *service); /* as in struct cs_rpc_method, for calls that were let in */
+    void (*half_close)(cs_rpc_call *c, void *service);
+    void (*closed)(cs_rpc_call *c, void *service);
+    unsigned allowed; /* CS_FOR_…: kinds of principals; 0: the method's own proof decides */
+    bool open;        /* needs no session */
+    bool unary;       /* its answer is in the MAC at its end */
+    bool no_hash;     /* the proof leaves the body out */
+};
+/* Who calls, as far as it is proven. */
+struct cs_caller {
+    struct cs_uuid workspace, device;
+    uint8_t session[CS_SESSION_ID_LEN], transcript[32];
+    uint64_t counter;
+};
+void cs_gate_start(cs_rpc_call *c, void *service, const struct cs_gated *m);
+void cs_gate_half_close(cs_rpc_call *c, void *service);
+void cs_gate_closed(cs_rpc_call *c, void *service); /* every gated method's `closed` */
+void cs_gate_set_user(cs_rpc_call *c, void *user);
+void *cs_gate_user(const cs_rpc_call *c);
+const struct cs_caller *cs_gate_caller(const cs_rpc_call *c);
+/* Is msg what the proof is over? */
+bool cs_gate_body(const cs_rpc_call *c, struct cs_slice msg);
+/* The call's counter is used up now; false: it was already, or the session is gone: v says so. */
+bool cs_gate_take(cs_rpc_call *c, struct cs_verdict *v);
+/* A unary answer, before it is sent. */
+void cs_gate_answer(cs_rpc_call *c, struct cs_slice msg);
+/* cs_call_finish with the MAC of status and answer. */
+void cs_gate_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_rpc_meta *more, size_t nmore);
+/* The MAC of one answer on a Push stream. */
+void cs_gate_push_mac(const cs_rpc_call *c, const Clawsync__V1__PushResponse *a, uint8_t out[CS_ANSWER_MAC_LEN]);
+/* The one refusal for everything that a stranger must not be able to tell apart. */
+bool cs_refuse_stranger(struct cs_verdict *v);
+
 /* ---- service.c: calls with one request message ---- */
 
 struct cs_req;
@@ -80,7 +142,8 @@ struct cs_req {
     const struct cs_commit_env *env;
     const struct cs_req_ops *ops;
     cs_rpc_call *call; /* NULL: over */
-    struct cs_buf in;  /* the request message */
+    struct cs_caller who;
+    struct cs_buf in; /* the request message */
     struct cs_arena arena;
     void *state; /* zeroed, ops->state_bytes, in the arena */
     struct cs_verdict verdict;
@@ -113,6 +176,8 @@ void cs_call_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_
 /* Parsing shared by the methods; false: the verdict says why. */
 ProtobufCAllocator cs_pb_arena(struct cs_arena *a);
 bool cs_parse_uuid(struct cs_uuid *out, const char *text, const char *what, struct cs_verdict *v);
+/* The ids in a request, which must be those of whoever proved to be the caller. */
+bool cs_parse_caller(struct cs_req *r, const char *workspace, const char *device);
 bool cs_unparsable(struct cs_verdict *v);
 bool cs_pb_pack(struct cs_buf *out, const ProtobufCMessage *m, struct cs_verdict *v);
 
@@ -175,6 +240,7 @@ bool cs_reflection_has_service(const char *name);
 
 /* ---- the methods' starts ---- */
 
+void cs_open_session_start(cs_rpc_call *c, void *service);
 void cs_register_start(cs_rpc_call *c, void *service);
 void cs_pull_start(cs_rpc_call *c, void *service);
 void cs_watch_start(cs_rpc_call *c, void *service);
@@ -198,6 +264,8 @@ struct cs_hub {
     uint16_t port;
     struct cs_writer writer;
     struct cs_presence *presence;
+    struct cs_sessions *sessions;
+    bool behind_proxy, limit_loopback;
     cs_timer *flush_timer; /* presence to the store, now and then */
     struct cs_watcher *watchers[CS_HUB_WATCH_BUCKETS];
     struct cs_push *pushes; /* open Push streams */

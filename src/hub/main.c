@@ -28,6 +28,7 @@ static const char help[] = "Usage: claw-sync-server [options]\n"
                            "  CLAW_SYNC_HUB_DATABASE_URL  sqlite:PATH; default hub.db in the data directory\n"
                            "  CLAW_SYNC_TLS_CERT          PEM file of the certificate chain; with it:\n"
                            "  CLAW_SYNC_TLS_KEY           PEM file of its key\n"
+                           "  CLAW_SYNC_HUB_BEHIND_PROXY  1: proxies in front share connections\n"
                            "  CLAW_SYNC_SERVER_KEY_SEED   32 secret bytes or more; default: a random key in hub.key\n"
                            "\n"
                            "Exit status: 0 stopped by a signal, 1 could not run, 2 wrong options or environment.\n";
@@ -96,9 +97,12 @@ static void print_config(const struct cs_hub_config *c)
 
 static int start(struct program *p, struct cs_world *world, const struct cs_hub_config *c, struct cs_error *err)
 {
-    struct cs_hub_options o = {
-        .host = c->host, .port = c->port, .cert_file = c->cert_file, .key_file = c->key_file, .database = c->database
-    };
+    struct cs_hub_options o = { .host = c->host,
+                                .port = c->port,
+                                .behind_proxy = c->behind_proxy,
+                                .cert_file = c->cert_file,
+                                .key_file = c->key_file,
+                                .database = c->database };
     int rc = world->files.ops->mkdir(world->files.self, c->data_dir, 0700, err);
 
     if (rc == CS_OK)

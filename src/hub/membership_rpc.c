@@ -42,8 +42,9 @@ static bool get_parse(struct cs_req *r, struct get *g)
     if (req == NULL)
         return cs_unparsable(&r->verdict);
     g->next = req->from_seq == 0 ? 1 : req->from_seq;
-    return cs_parse_uuid(&g->workspace, req->workspace_id, "workspace id", &r->verdict) &&
-           cs_parse_uuid(&g->device, req->device_id, "device id", &r->verdict);
+    g->workspace = r->who.workspace;
+    g->device = r->who.device;
+    return cs_parse_caller(r, req->workspace_id, req->device_id);
 }
 
 static void get_page(struct cs_req *r, struct get *g, cs_store_tx *tx)
@@ -152,15 +153,14 @@ static void append_work(struct cs_req *r)
     ProtobufCAllocator alloc = cs_pb_arena(&r->arena);
     const Clawsync__V1__AppendMembershipRequest *req =
         clawsync__v1__append_membership_request__unpack(&alloc, r->in.len, r->in.data);
-    struct cs_uuid device;
 
     if (req == NULL) {
         cs_unparsable(&r->verdict);
         return;
     }
-    if (!cs_parse_uuid(&a->write.workspace, req->workspace_id, "workspace id", &r->verdict) ||
-        !cs_parse_uuid(&device, req->device_id, "device id", &r->verdict))
+    if (!cs_parse_caller(r, req->workspace_id, req->device_id))
         return;
+    a->write.workspace = r->who.workspace;
     a->write.entry = cs_slice(req->entry.data, req->entry.len);
     if (req->entry.len > CS_ENTRY_MAX || cs_entry_seq(a->write.entry) == 0)
         cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "this is not a membership entry");

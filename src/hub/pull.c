@@ -218,9 +218,9 @@ static bool pull_parse(struct cs_req *r, struct pull *p, uint64_t *log_id)
         return cs_unparsable(&r->verdict);
     if ((c = req->client_cursor) == NULL)
         return cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "the client cursor is missing");
-    if (!cs_parse_uuid(&p->workspace, req->workspace_id[0] != '\0' ? req->workspace_id : c->workspace_id,
-                       "workspace id", &r->verdict) ||
-        !cs_parse_uuid(&p->device, c->device_id, "device id", &r->verdict))
+    p->workspace = r->who.workspace;
+    p->device = r->who.device;
+    if (!cs_parse_caller(r, req->workspace_id[0] != '\0' ? req->workspace_id : c->workspace_id, c->device_id))
         return false;
     if (c->workspace_id[0] != '\0' && req->workspace_id[0] != '\0' && strcmp(c->workspace_id, req->workspace_id) != 0)
         return cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "the cursor is of another workspace");

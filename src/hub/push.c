@@ -29,6 +29,7 @@ struct cs_push {
     struct cs_hub *hub;
     cs_rpc_call *call; /* NULL: over */
     struct cs_push *next, **link;
+    struct cs_caller who;
     struct item *first, **last;
     size_t nitems, bytes;
     bool half_closed, paused, ended;
@@ -64,9 +65,19 @@ static bool device_key(const struct cs_commit_env *env, const struct cs_batch_he
         return false;
     }
     if (member.kind == 0)
-        return cs_refuse(v, CS_RPC_UNAUTHENTICATED, "auth", "unknown device or wrong key");
+        return cs_refuse_stranger(v);
     memcpy(pk, member.sign_pk, 32);
     return true;
+}
+
+/* A batch is taken from the device that made it only: others have no business with its number. */
+static bool is_callers(const struct item *it, struct cs_verdict *v)
+{
+    const struct cs_caller *who = &it->push->who;
+
+    return (cs_uuid_cmp(&it->batch.h.workspace, &who->workspace) == 0 &&
+            cs_uuid_cmp(&it->batch.h.device, &who->device) == 0) ||
+           cs_refuse_stranger(v);
 }
 
 static void check_run(struct cs_job *j)
@@ -83,7 +94,8 @@ static void check_run(struct cs_job *j)
         cs_unparsable(v);
         return;
     }
-    if (cs_rules_shape(&it->batch, req, &it->arena, v) && device_key(&it->push->hub->env, &it->batch.h, pk, v))
+    if (cs_rules_shape(&it->batch, req, &it->arena, v) && is_callers(it, v) &&
+        device_key(&it->push->hub->env, &it->batch.h, pk, v))
         cs_rules_signature(&it->batch, pk, v);
 }
 
@@ -110,6 +122,7 @@ static bool answer_pack(struct item *it, struct cs_buf *out)
     struct cs_cursor_text text;
     struct cs_verdict failed = { 0 };
     char *bad = (char *)(uintptr_t)it->batch.bad_chunk;
+    uint8_t mac[CS_ANSWER_MAC_LEN];
 
     answer.accepted = w->verdict.status == CS_RPC_OK;
     answer.status = w->verdict.status;
@@ -120,6 +133,8 @@ static bool answer_pack(struct item *it, struct cs_buf *out)
         answer.log_number = w->log_number;
     }
     answer.batch_hash = (ProtobufCBinaryData){ sizeof it->batch.hash, it->batch.hash };
+    cs_gate_push_mac(it->push->call, &answer, mac);
+    answer.mac = (ProtobufCBinaryData){ sizeof mac, mac };
     if (bad != NULL) {
         answer.rejected_chunk_ids = &bad;
         answer.n_rejected_chunk_ids = 1;
@@ -147,7 +162,7 @@ static void push_end(struct cs_push *p, int status, const char *kind, const char
     p->ended = true;
     if (status != CS_RPC_OK)
         cs_refuse(&v, status, kind, "%s", why);
-    cs_call_finish(p->call, &v, NULL, 0);
+    cs_gate_finish(p->call, &v, NULL, 0);
 }
 
 static void answer_send(struct cs_push *p, struct item *it)
@@ -257,12 +272,12 @@ void cs_push_start(cs_rpc_call *c, void *service)
     struct cs_hub *h = service;
     struct cs_push *p = calloc(1, sizeof *p);
 
-    cs_rpc_call_set_user(c, p);
+    cs_gate_set_user(c, p);
     if (p == NULL) {
-        cs_call_finish(c, &no_memory, NULL, 0);
+        cs_gate_finish(c, &no_memory, NULL, 0);
         return;
     }
-    *p = (struct cs_push){ .hub = h, .call = c, .next = h->pushes, .link = &h->pushes };
+    *p = (struct cs_push){ .hub = h, .call = c, .who = *cs_gate_caller(c), .next = h->pushes, .link = &h->pushes };
     p->last = &p->first;
     if (p->next != NULL)
         p->next->link = &p->next;
@@ -271,7 +286,7 @@ void cs_push_start(cs_rpc_call *c, void *service)
 
 void cs_push_message(cs_rpc_call *c, void *service, struct cs_slice msg)
 {
-    struct cs_push *p = cs_rpc_call_user(c);
+    struct cs_push *p = cs_gate_user(c);
     struct item *it;
 
     (void)service;
@@ -301,7 +316,7 @@ void cs_push_message(cs_rpc_call *c, void *service, struct cs_slice msg)
 
 void cs_push_half_close(cs_rpc_call *c, void *service)
 {
-    struct cs_push *p = cs_rpc_call_user(c);
+    struct cs_push *p = cs_gate_user(c);
 
     (void)service;
     if (p == NULL)
@@ -312,7 +327,7 @@ void cs_push_half_close(cs_rpc_call *c, void *service)
 
 void cs_push_writable(cs_rpc_call *c, void *service)
 {
-    struct cs_push *p = cs_rpc_call_user(c);
+    struct cs_push *p = cs_gate_user(c);
 
     (void)service;
     if (p != NULL)
@@ -321,7 +336,7 @@ void cs_push_writable(cs_rpc_call *c, void *service)
 
 void cs_push_closed(cs_rpc_call *c, void *service)
 {
-    struct cs_push *p = cs_rpc_call_user(c);
+    struct cs_push *p = cs_gate_user(c);
 
     (void)service;
     if (p == NULL)

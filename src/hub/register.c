@@ -19,20 +19,20 @@ static bool invalid(struct cs_req *r, const char *what)
     return cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "%s", what);
 }
 
-/* The signature over "register" by the key that the request brings: possession, and consent to exactly this. There are
- * no sessions yet, whose transcript would stand first: 32 zero bytes, and call 0. */
-static bool challenge_is_signed(const struct reg *g, struct cs_slice offer, struct cs_slice signature)
+/* The signature over "register" by the key that the request brings: possession, and consent to exactly this, here and
+ * now. */
+static bool challenge_is_signed(const struct cs_req *r, const struct reg *g, struct cs_slice offer,
+                                struct cs_slice signature)
 {
-    uint8_t m[32 + 8 + 16 + 16 + 32 + 32 + 32 + 32] = { 0 }, *p = m + 40;
+    struct cs_register_proof p = { .counter = r->who.counter,
+                                   .workspace = g->workspace,
+                                   .device = g->device,
+                                   .membership_entry = g->entry,
+                                   .join_offer = offer };
 
-    memcpy(p, g->workspace.b, 16);
-    memcpy(p + 16, g->device.b, 16);
-    memcpy(p + 32, g->sign_pk, 32);
-    memcpy(p + 64, g->box_pk, 32);
-    cs_hash_plain(g->entry, p + 96);
-    cs_hash_plain(offer, p + 128);
-    return signature.len == CS_SIGNATURE_LEN &&
-           cs_verify(g->sign_pk, "register", cs_slice(m, sizeof m), signature.data);
+    memcpy(p.sign_pk, g->sign_pk, PK_LEN);
+    memcpy(p.box_pk, g->box_pk, PK_LEN);
+    return signature.len == CS_SIGNATURE_LEN && cs_register_verify(r->who.transcript, &p, signature.data);
 }
 
 static bool parse_sign_key(struct cs_req *r, struct reg *g, const char *text)
@@ -75,8 +75,9 @@ static bool register_parse(struct cs_req *r, struct reg *g)
         return cs_unparsable(&r->verdict);
     if (req->device == NULL)
         return invalid(r, "the device is missing");
-    if (!cs_parse_uuid(&g->workspace, req->device->workspace_id, "workspace id", &r->verdict) ||
-        !cs_parse_uuid(&g->device, req->device->device_id, "device id", &r->verdict) ||
+    g->workspace = r->who.workspace;
+    g->device = r->who.device;
+    if (!cs_parse_caller(r, req->device->workspace_id, req->device->device_id) ||
         !parse_sign_key(r, g, req->device->public_key_b64))
         return false;
     if (req->box_public_key.len != PK_LEN)
@@ -86,8 +87,8 @@ static bool register_parse(struct cs_req *r, struct reg *g)
     offer = cs_slice(req->join_offer.data, req->join_offer.len);
     if (g->entry.len > 0 && !entry_is_of_device(r, g))
         return false;
-    if (!challenge_is_signed(g, offer, cs_slice(req->signed_challenge.data, req->signed_challenge.len)))
-        return cs_refuse(&r->verdict, CS_RPC_UNAUTHENTICATED, "auth", "unknown device or wrong key");
+    if (!challenge_is_signed(r, g, offer, cs_slice(req->signed_challenge.data, req->signed_challenge.len)))
+        return cs_refuse_stranger(&r->verdict);
     if (offer.len > 0)
         return cs_refuse(&r->verdict, CS_RPC_UNIMPLEMENTED, "validation",
                          "this hub takes no join offers; use an invite");
@@ -112,7 +113,7 @@ static void register_read(struct cs_req *r, struct reg *g)
         cs_refuse_storage(&r->verdict, &err);
     } else if (member.kind != CS_PRINCIPAL_DEVICE || memcmp(member.sign_pk, g->sign_pk, PK_LEN) != 0 ||
                memcmp(member.box_pk, g->box_pk, PK_LEN) != 0) {
-        cs_refuse(&r->verdict, CS_RPC_UNAUTHENTICATED, "auth", "unknown device or wrong key");
+        cs_refuse_stranger(&r->verdict);
     } else {
         g->state = member.active ? CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER
                                  : CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_REMOVED;
@@ -164,6 +165,10 @@ static void register_done(struct cs_req *r)
 {
     struct reg *g = r->state;
 
+    if (!cs_gate_take(r->call, &r->verdict)) {
+        cs_req_finish(r);
+        return;
+    }
     if (g->entry.len == 0) {
         register_answer(r);
         return;

@@ -36,22 +36,22 @@ void cs_req_start(cs_rpc_call *c, void *service, const struct cs_req_ops *ops)
     struct cs_req *r = calloc(1, sizeof *r);
 
     if (r != NULL) {
-        *r = (struct cs_req){ .hub = h, .env = &h->env, .ops = ops, .call = c };
+        *r = (struct cs_req){ .hub = h, .env = &h->env, .ops = ops, .call = c, .who = *cs_gate_caller(c) };
         if ((r->state = cs_arena_zalloc(&r->arena, 1, ops->state_bytes == 0 ? 1 : ops->state_bytes)) == NULL) {
             cs_arena_free(&r->arena);
             free(r);
             r = NULL;
         }
     }
-    cs_rpc_call_set_user(c, r);
+    cs_gate_set_user(c, r);
     if (r == NULL)
-        cs_call_finish(c, &no_memory, NULL, 0);
+        cs_gate_finish(c, &no_memory, NULL, 0);
 }
 
 void cs_req_finish(struct cs_req *r)
 {
     if (r->call != NULL)
-        cs_call_finish(r->call, &r->verdict, NULL, 0);
+        cs_gate_finish(r->call, &r->verdict, NULL, 0);
 }
 
 void cs_req_finish_refused(struct cs_req *r, const struct cs_write *w)
@@ -63,7 +63,7 @@ void cs_req_finish_refused(struct cs_req *r, const struct cs_write *w)
     memcpy(head, w->head.bytes, CS_HUB_HEAD_LEN);
     memcpy(head + CS_HUB_HEAD_LEN, w->head.signature, CS_SIGNATURE_LEN);
     if (r->call != NULL)
-        cs_call_finish(r->call, &r->verdict, &more, w->verdict.status == CS_RPC_ABORTED && w->has_head ? 1 : 0);
+        cs_gate_finish(r->call, &r->verdict, &more, w->verdict.status == CS_RPC_ABORTED && w->has_head ? 1 : 0);
 }
 
 bool cs_req_send(struct cs_req *r)
@@ -76,8 +76,10 @@ bool cs_req_send(struct cs_req *r)
         rc = CS_ENOMEM;
     else
         rc = cs_rpc_call_send(r->call, cs_buf_slice(&r->out));
-    if (rc == CS_OK)
+    if (rc == CS_OK) {
+        cs_gate_answer(r->call, cs_buf_slice(&r->out));
         return true;
+    }
     cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     cs_req_finish(r);
     return false;
@@ -131,7 +133,7 @@ void cs_req_release(struct cs_req *r)
 
 void cs_req_message(cs_rpc_call *c, void *service, struct cs_slice msg)
 {
-    struct cs_req *r = cs_rpc_call_user(c);
+    struct cs_req *r = cs_gate_user(c);
 
     (void)service;
     if (r == NULL || r->verdict.status != CS_RPC_OK)
@@ -142,6 +144,11 @@ void cs_req_message(cs_rpc_call *c, void *service, struct cs_slice msg)
         return;
     }
     r->has_request = true;
+    if (!cs_gate_body(c, msg)) {
+        cs_refuse(&r->verdict, CS_RPC_UNAUTHENTICATED, "auth", "the request is not the one that its proof is for");
+        cs_req_finish(r);
+        return;
+    }
     cs_buf_put_slice(&r->in, msg);
     if (r->in.failed) {
         cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
@@ -151,7 +158,7 @@ void cs_req_message(cs_rpc_call *c, void *service, struct cs_slice msg)
 
 void cs_req_half_close(cs_rpc_call *c, void *service)
 {
-    struct cs_req *r = cs_rpc_call_user(c);
+    struct cs_req *r = cs_gate_user(c);
 
     (void)service;
     if (r == NULL || r->busy || r->verdict.status != CS_RPC_OK)
@@ -167,7 +174,7 @@ void cs_req_half_close(cs_rpc_call *c, void *service)
 
 void cs_req_writable(cs_rpc_call *c, void *service)
 {
-    struct cs_req *r = cs_rpc_call_user(c);
+    struct cs_req *r = cs_gate_user(c);
 
     (void)service;
     if (r != NULL && r->ops->writable != NULL)
@@ -176,7 +183,7 @@ void cs_req_writable(cs_rpc_call *c, void *service)
 
 void cs_req_closed(cs_rpc_call *c, void *service)
 {
-    struct cs_req *r = cs_rpc_call_user(c);
+    struct cs_req *r = cs_gate_user(c);
 
     (void)service;
     if (r == NULL)
@@ -211,6 +218,17 @@ bool cs_parse_uuid(struct cs_uuid *out, const char *text, const char *what, stru
     return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "validation", "the %s is not a UUID", what);
 }
 
+bool cs_parse_caller(struct cs_req *r, const char *workspace, const char *device)
+{
+    struct cs_uuid ws, id;
+
+    if (!cs_parse_uuid(&ws, workspace, "workspace id", &r->verdict) ||
+        !cs_parse_uuid(&id, device, "device id", &r->verdict))
+        return false;
+    return (cs_uuid_cmp(&ws, &r->who.workspace) == 0 && cs_uuid_cmp(&id, &r->who.device) == 0) ||
+           cs_refuse_stranger(&r->verdict);
+}
+
 bool cs_unparsable(struct cs_verdict *v)
 {
     return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "validation", "the request is not a well-formed message");
@@ -236,7 +254,7 @@ static bool principal_allowed(const struct cs_member_info *m, enum cs_allow allo
 {
     /* Unknown workspace and unknown device look the same from outside. */
     if (m->kind == 0)
-        return cs_refuse(v, CS_RPC_UNAUTHENTICATED, "auth", "unknown device or wrong key");
+        return cs_refuse_stranger(v);
     if (m->kind == CS_PRINCIPAL_DEVICE)
         return m->active ||
                cs_refuse(v, CS_RPC_PERMISSION_DENIED, "auth", "the device is not a member of the workspace any more");

@@ -9,6 +9,7 @@ struct cs_standing *cs_standing_start(cs_rpc_call *c, struct cs_hub *h, void (*s
     struct cs_standing *s = calloc(1, sizeof *s);
 
     cs_rpc_call_set_user(c, s);
+    cs_rpc_call_admit(c);
     if (s == NULL) {
         cs_call_finish(c, &no_memory, NULL, 0);
         return NULL;

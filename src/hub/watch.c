@@ -78,8 +78,9 @@ static void watch_work(struct cs_req *r)
         cs_unparsable(&r->verdict);
         return;
     }
-    if (!cs_parse_uuid(&w->workspace, req->workspace_id, "workspace id", &r->verdict) ||
-        !cs_parse_uuid(&w->device, req->device_id, "device id", &r->verdict) ||
+    w->workspace = r->who.workspace;
+    w->device = r->who.device;
+    if (!cs_parse_caller(r, req->workspace_id, req->device_id) ||
         !cs_read_begin(r->env, &w->workspace, &w->device, CS_ALLOW_MEMBERS, &tx, &head, &r->verdict))
         return;
     cs_store_rollback(tx);

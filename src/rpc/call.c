@@ -305,6 +305,11 @@ void *cs_rpc_call_user(const cs_rpc_call *c)
     return c->user;
 }
 
+uint64_t cs_rpc_call_connection(const cs_rpc_call *c)
+{
+    return c->conn->serial;
+}
+
 const char *cs_rpc_call_peer(const cs_rpc_call *c)
 {
     return c->conn->peer != NULL ? c->conn->peer : "";

@@ -44,6 +44,7 @@ struct cs_rpc_conn {
     cs_loop *loop;
     cs_stream *stream;
     char *peer;                  /* owned */
+    uint64_t serial;             /* of the server's, from 1 */
     cs_rpc_tls_session *tls;     /* NULL: plain */
     nghttp2_session *h2;         /* NULL until the transport stands */
     struct cs_rpc_fields fields; /* scratch for header blocks */

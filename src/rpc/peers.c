@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEY = 64, IPV6_NETWORK = 8 };
+enum { KEY = CS_RPC_PEER_KEY, IPV6_NETWORK = 8 };
 
 struct cs_rpc_peer {
     struct cs_rpc_peer *next;
@@ -13,8 +13,7 @@ struct cs_rpc_peer {
     char key[KEY];
 };
 
-/* The address without its port; an IPv6 address as its network in hexadecimal. */
-static void key_of(char key[KEY], const char *address_port)
+void cs_rpc_peer_key(char key[CS_RPC_PEER_KEY], const char *address_port)
 {
     const char *colon = strrchr(address_port, ':');
     size_t n = colon == NULL ? strlen(address_port) : (size_t)(colon - address_port);
@@ -46,7 +45,7 @@ struct cs_rpc_peer *cs_rpc_peers_enter(struct cs_rpc_peers *p, const char *addre
     struct cs_rpc_peer *peer, **bucket;
     char key[KEY];
 
-    key_of(key, address_port);
+    cs_rpc_peer_key(key, address_port);
     bucket = bucket_of(p, key);
     for (peer = *bucket; peer != NULL && strcmp(peer->key, key) != 0;)
         peer = peer->next;

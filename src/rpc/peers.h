@@ -6,7 +6,10 @@
 #include <stdint.h>
 
 struct cs_rpc_peer;
-enum { CS_RPC_PEER_BUCKETS = 256 };
+enum { CS_RPC_PEER_BUCKETS = 256, CS_RPC_PEER_KEY = 64 };
+/* What counts as one address: "address:port" without its port; an IPv6 address as its network in hexadecimal. */
+void cs_rpc_peer_key(char key[CS_RPC_PEER_KEY], const char *address_port);
+
 /* Zero-initialised is empty and valid. */
 struct cs_rpc_peers {
     struct cs_rpc_peer *buckets[CS_RPC_PEER_BUCKETS]; /* owned */

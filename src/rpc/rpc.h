@@ -100,6 +100,9 @@ void *cs_rpc_call_user(const cs_rpc_call *c);
  * as the call. */
 const char *cs_rpc_call_peer(const cs_rpc_call *c);
 
+/* A number of the connection that no other one of this server has or will have; 0: a client's call. */
+uint64_t cs_rpc_call_connection(const cs_rpc_call *c);
+
 /* The time until the deadline, 0 when it has passed; UINT32_MAX: there is none. */
 uint32_t cs_rpc_call_time_left(const cs_rpc_call *c);
 

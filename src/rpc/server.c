@@ -455,7 +455,7 @@ static void link_conn(cs_rpc_server *s, cs_rpc_conn *conn)
         s->oldest = conn;
     s->conns = conn;
     s->stats.connections++;
-    s->stats.accepted++;
+    conn->serial = ++s->stats.accepted;
 }
 
 static void unlink_conn(cs_rpc_server *s, cs_rpc_conn *conn)

@@ -15,13 +15,11 @@ static void refuse(struct between *b, struct relay *r)
 {
     Clawsync__V1__PushResponse no = CLAWSYNC__V1__PUSH_RESPONSE__INIT;
     char reason[] = "so it is said";
-    uint8_t bytes[200];
 
     no.status = b->status;
     no.kind = (char *)(uintptr_t)b->kind;
     no.reason = reason;
-    assert_true(clawsync__v1__push_response__get_packed_size(&no) <= sizeof bytes);
-    cs_rpc_call_send(r->device, cs_slice(bytes, clawsync__v1__push_response__pack(&no, bytes)));
+    relay_forge(r, &no);
 }
 
 /* The hub never sees the first ones. */

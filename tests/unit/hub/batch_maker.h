@@ -16,6 +16,7 @@
 #include "clawsync/v1/sync.pb-c.h"
 #include "crypto/batch_header.h"
 #include "crypto/head.h"
+#include "crypto/session.h"
 #include "identity/membership.h"
 
 /* A device, and what it knows of its workspace. */
@@ -84,20 +85,6 @@ static inline void maker_add(struct maker *m, struct maker *by, struct cs_buf *o
     assert_int_equal(cs_entry_add(out, &by->rng, &by->members, &by->id, &by->keys, &m->id, &m->keys, "added",
                                   &by->epoch, cs_now_ms(by->rng.world), &err),
                      CS_OK);
-}
-
-/* The signed_challenge of RegisterDevice, outside of sessions. */
-static inline void maker_challenge(const struct maker *m, struct cs_slice entry, uint8_t sig[64])
-{
-    uint8_t x[200] = { 0 };
-
-    memcpy(x + 40, m->workspace.b, 16);
-    memcpy(x + 56, m->id.b, 16);
-    memcpy(x + 72, m->keys.sign.pk, 32);
-    memcpy(x + 104, m->keys.box_pk, 32);
-    cs_hash_plain(entry, x + 136);
-    cs_hash_plain(CS_SLICE_NULL, x + 168);
-    cs_sign(&m->keys.sign, "register", cs_slice(x, sizeof x), sig);
 }
 
 static inline void maker_saw(struct maker *m, const struct cs_hub_head *head)
