@@ -258,6 +258,7 @@ static int cuts_check(const struct group *g, const struct place *p, struct cs_wr
             return rc;
         if (last.number == cut.number && memcmp(last.hash, cut.hash, sizeof cut.hash) == 0)
             continue;
+        w->hold = cut.id;
         cs_uuid_text(id, &cut.id);
         cs_hex(hash, last.hash, sizeof last.hash);
         cs_refuse(&w->verdict, CS_RPC_ABORTED, "validation",
@@ -432,6 +433,7 @@ static void writes_reset(struct cs_write **w, size_t n)
         w[i]->verdict = (struct cs_verdict){ 0 };
         w[i]->changed = false;
         w[i]->log_number = 0;
+        w[i]->hold = (struct cs_uuid){ 0 };
         w[i]->has_head = false;
         cs_buf_free(&w[i]->stored);
     }

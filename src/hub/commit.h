@@ -36,6 +36,7 @@ struct cs_write {
     bool changed;               /* it moved the workspace's head */
     uint64_t log_number;        /* of the batch, or of the stored one */
     struct cs_buf stored;       /* owned: header ‖ signature ‖ payload hashes of the batch that a refusal shows */
+    struct cs_uuid hold;        /* a removal came too late for this device's batches; zero: none did */
     bool has_head;              /* the workspace exists */
     struct cs_signed_head head; /* as committed */
 

@@ -8,8 +8,9 @@
 
 #include "hub/internal.h"
 
-struct gate {
-    struct cs_job job; /* first: a job is its gate */
+struct cs_gate {
+    struct cs_job job;            /* first: a job is its gate */
+    struct cs_gate *next, **link; /* hub->gates, until its call is over */
     struct cs_hub *hub;
     cs_rpc_call *call; /* NULL: over */
     const struct cs_gated *method;
@@ -37,7 +38,7 @@ static bool new_session(struct cs_verdict *v)
     return cs_refuse(v, CS_RPC_UNAUTHENTICATED, "new-session", "open a session on this connection and call again");
 }
 
-static struct gate *gate_of(const cs_rpc_call *c)
+static struct cs_gate *gate_of(const cs_rpc_call *c)
 {
     return cs_rpc_call_user(c);
 }
@@ -57,13 +58,13 @@ const struct cs_caller *cs_gate_caller(const cs_rpc_call *c)
     return &gate_of(c)->caller;
 }
 
-static void gate_free(struct gate *g)
+static void gate_free(struct cs_gate *g)
 {
     cs_wipe(g->answer_key, sizeof g->answer_key);
     free(g);
 }
 
-static void refuse(struct gate *g, const struct cs_verdict *v)
+static void refuse(struct cs_gate *g, const struct cs_verdict *v)
 {
     if (g->call != NULL)
         cs_gate_finish(g->call, v, NULL, 0);
@@ -71,7 +72,7 @@ static void refuse(struct gate *g, const struct cs_verdict *v)
 
 /* ---- before the signature, on the loop ---- */
 
-static bool read_proof(struct gate *g, const cs_rpc_call *c, struct cs_verdict *v)
+static bool read_proof(struct cs_gate *g, const cs_rpc_call *c, struct cs_verdict *v)
 {
     static const uint8_t zero[CS_SIGNATURE_LEN];
     struct cs_slice text = cs_rpc_metadata_get(cs_rpc_call_metadata(c), "authorization");
@@ -94,7 +95,7 @@ static bool is_fresh(const struct cs_hub_session *s, uint64_t counter)
     return cs_counter_take(&copy, counter);
 }
 
-static bool find_session(struct gate *g, const cs_rpc_call *c, struct cs_verdict *v)
+static bool find_session(struct cs_gate *g, const cs_rpc_call *c, struct cs_verdict *v)
 {
     struct cs_sessions *t = g->hub->sessions;
     const char *peer = cs_rpc_call_peer(c);
@@ -118,7 +119,7 @@ static bool find_session(struct gate *g, const cs_rpc_call *c, struct cs_verdict
 
 static void check_run(struct cs_job *j)
 {
-    struct gate *g = (struct gate *)j;
+    struct cs_gate *g = (struct cs_gate *)j;
     const struct cs_commit_env *env = &g->hub->env;
     struct cs_store_head head;
     struct cs_error err = { 0 };
@@ -147,14 +148,33 @@ static unsigned kind_bit(const struct cs_member_info *m)
                                            : CS_FOR_INVITES;
 }
 
+static bool revoked(struct cs_verdict *v)
+{
+    return cs_refuse(v, CS_RPC_PERMISSION_DENIED, "revoked",
+                     "this device is not a member of the workspace any more; what it had not sent stays on it. To come "
+                     "back, have a member run \"claw-sync invite\" and join as a new device");
+}
+
+void cs_gate_end(struct cs_hub *h, const struct cs_uuid *workspace, const struct cs_uuid *device)
+{
+    struct cs_verdict v = { 0 };
+    struct cs_gate *next;
+
+    revoked(&v);
+    for (struct cs_gate *g = h->gates; g != NULL; g = next) {
+        next = g->next;
+        if (g->let_in && g->method->allowed != 0 && cs_uuid_cmp(&g->caller.workspace, workspace) == 0 &&
+            cs_uuid_cmp(&g->caller.device, device) == 0)
+            cs_gate_finish(g->call, &v, NULL, 0);
+    }
+}
+
 /* Only for who has proven the key. */
-static bool may_call(const struct gate *g, struct cs_verdict *v)
+static bool may_call(const struct cs_gate *g, struct cs_verdict *v)
 {
     /* Who holds an invite's code or a phrase must be able to learn from the log that it was used. */
     if (!g->member.active && g->member.kind == CS_PRINCIPAL_DEVICE)
-        return cs_refuse(v, CS_RPC_PERMISSION_DENIED, "revoked",
-                         "this device is not a member of the workspace any more; what it had not sent stays on it. To "
-                         "come back, have a member run \"claw-sync invite\" and join as a new device");
+        return revoked(v);
     if ((g->method->allowed & kind_bit(&g->member)) == 0)
         return cs_refuse(v, CS_RPC_PERMISSION_DENIED, "auth",
                          "this call is for devices that are members; join first with: claw-sync join");
@@ -163,7 +183,7 @@ static bool may_call(const struct gate *g, struct cs_verdict *v)
 
 bool cs_gate_take(cs_rpc_call *c, struct cs_verdict *v)
 {
-    const struct gate *g = gate_of(c);
+    const struct cs_gate *g = gate_of(c);
     struct cs_hub_session *s = cs_sessions_find(g->hub->sessions, g->caller.session);
 
     if (s == NULL || !cs_counter_take(&s->window, g->caller.counter))
@@ -172,7 +192,7 @@ bool cs_gate_take(cs_rpc_call *c, struct cs_verdict *v)
     return true;
 }
 
-static void let_in(struct gate *g)
+static void let_in(struct cs_gate *g)
 {
     g->let_in = true;
     cs_rpc_call_admit(g->call);
@@ -184,7 +204,7 @@ static void let_in(struct gate *g)
 
 void cs_gate_half_close(cs_rpc_call *c, void *service)
 {
-    struct gate *g = gate_of(c);
+    struct cs_gate *g = gate_of(c);
 
     if (g == NULL)
         return;
@@ -195,7 +215,7 @@ void cs_gate_half_close(cs_rpc_call *c, void *service)
 
 static void check_done(struct cs_job *j)
 {
-    struct gate *g = (struct gate *)j;
+    struct cs_gate *g = (struct cs_gate *)j;
     struct cs_verdict *v = &g->verdict;
 
     g->checking = false;
@@ -216,7 +236,7 @@ static void check_done(struct cs_job *j)
 void cs_gate_start(cs_rpc_call *c, void *service, const struct cs_gated *m)
 {
     static const struct cs_verdict no_memory = { CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again" };
-    struct gate *g = calloc(1, sizeof *g);
+    struct cs_gate *g = calloc(1, sizeof *g);
     struct cs_hub *h = service;
 
     cs_rpc_call_set_user(c, g);
@@ -224,7 +244,10 @@ void cs_gate_start(cs_rpc_call *c, void *service, const struct cs_gated *m)
         cs_call_finish(c, &no_memory, NULL, 0);
         return;
     }
-    *g = (struct gate){ .hub = h, .call = c, .method = m };
+    *g = (struct cs_gate){ .hub = h, .call = c, .method = m, .next = h->gates, .link = &h->gates };
+    if (g->next != NULL)
+        g->next->link = &g->next;
+    h->gates = g;
     cs_hash_plain(CS_SLICE_NULL, g->answer_hash);
     if (m->open) {
         let_in(g);
@@ -249,13 +272,16 @@ void cs_gate_start(cs_rpc_call *c, void *service, const struct cs_gated *m)
 
 void cs_gate_closed(cs_rpc_call *c, void *service)
 {
-    struct gate *g = gate_of(c);
+    struct cs_gate *g = gate_of(c);
 
     if (g == NULL)
         return;
     if (g->let_in && g->method->closed != NULL)
         g->method->closed(c, service);
     g->call = NULL;
+    *g->link = g->next;
+    if (g->next != NULL)
+        g->next->link = g->link;
     if (!g->checking)
         gate_free(g);
 }
@@ -264,7 +290,7 @@ void cs_gate_closed(cs_rpc_call *c, void *service)
 
 bool cs_gate_body(const cs_rpc_call *c, struct cs_slice msg)
 {
-    const struct gate *g = gate_of(c);
+    const struct cs_gate *g = gate_of(c);
     uint8_t hash[32];
 
     if (!g->keyed || g->method->allowed == 0 || g->method->no_hash)
@@ -275,7 +301,7 @@ bool cs_gate_body(const cs_rpc_call *c, struct cs_slice msg)
 
 void cs_gate_answer(cs_rpc_call *c, struct cs_slice msg)
 {
-    struct gate *g = gate_of(c);
+    struct cs_gate *g = gate_of(c);
 
     if (g->method->unary)
         cs_hash_plain(msg, g->answer_hash);
@@ -283,7 +309,7 @@ void cs_gate_answer(cs_rpc_call *c, struct cs_slice msg)
 
 void cs_gate_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_rpc_meta *more, size_t nmore)
 {
-    const struct gate *g = gate_of(c);
+    const struct cs_gate *g = gate_of(c);
     uint8_t mac[CS_ANSWER_MAC_LEN];
     struct cs_rpc_meta items[4] = { { "claw-mac-bin", cs_slice(mac, sizeof mac) } };
     size_t n = 1;

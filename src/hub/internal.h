@@ -20,6 +20,7 @@ enum {
     CS_HUB_PUSH_INFLIGHT = 64,           /* batches of one stream read and not yet answered */
     CS_HUB_PUSH_BYTES = 8 * 1024 * 1024, /* of the same; one batch is always let in */
     CS_HUB_WATCH_BUCKETS = 1024,
+    CS_HUB_HOLDS = 256,
     CS_HUB_MAX_QUESTION = 4096 /* bytes of a request to health.c and reflection.c */
 };
 
@@ -121,6 +122,8 @@ void cs_gate_answer(cs_rpc_call *c, struct cs_slice msg);
 void cs_gate_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_rpc_meta *more, size_t nmore);
 /* The MAC of one answer on a Push stream. */
 void cs_gate_push_mac(const cs_rpc_call *c, const Clawsync__V1__PushResponse *a, uint8_t out[CS_ANSWER_MAC_LEN]);
+/* Ends every call of a device that was removed. */
+void cs_gate_end(struct cs_hub *h, const struct cs_uuid *workspace, const struct cs_uuid *device);
 /* The one refusal for everything that a stranger must not be able to tell apart. */
 bool cs_refuse_stranger(struct cs_verdict *v);
 
@@ -207,6 +210,12 @@ void cs_watch_stop(struct cs_hub *h); /* ends all */
 /* ---- push.c ---- */
 
 struct cs_push;
+/* Batches of the device are refused for 30 s, so that it cannot outrun its removal. */
+void cs_hold(struct cs_hub *h, const struct cs_uuid *workspace, const struct cs_uuid *device);
+struct cs_hold {
+    struct cs_uuid workspace, device;
+    uint64_t until_ms;
+};
 void cs_push_stop(struct cs_hub *h); /* no more batches; each stream ends when its answers are out */
 
 /* ---- standing.c: calls that stay open for as long as the client likes ---- */
@@ -265,6 +274,9 @@ struct cs_hub {
     struct cs_writer writer;
     struct cs_presence *presence;
     struct cs_sessions *sessions;
+    struct cs_gate *gates; /* open calls */
+    struct cs_hold holds[CS_HUB_HOLDS];
+    size_t next_hold;
     bool behind_proxy, limit_loopback;
     cs_timer *flush_timer; /* presence to the store, now and then */
     struct cs_watcher *watchers[CS_HUB_WATCH_BUCKETS];

@@ -209,11 +209,34 @@ static void push_flow(struct cs_push *p)
 
 static void write_done(struct cs_write *w);
 
+enum { HOLD_MS = 30 * 1000 };
+
+void cs_hold(struct cs_hub *h, const struct cs_uuid *workspace, const struct cs_uuid *device)
+{
+    h->holds[h->next_hold++ % CS_HUB_HOLDS] =
+        (struct cs_hold){ *workspace, *device, cs_loop_now_ms(h->loop) + HOLD_MS };
+}
+
+static bool is_held(struct item *it)
+{
+    const struct cs_hub *h = it->push->hub;
+    uint64_t now = cs_loop_now_ms(h->loop);
+
+    for (size_t i = 0; i < CS_HUB_HOLDS; i++)
+        if (now < h->holds[i].until_ms && cs_uuid_cmp(&h->holds[i].device, &it->batch.h.device) == 0 &&
+            cs_uuid_cmp(&h->holds[i].workspace, &it->batch.h.workspace) == 0) {
+            cs_refuse(&it->write.verdict, CS_RPC_UNAVAILABLE, "held",
+                      "somebody is removing this device; batches are taken again in half a minute if it stays");
+            return true;
+        }
+    return false;
+}
+
 static void item_submit(struct item *it)
 {
     struct cs_push *p = it->push;
 
-    if (it->write.verdict.status != CS_RPC_OK || p->call == NULL || p->ended) {
+    if (it->write.verdict.status != CS_RPC_OK || p->call == NULL || p->ended || is_held(it)) {
         it->stage = SETTLED; /* nobody waits for it any more: the client sends it again */
         return;
     }

@@ -14,6 +14,18 @@ static void group_run(struct cs_job *j)
     cs_commit_group(&j->hub->env, wr->group, wr->ngroup);
 }
 
+/* What an entry means for calls that are open: whoever is removed has none, and whoever is being removed sends nothing
+ * for a while. */
+static void entry_done(struct cs_hub *h, const struct cs_write *w)
+{
+    struct cs_cut cut;
+
+    if (!cs_uuid_is_zero(&w->hold))
+        cs_hold(h, &w->workspace, &w->hold);
+    for (size_t i = 0; w->changed && cs_entry_cut(w->entry, i, &cut); i++)
+        cs_gate_end(h, &w->workspace, &cut.id);
+}
+
 static void group_done(struct cs_job *j)
 {
     struct cs_hub *h = j->hub;
@@ -24,6 +36,8 @@ static void group_done(struct cs_job *j)
         bool newest = i + 1 == wr->ngroup || cs_uuid_cmp(&w->workspace, &wr->group[i + 1]->workspace) != 0;
         bool changed = false;
 
+        if (w->kind == CS_WRITE_ENTRY)
+            entry_done(h, w);
         /* The group is sorted by workspace; its last write stands for all of them. */
         for (size_t k = i + 1; newest && !changed && k-- > 0;) {
             if (cs_uuid_cmp(&wr->group[k]->workspace, &w->workspace) != 0)

@@ -1141,7 +1141,9 @@ static void removing_a_device(void **state)
     const Clawsync__V1__PushResponse *a;
     uint8_t first[32];
     struct made *late;
-    struct call k;
+    struct call k, watch, stream;
+    struct cs_hub_head head;
+    bool required;
 
     two_devices(s);
     assert_int_equal(entries_seen(s, &s->a), 2);
@@ -1153,8 +1155,30 @@ static void removing_a_device(void **state)
     assert_int_equal(remove_b(s, 2, first, &next, &entry), CS_RPC_ABORTED);
     assert_int_equal(remove_b(s, 3, s->b.prev, &next, &entry), CS_RPC_ABORTED);
     assert_int_equal(entries_seen(s, &s->a), 2);
-    push_ok(s, &s->b, 30, 1); /* a refused removal removes nobody */
-    assert_int_equal(remove_b(s, 3, s->b.prev, &next, &entry), CS_RPC_OK);
+    late = maker_batch(&s->b, 30, 1); /* it must not outrun the next try */
+    ask(&k, s, &s->b, "Push", &late->req.base);
+    a = push_answer(&k, 0);
+    assert_false(a->accepted);
+    assert_int_equal(a->status, CS_RPC_UNAVAILABLE);
+    assert_string_equal(a->kind, "held");
+    FREE_ANSWER(a);
+    call_fini(&k);
+    push_ok(s, &s->a, 10, 1); /* others go on */
+    heartbeat(&k, s, &s->b, &required);
+    assert_int_equal(k.status, CS_RPC_OK); /* a refused removal removes nobody */
+    call_fini(&k);
+    watch_open(&watch, s, &s->b);
+    watch_head(&watch, &s->b, 0, &head);
+    call_open(&stream, s, &s->b, "Push");
+    assert_int_equal(remove_b(s, 2, s->b.prev, &next, &entry), CS_RPC_OK);
+    call_finish(&watch);
+    call_finish(&stream);
+    assert_int_equal(watch.status, CS_RPC_PERMISSION_DENIED);
+    assert_int_equal(stream.status, CS_RPC_PERMISSION_DENIED);
+    assert_string_equal(stream.kind, "revoked");
+    assert_true(watch.genuine && stream.genuine);
+    call_fini(&watch);
+    call_fini(&stream);
     assert_int_equal(append(s, &s->a, &entry), CS_RPC_OK); /* the very same again */
     maker_learn(&s->a, cs_buf_slice(&entry));
     assert_int_equal(entries_seen(s, &s->a), 3);
