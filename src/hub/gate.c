@@ -102,16 +102,18 @@ static bool find_session(struct cs_gate *g, const cs_rpc_call *c, struct cs_verd
     struct cs_hub_session *s = cs_sessions_find(t, g->proof.session);
     bool ours = s != NULL && (g->hub->behind_proxy || s->connection == cs_rpc_call_connection(c));
 
+    if (ours) {
+        g->keyed = true;
+        memcpy(g->answer_key, s->keys.answer_key, sizeof g->answer_key);
+        g->caller = (struct cs_caller){ .workspace = g->proof.workspace, .device = g->proof.device };
+        memcpy(g->caller.session, s->keys.id, sizeof g->caller.session);
+        memcpy(g->caller.transcript, s->keys.transcript, sizeof g->caller.transcript);
+        g->caller.counter = g->proof.counter;
+    }
     if ((!ours || !s->proven) && !cs_sessions_may_try(t, peer))
         return cs_refuse(v, CS_RPC_RESOURCE_EXHAUSTED, "limit", "too many calls of this address failed; wait a minute");
     if (!ours)
         return new_session(v);
-    g->keyed = true;
-    memcpy(g->answer_key, s->keys.answer_key, sizeof g->answer_key);
-    g->caller = (struct cs_caller){ .workspace = g->proof.workspace, .device = g->proof.device };
-    memcpy(g->caller.session, s->keys.id, sizeof g->caller.session);
-    memcpy(g->caller.transcript, s->keys.transcript, sizeof g->caller.transcript);
-    g->caller.counter = g->proof.counter;
     return is_fresh(s, g->proof.counter) || new_session(v);
 }
 

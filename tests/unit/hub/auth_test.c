@@ -1,0 +1,462 @@
+/* Who is let in, and what strangers, recordings and neighbours get: nothing, and the same nothing. */
+#include "unit/hub/service_scene.h"
+
+enum { NWORKSPACES = 3, NDEVICES = 2, NMETHODS = 6, REPLAYS = 10 };
+static const char *const methods[NMETHODS] = {
+    "Heartbeat", "Pull", "Watch", "GetMembership", "AppendMembership", "Push"
+};
+
+/* A call as it went over the wire. */
+struct recording {
+    const char *method;
+    struct cs_call_proof proof;
+    struct cs_buf body;
+};
+
+static void pack(struct cs_buf *out, const ProtobufCMessage *m)
+{
+    size_t n = protobuf_c_message_get_packed_size(m);
+
+    if (n > 0)
+        protobuf_c_message_pack(m, cs_buf_grow(out, n));
+    assert_false(out->failed);
+}
+
+/* A request of that method in these names; of a Push one of a batch that m made. */
+static void make_body(struct cs_buf *out, const char *method, struct maker *m, const struct cs_uuid *workspace,
+                      const struct cs_uuid *device)
+{
+    Clawsync__V1__HeartbeatRequest heartbeat = CLAWSYNC__V1__HEARTBEAT_REQUEST__INIT;
+    Clawsync__V1__PullRequest pulling = CLAWSYNC__V1__PULL_REQUEST__INIT;
+    Clawsync__V1__SyncCursor cursor = CLAWSYNC__V1__SYNC_CURSOR__INIT;
+    Clawsync__V1__WatchRequest watch = CLAWSYNC__V1__WATCH_REQUEST__INIT;
+    Clawsync__V1__GetMembershipRequest get = CLAWSYNC__V1__GET_MEMBERSHIP_REQUEST__INIT;
+    Clawsync__V1__AppendMembershipRequest append = CLAWSYNC__V1__APPEND_MEMBERSHIP_REQUEST__INIT;
+    char ws[CS_UUID_TEXT], id[CS_UUID_TEXT];
+    struct cs_buf entry = { 0 };
+
+    cs_uuid_text(ws, workspace);
+    cs_uuid_text(id, device);
+    cs_buf_reset(out);
+    if (strcmp(method, "Heartbeat") == 0) {
+        heartbeat.workspace_id = ws;
+        heartbeat.device_id = id;
+        pack(out, &heartbeat.base);
+    } else if (strcmp(method, "Pull") == 0) {
+        cursor.workspace_id = pulling.workspace_id = ws;
+        cursor.device_id = id;
+        pulling.client_cursor = &cursor;
+        pack(out, &pulling.base);
+    } else if (strcmp(method, "Watch") == 0) {
+        watch.workspace_id = ws;
+        watch.device_id = id;
+        pack(out, &watch.base);
+    } else if (strcmp(method, "GetMembership") == 0) {
+        get.workspace_id = ws;
+        get.device_id = id;
+        pack(out, &get.base);
+    } else if (strcmp(method, "AppendMembership") == 0) {
+        maker_genesis(m, &entry);
+        append.workspace_id = ws;
+        append.device_id = id;
+        append.entry = (ProtobufCBinaryData){ entry.len, entry.data };
+        pack(out, &append.base);
+        cs_buf_free(&entry);
+    } else {
+        pack(out, &maker_batch(m, 20, 1)->req.base);
+    }
+}
+
+static void play(struct call *k, struct scene *s, const struct recording *r)
+{
+    call_with(k, s, r->method, &r->proof);
+    assert_int_equal(cs_rpc_call_send(k->call, cs_buf_slice(&r->body)), CS_OK);
+    cs_rpc_call_half_close(k->call);
+}
+
+static void refused(const struct call *k, const char *kind)
+{
+    assert_int_equal(k->status, CS_RPC_UNAUTHENTICATED);
+    assert_string_equal(k->kind, kind);
+    assert_int_equal(k->n, 0);
+}
+
+static void record(struct recording *r, struct scene *s, struct maker *m, const char *method)
+{
+    struct cs_slice body;
+
+    *r = (struct recording){ .method = method };
+    make_body(&r->body, method, m, &m->workspace, &m->id);
+    body = cs_buf_slice(&r->body);
+    prove(s, m, method, strcmp(method, "Push") == 0 ? NULL : &body, &r->proof);
+}
+
+/* The call as it is meant. */
+static void play_well(struct scene *s, const struct recording *r)
+{
+    bool watch = strcmp(r->method, "Watch") == 0;
+    struct call k;
+
+    play(&k, s, r);
+    k.want = watch ? 1 : 0;
+    while (!k.done && (!watch || k.n == 0))
+        spin(s);
+    if (watch)
+        cs_rpc_call_cancel(k.call);
+    call_finish(&k);
+    if (strcmp(r->method, "AppendMembership") == 0)
+        assert_int_equal(k.status, CS_RPC_ABORTED); /* another genesis: understood, and no use */
+    else if (!watch)
+        assert_int_equal(k.status, CS_RPC_OK);
+    call_fini(&k);
+}
+
+static void dead_recordings(struct scene *s, const struct recording *r, size_t n)
+{
+    struct call k;
+
+    for (size_t i = 0; i < n; i++)
+        for (int t = 0; t < REPLAYS; t++) {
+            play(&k, s, &r[i]);
+            call_finish(&k);
+            refused(&k, "new-session");
+            call_fini(&k);
+        }
+}
+
+/* Whatever was sent once is of no use to whoever heard it, on the same connection or another one, or after a restart.
+ */
+static void recorded_calls_are_dead(void **state)
+{
+    struct scene *s = *state;
+    struct recording r[NMETHODS + 1];
+    struct cs_rpc_channel_options o = { .host = "127.0.0.1", .port = cs_hub_port(s->hub) };
+    struct cs_buf genesis = { 0 };
+    struct cs_error err = { 0 };
+    cs_rpc_channel *own = s->channel, *other;
+    struct call k;
+    struct pulled p;
+
+    two_devices(s);
+    r[0] = (struct recording){ .method = "RegisterDevice" };
+    register_make(s, &s->a, CS_SLICE_NULL, &r[0].proof, &r[0].body);
+    for (int i = 0; i < NMETHODS; i++)
+        record(&r[i + 1], s, &s->a, methods[i]);
+    for (int i = 0; i <= NMETHODS; i++)
+        play_well(s, &r[i]);
+    assert_int_equal(cs_rpc_channel_new(s->loop, &o, &other, &err), CS_OK);
+    dead_recordings(s, r, NMETHODS + 1);
+    s->channel = other;
+    dead_recordings(s, r, NMETHODS + 1);
+    /* on another connection a proof that was never used is none either */
+    record(&r[1], s, &s->a, "Heartbeat");
+    play(&k, s, &r[1]);
+    call_finish(&k);
+    refused(&k, "new-session");
+    call_fini(&k);
+    s->channel = own;
+    play_well(s, &r[1]);
+    cs_rpc_channel_close(other);
+    pull(s, &s->b, (struct pull_options){ 0 }, &p);
+    assert_int_equal(p.nbatches, 1);
+    hub_down(s, 0);
+    hub_up(s);
+    dead_recordings(s, r, NMETHODS + 1);
+    for (int i = 0; i <= NMETHODS; i++)
+        cs_buf_free(&r[i].body);
+    cs_buf_free(&genesis);
+}
+
+/* A proof is for one method, one body, one session, one counter. */
+static void a_proof_is_for_one_thing(void **state)
+{
+    struct scene *s = *state;
+    struct recording r;
+    struct cs_session mine;
+    struct call k;
+
+    two_devices(s);
+    for (int i = 0; i < NMETHODS; i++) {
+        record(&r, s, &s->a, methods[i]);
+        r.method = methods[(i + 1) % NMETHODS]; /* another method */
+        if (strcmp(r.method, "Push") != 0) {
+            play(&k, s, &r);
+            call_finish(&k);
+            refused(&k, "auth");
+            assert_true(k.genuine);
+            call_fini(&k);
+        }
+        cs_buf_free(&r.body);
+    }
+    record(&r, s, &s->a, "Heartbeat"); /* another body */
+    r.body.data[3] ^= 1;
+    play(&k, s, &r);
+    call_finish(&k);
+    refused(&k, "auth");
+    call_fini(&k);
+    cs_buf_free(&r.body);
+    mine = s->session; /* another hub, whose transcript is another */
+    s->session.transcript[0] ^= 1;
+    record(&r, s, &s->a, "Heartbeat");
+    s->session = mine;
+    play(&k, s, &r);
+    call_finish(&k);
+    refused(&k, "auth");
+    call_fini(&k);
+    for (size_t bit = 0; bit < 8 * sizeof r.proof.signature; bit += 37) { /* another signature */
+        cs_buf_free(&r.body);
+        record(&r, s, &s->a, "Heartbeat");
+        r.proof.signature[bit / 8] ^= (uint8_t)(1U << bit % 8);
+        play(&k, s, &r);
+        call_finish(&k);
+        refused(&k, "auth");
+        call_fini(&k);
+    }
+    r.proof.counter = 0; /* no counter at all */
+    play(&k, s, &r);
+    call_finish(&k);
+    refused(&k, "new-session");
+    call_fini(&k);
+    cs_buf_free(&r.body);
+}
+
+/* ---- neighbours ---- */
+
+struct world {
+    struct maker m[NWORKSPACES][NDEVICES];
+};
+
+static void world_init(struct world *w, struct scene *s)
+{
+    for (int x = 0; x < NWORKSPACES; x++) {
+        struct cs_buf genesis = { 0 }, add = { 0 };
+        struct maker *a = &w->m[x][0], *b = &w->m[x][1];
+
+        maker_init(a, (uint8_t)('k' + x), (uint8_t)('A' + 2 * x));
+        maker_init(b, (uint8_t)('k' + x), (uint8_t)('B' + 2 * x));
+        maker_genesis(a, &genesis);
+        maker_learn(a, cs_buf_slice(&genesis));
+        register_ok(s, a, cs_buf_slice(&genesis));
+        maker_add(b, a, &add);
+        maker_learn(a, cs_buf_slice(&add));
+        maker_learn(b, cs_buf_slice(&genesis));
+        maker_learn(b, cs_buf_slice(&add));
+        register_ok(s, b, cs_buf_slice(&add));
+        push_ok(s, a, 50, 1);
+        cs_buf_free(&genesis);
+        cs_buf_free(&add);
+    }
+}
+
+/* What m gets who signs with its own key and says that it is somebody else, in the proof or in the body only. */
+static void says_it_is(struct scene *s, struct maker *m, const struct cs_uuid *workspace, const struct cs_uuid *device,
+                       const char *method, bool in_proof, struct call *k)
+{
+    struct recording r = { .method = method };
+    struct maker claimed = *m;
+    struct cs_slice body;
+
+    make_body(&r.body, method, m, workspace, device);
+    body = cs_buf_slice(&r.body);
+    if (in_proof) {
+        claimed.workspace = *workspace;
+        claimed.id = *device;
+    }
+    prove(s, &claimed, method, strcmp(method, "Push") == 0 ? NULL : &body, &r.proof);
+    play(k, s, &r);
+    call_finish(k);
+    cs_buf_free(&r.body);
+}
+
+/* Every device, in the name of every other one and of some that do not exist, with every method: one answer. */
+static void nobody_is_somebody_else(void **state)
+{
+    static const struct cs_uuid nobody = { { 1, 2, 3 } }, nowhere = { { 4, 5, 6 } };
+    struct scene *s = *state;
+    struct world w;
+    struct pulled p;
+    struct call k;
+    size_t tried = 0;
+
+    world_init(&w, s);
+    for (int i = 0; i < NWORKSPACES * NDEVICES; i++) {
+        struct maker *m = &w.m[i / NDEVICES][i % NDEVICES];
+
+        for (int t = -2; t < NWORKSPACES * NDEVICES; t++) {
+            const struct maker *them = t < 0 ? m : &w.m[t / NDEVICES][t % NDEVICES];
+            const struct cs_uuid *ws = t == -2 ? &nowhere : &them->workspace;
+            const struct cs_uuid *id = t == -1 ? &nobody : &them->id;
+
+            if (t == i)
+                continue;
+            for (int j = 0; j < NMETHODS; j++)
+                for (int in_proof = 0; in_proof < 2; in_proof++) {
+                    if (strcmp(methods[j], "Push") == 0 && !in_proof)
+                        continue; /* its body is a batch: below */
+                    says_it_is(s, m, ws, id, methods[j], in_proof != 0, &k);
+                    refused(&k, "auth");
+                    assert_string_equal(k.text, "unknown device or wrong key");
+                    assert_true(k.genuine);
+                    call_fini(&k);
+                    tried++;
+                }
+        }
+    }
+    assert_int_equal(tried, 6 * 7 * (2 * NMETHODS - 1));
+    for (int x = 0; x < NWORKSPACES; x++) {
+        pull(s, &w.m[x][1], (struct pull_options){ 0 }, &p);
+        assert_int_equal(p.nbatches, 1);
+        for (int d = 0; d < NDEVICES; d++)
+            maker_fini(&w.m[x][d]);
+    }
+}
+
+/* A batch goes in by its own device's call only. */
+static void batches_of_others(void **state)
+{
+    struct scene *s = *state;
+    const Clawsync__V1__PushResponse *a;
+    struct world w;
+    struct call k;
+
+    world_init(&w, s);
+    for (int x = 0; x < NWORKSPACES; x++) {
+        ask(&k, s, &w.m[0][0], "Push", &maker_batch(&w.m[x][1], 10, 1)->req.base);
+        assert_int_equal(k.status, CS_RPC_OK);
+        a = push_answer(&k, 0);
+        assert_int_equal(a->status, CS_RPC_UNAUTHENTICATED);
+        assert_string_equal(a->reason, "unknown device or wrong key");
+        FREE_ANSWER(a);
+        call_fini(&k);
+    }
+    for (int i = 0; i < NWORKSPACES * NDEVICES; i++)
+        maker_fini(&w.m[i / NDEVICES][i % NDEVICES]);
+}
+
+/* Another's id with one's own keys, and one's own challenge out of its session. */
+static void registering_as_another(void **state)
+{
+    static const struct cs_uuid nobody = { { 1, 2, 3 } };
+    struct scene *s = *state;
+    struct maker thief;
+    struct cs_call_proof p;
+    struct cs_buf body = { 0 };
+    struct call k;
+
+    two_devices(s);
+    maker_init(&thief, 'w', 't');
+    for (int i = 0; i < 2; i++) {
+        thief.id = i == 0 ? s->a.id : nobody;
+        register_call(&k, s, &thief, CS_SLICE_NULL);
+        refused(&k, "auth");
+        assert_string_equal(k.text, "unknown device or wrong key");
+        call_fini(&k);
+    }
+    register_make(s, &s->a, CS_SLICE_NULL, &p, &body); /* another counter than the one that was signed */
+    p.counter = ++s->counter;
+    call_with(&k, s, "RegisterDevice", &p);
+    assert_int_equal(cs_rpc_call_send(k.call, cs_buf_slice(&body)), CS_OK);
+    cs_rpc_call_half_close(k.call);
+    call_finish(&k);
+    refused(&k, "auth");
+    call_fini(&k);
+    cs_buf_free(&body);
+    maker_fini(&thief);
+    register_ok(s, &s->a, CS_SLICE_NULL);
+}
+
+/* ---- limits ---- */
+
+static int limited_setup(void **state)
+{
+    struct scene *s;
+
+    setup(state);
+    s = *state;
+    hub_down(s, 0);
+    s->options.limit_loopback = true;
+    hub_up(s);
+    return 0;
+}
+
+/* Guessing gets an address nowhere after a while; who has proven itself is not held up by it. */
+static void failures_run_out(void **state)
+{
+    struct scene *s = *state;
+    struct maker stranger;
+    struct cs_rpc_channel_options o = { .host = "127.0.0.1", .port = cs_hub_port(s->hub) };
+    struct cs_error err = { 0 };
+    struct call k = { 0 };
+    cs_rpc_channel *own;
+    struct cs_session mine;
+    uint64_t counter;
+    bool required;
+
+    two_devices(s);
+    maker_init(&stranger, 'w', 's');
+    own = s->channel;
+    mine = s->session;
+    counter = s->counter;
+    assert_int_equal(cs_rpc_channel_new(s->loop, &o, &s->channel, &err), CS_OK);
+    s->has_session = false;
+    while (k.status != CS_RPC_RESOURCE_EXHAUSTED) {
+        heartbeat(&k, s, &stranger, &required);
+        if (k.status != CS_RPC_RESOURCE_EXHAUSTED)
+            refused(&k, "auth");
+        call_fini(&k);
+    }
+    cs_rpc_channel_close(s->channel);
+    s->channel = own;
+    s->session = mine;
+    s->counter = counter;
+    heartbeat(&k, s, &s->a, &required);
+    assert_int_equal(k.status, CS_RPC_OK);
+    call_fini(&k);
+    maker_fini(&stranger);
+}
+
+static int proxied_setup(void **state)
+{
+    struct scene *s;
+
+    setup(state);
+    s = *state;
+    hub_down(s, 0);
+    s->options.behind_proxy = true;
+    hub_up(s);
+    return 0;
+}
+
+static void behind_a_proxy_connections_are_shared(void **state)
+{
+    struct scene *s = *state;
+    struct cs_rpc_channel_options o = { .host = "127.0.0.1", .port = cs_hub_port(s->hub) };
+    struct cs_error err = { 0 };
+    cs_rpc_channel *own = s->channel;
+    struct recording r;
+
+    two_devices(s);
+    record(&r, s, &s->a, "Heartbeat");
+    assert_int_equal(cs_rpc_channel_new(s->loop, &o, &s->channel, &err), CS_OK);
+    play_well(s, &r);
+    dead_recordings(s, &r, 1);
+    cs_rpc_channel_close(s->channel);
+    s->channel = own;
+    dead_recordings(s, &r, 1);
+    cs_buf_free(&r.body);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(recorded_calls_are_dead, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_proof_is_for_one_thing, setup, teardown),
+        cmocka_unit_test_setup_teardown(nobody_is_somebody_else, setup, teardown),
+        cmocka_unit_test_setup_teardown(batches_of_others, setup, teardown),
+        cmocka_unit_test_setup_teardown(registering_as_another, setup, teardown),
+        cmocka_unit_test_setup_teardown(failures_run_out, limited_setup, teardown),
+        cmocka_unit_test_setup_teardown(behind_a_proxy_connections_are_shared, proxied_setup, teardown),
+    };
+
+    return cmocka_run_group_tests_name("hub authentication", tests, NULL, NULL);
+}
