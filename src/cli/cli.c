@@ -51,6 +51,10 @@ static const struct cs_cli_command commands[] = {
       cs_cmd_devices_revoke },
     { "devices", "", 0, 0, 0, "who is in: name, id, fingerprint, added by, last seen, how far behind", NULL,
       cs_cmd_devices },
+    { "identity new", "", 0, 0, 0, "make a copy a device of its own, which joins with a code",
+      "For a database and data_dir that were copied, or a database whose data_dir is lost. New id and keys;\n"
+      "what is unsent stays unsent and goes out when the device has joined. The old keystore is kept.",
+      cs_cmd_identity_new },
     { "keys passphrase", "", 0, 0, CS_OPT_PASSPHRASE | CS_OPT_REMOVE,
       "put the keystore under a passphrase, or another one",
       "From then on a prompt asks for it, or --keystore-passphrase-fd N gives it, or systemd does as the\n"

@@ -113,6 +113,7 @@ int cs_cmd_join(struct cs_cli *c);
 int cs_cmd_devices(struct cs_cli *c);
 int cs_cmd_devices_rename(struct cs_cli *c);
 int cs_cmd_devices_revoke(struct cs_cli *c);
+int cs_cmd_identity_new(struct cs_cli *c);
 int cs_cmd_keys_passphrase(struct cs_cli *c);
 int cs_cmd_keys_rotate(struct cs_cli *c);
 int cs_cmd_recovery_create(struct cs_cli *c);

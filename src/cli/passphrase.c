@@ -160,6 +160,33 @@ int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_e
     return open_with(c, clawsync_engine_open, cs_engine_open_beside, out, err);
 }
 
+int cs_cmd_identity_new(struct cs_cli *c)
+{
+    clawsync_config with = c->config;
+    char *passphrase = NULL, device[CS_UUID_TEXT];
+    clawsync_error err;
+    size_t lost = 0;
+    int rc = cs_crypto_init((struct cs_error *)&err);
+
+    if (rc == CS_OK && (passphrase = cs_secret_alloc(PASSPHRASE_MAX)) == NULL)
+        rc = cs_fail((struct cs_error *)&err, CS_ENOMEM, "out of memory");
+    if (rc == CS_OK && (rc = keystore_passphrase(c, passphrase, &err)) == CS_OK)
+        with.passphrase = passphrase;
+    if (rc == CS_OK || rc == CS_ENOTFOUND)
+        rc = cs_engine_new_identity(&with, device, &lost, &err);
+    cs_secret_free(passphrase);
+    if (rc != CS_OK)
+        return cs_cli_fail(c, &err);
+    if (lost > 0)
+        cs_cli_warn(c,
+                    "batches were on their way whose keys are lost: if the hub did not get them, their edits are here "
+                    "only, until they are made again");
+    if (c->json)
+        cs_cli_json(json_pack("{s:s}", "device_id", device));
+    cs_cli_say(c, "this is device %s now, and no member yet; join with: claw-sync join CODE", device);
+    return CS_EXIT_DONE;
+}
+
 int cs_cmd_keys_passphrase(struct cs_cli *c)
 {
     clawsync_engine *e = NULL;

@@ -588,6 +588,47 @@ void cs_engine_free(struct clawsync_engine *e)
     free(e);
 }
 
+/* As far as a new identity needs it. */
+static int open_to_renew(struct clawsync_engine *e, const clawsync_config *c, size_t *lost, struct cs_error *err)
+{
+    int rc;
+
+    if ((rc = cs_crypto_init(err)) != CS_OK || (rc = cs_config_copy(&e->config, &e->strings, c, err)) != CS_OK ||
+        (rc = keep_passphrase(e, err)) != CS_OK)
+        return rc;
+    if (c->device_id != NULL && c->device_id[0] != '\0')
+        return cs_fail(err, CS_EINVAL, "a new identity has a new id; leave device_id (CLAW_DEVICE_ID) out");
+    cs_uuid_parse(&e->workspace, e->config.workspace_id);
+    cs_uuid_text(e->workspace_text, &e->workspace);
+    e->rng.world = e->world;
+    if ((rc = cs_self_open(e, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
+        (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK)
+        return rc;
+    return cs_self_renew(e, lost, err);
+}
+
+int cs_engine_new_identity(const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost, clawsync_error *error)
+{
+    struct clawsync_engine *e = calloc(1, sizeof *e);
+    struct cs_error err = { 0 };
+    int rc;
+
+    *lost = 0;
+    if (e == NULL)
+        return cs_fail((struct cs_error *)error, CS_ENOMEM, "out of memory");
+    e->world = cs_world_real();
+    e->last_command = &e->commands;
+    e->last_warning = &e->warnings;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->cond, NULL);
+    rc = open_to_renew(e, c, lost, &err);
+    snprintf(device, CS_UUID_TEXT, "%s", e->device_text);
+    cs_engine_free(e);
+    if (error != NULL)
+        *(struct cs_error *)error = err;
+    return rc;
+}
+
 static int engine_open(clawsync_engine **out, struct cs_world *world, bool threaded, bool beside,
                        const clawsync_config *c, clawsync_error *error)
 {

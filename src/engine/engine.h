@@ -469,6 +469,10 @@ void cs_engine_free(struct clawsync_engine *e);
  * nor data_dir, and the other learns from the hub what it did. Only clawsync_engine_close and the calls that say so
  * may be made on it. CS_ENOTFOUND: this device was never set up. */
 int cs_engine_open_beside(clawsync_engine **out, const clawsync_config *c, clawsync_error *error);
+/* Makes the database and data_dir another device's, which is no member yet: new id, new keys; what is unsent stays
+ * unsent. *lost: batches on their way that cannot be taken back, their keys not being here. The old keystore is kept
+ * beside the new one. */
+int cs_engine_new_identity(const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost, clawsync_error *error);
 int cs_engine_command(clawsync_engine *e, struct cs_command *c, clawsync_error *err); /* waits for its end */
 void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));                                                          /* in a job */
@@ -481,6 +485,7 @@ void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, 
 int cs_self_open(struct clawsync_engine *e, struct cs_error *err);       /* reads or makes; writes nothing */
 int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err); /* dirs, keystore when new */
 int cs_self_save(struct clawsync_engine *e, struct cs_error *err);       /* the keystore. In a job. */
+int cs_self_renew(struct clawsync_engine *e, size_t *lost, struct cs_error *err);
 int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err);
 int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err);
 void cs_self_members_reset(struct clawsync_engine *e);

@@ -233,6 +233,20 @@ static int keystore_new(struct clawsync_engine *e, const struct cs_uuid *wanted,
     return CS_OK;
 }
 
+static int keys_derive(struct clawsync_engine *e, struct cs_error *err)
+{
+    e->device = e->ks->device;
+    cs_uuid_text(e->device_text, &e->device);
+    if (e->keys == NULL && (e->keys = cs_secret_alloc(sizeof *e->keys)) == NULL)
+        return no_memory(err);
+    cs_device_keys_derive(e->keys, CS_PRINCIPAL_DEVICE, cs_slice(e->ks->device_secret, 32), &e->workspace);
+    memcpy(e->rng.hedge, e->keys->hedge, sizeof e->rng.hedge);
+    e->incarnation = e->ks->nincarnations > 0 ? e->ks->incarnations[e->ks->nincarnations - 1] : 0;
+    if (e->incarnation == 0)
+        return cs_fail(err, CS_ECORRUPT, "%s names no incarnation", e->keystore_path);
+    return CS_OK;
+}
+
 static int keystore_fits(struct clawsync_engine *e, const struct cs_uuid *wanted, struct cs_error *err)
 {
     char have[CS_UUID_TEXT];
@@ -268,16 +282,78 @@ int cs_self_open(struct clawsync_engine *e, struct cs_error *err)
         rc = keystore_fits(e, wants, err);
     if (rc != CS_OK)
         return rc;
-    e->device = e->ks->device;
-    cs_uuid_text(e->device_text, &e->device);
-    if ((e->keys = cs_secret_alloc(sizeof *e->keys)) == NULL)
-        return no_memory(err);
-    cs_device_keys_derive(e->keys, CS_PRINCIPAL_DEVICE, cs_slice(e->ks->device_secret, 32), &e->workspace);
-    memcpy(e->rng.hedge, e->keys->hedge, sizeof e->rng.hedge);
-    e->incarnation = e->ks->nincarnations > 0 ? e->ks->incarnations[e->ks->nincarnations - 1] : 0;
-    if (e->incarnation == 0)
-        return cs_fail(err, CS_ECORRUPT, "%s names no incarnation", e->keystore_path);
+    if ((rc = keys_derive(e, err)) != CS_OK)
+        return rc;
     return members_load(e, err);
+}
+
+/* The old keystore under its device's name; there already: an earlier try came so far. */
+static int keep_old(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_files *f = &e->world->files;
+    struct cs_buf bytes = { 0 };
+    char name[64];
+    const char *path;
+    int rc = f->ops->read(f->self, e->keystore_path, LOG_MAX, &bytes, err);
+
+    snprintf(name, sizeof name, "keystore.%s", e->device_text);
+    if (rc == CS_OK && (path = join_path(e, e->identity_dir, name)) == NULL)
+        rc = no_memory(err);
+    else if (rc == CS_OK && (rc = f->ops->write_new(f->self, path, cs_buf_slice(&bytes), 0600, err)) == CS_EEXIST)
+        rc = CS_OK;
+    if (bytes.data != NULL)
+        cs_wipe(bytes.data, bytes.cap);
+    cs_buf_free(&bytes);
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
+static int count_waiting(struct clawsync_engine *e, size_t *out, struct cs_error *err)
+{
+    struct cs_arena arena = { 0 };
+    struct cs_bound *bound = NULL;
+    size_t n = 0;
+    int rc = cs_replica_bound(e->replica, &arena, false, &bound, &n, err);
+
+    *out = 0;
+    for (size_t i = 0; i < n && rc == CS_OK; i++)
+        *out += bound[i].state == CS_BOUND_WAITING;
+    cs_arena_free(&arena);
+    return rc;
+}
+
+/* The new keystore is there before the database is its device's: between the two it is as if the old one were lost, and
+ * a second try goes on from there. */
+int cs_self_renew(struct clawsync_engine *e, size_t *lost, struct cs_error *err)
+{
+    struct cs_files *f = &e->world->files;
+    struct cs_replica_identity id = { e->workspace, { { 0 } }, 0 }, have = { 0 };
+    char text[CS_UUID_TEXT];
+    int rc;
+
+    cs_replica_identity(e->replica, &have);
+    if (!cs_uuid_is_zero(&have.workspace) && cs_uuid_cmp(&have.workspace, &e->workspace) != 0) {
+        cs_uuid_text(text, &have.workspace);
+        return cs_fail(err, CS_EEXIST, "%s belongs to workspace %s; use that workspace id", e->config.db_path, text);
+    }
+    if (cs_uuid_cmp(&have.device, &e->device) == 0)
+        rc = cs_push_take_back(e, err);
+    else
+        rc = count_waiting(e, lost, err);
+    if (rc != CS_OK || (rc = keep_old(e, err)) != CS_OK)
+        return rc;
+    cs_keystore_free(e->ks);
+    e->ks = NULL;
+    if ((rc = keystore_new(e, NULL, err)) != CS_OK || (rc = keys_derive(e, err)) != CS_OK ||
+        (rc = f->ops->mkdir(f->self, e->config.data_dir, 0700, err)) != CS_OK ||
+        (rc = f->ops->mkdir(f->self, e->identity_dir, 0700, err)) != CS_OK || (rc = cs_self_save(e, err)) != CS_OK)
+        return rc;
+    if ((rc = f->ops->remove(f->self, e->members_path, err)) != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    if ((rc = cs_self_pending_drop(e, err)) != CS_OK)
+        return rc;
+    id.device = e->device;
+    id.incarnation = e->incarnation;
+    return cs_replica_new_device(e->replica, &id, err);
 }
 
 /* The database is what decides who we are in it: nothing is written to data_dir before it agreed. */
@@ -299,8 +375,8 @@ int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err)
         cs_uuid_text(text, &have.device);
         return cs_fail(err, CS_EEXIST,
                        "%s was replicated by device %s, whose keys are not in %s; give that device's data_dir "
-                       "(CLAW_DATA_DIR), or, if it is lost, join again with: claw-sync untrack TABLE for each, then "
-                       "claw-sync keys import FILE",
+                       "(CLAW_DATA_DIR), or, if it is lost, make this a new device with: claw-sync identity new, then "
+                       "claw-sync join CODE",
                        e->config.db_path, text, e->config.data_dir);
     }
     if (f->ops->stat(f->self, e->keystore_path, &info, NULL) != CS_OK) {

@@ -69,9 +69,9 @@ static int unknown_own(struct clawsync_engine *e, const struct cs_batch_header *
     if (!e->recovering && e->ks->nincarnations > 1 && !cs_incarnation_had(e, h->incarnation))
         return cs_fail(err, CS_EEXIST,
                        "DEVICE_CLONED: another copy of this device is at work, batch %" PRIu64
-                       " of it is not ours; nothing more is sent or taken here. Use one of them only, and give the "
-                       "other a data_dir (CLAW_DATA_DIR) and a database of its own and join again: claw-sync keys "
-                       "import FILE",
+                       " of it is not ours; nothing more is sent or taken here. Use one of them only, or make this one "
+                       "a device of its own, with a data_dir (CLAW_DATA_DIR) of its own: claw-sync identity new, then "
+                       "claw-sync join CODE",
                        h->number);
     e->recovering = true;
     e->fetched_back++;

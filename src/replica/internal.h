@@ -3,7 +3,7 @@
  * Column numbers: a column that carries cells has a persistent number per table (sync_columns), given when it is first
  * seen, here or in a batch. Key columns carry a cell (their literal value) only where the literal can differ from the
  * canonical key: collation NOCASE or RTRIM, or no affinity; other key columns have no number. Table numbers likewise
- * (sync_tables), for unknown tables too. Devices are small integers into sync_devices; 1 is this device. */
+ * (sync_tables), for unknown tables too. Devices are small integers into sync_devices. */
 #ifndef CS_REPLICA_INTERNAL_H
 #define CS_REPLICA_INTERNAL_H
 

@@ -13,7 +13,7 @@ static const char ddl[] =
     "DEFAULT 0);"
     "CREATE TABLE sync_columns(tbl INTEGER NOT NULL, id INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY(tbl, id),"
     " UNIQUE(tbl, name)) WITHOUT ROWID;"
-    /* 1 is this device; number, hash, member_seq: the newest batch of it that was pulled. */
+    /* number, hash, member_seq: the newest batch of it that was pulled. */
     "CREATE TABLE sync_devices(id INTEGER PRIMARY KEY, uuid BLOB NOT NULL UNIQUE, number INTEGER NOT NULL DEFAULT 0, "
     "hash BLOB,"
     " member_seq INTEGER NOT NULL DEFAULT 0);"

@@ -201,9 +201,7 @@ int cs_replica_set_identity(cs_replica *r, const struct cs_replica_identity *id,
     }
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
-    if ((rc = cs_device_number(r, &id->device, &self, err)) == CS_OK && self != 1)
-        rc = cs_fail(err, CS_ECORRUPT, "our table of devices in the database is damaged");
-    if (rc == CS_OK && (rc = cs_identity_save(r, id, err)) == CS_OK)
+    if ((rc = cs_device_number(r, &id->device, &self, err)) == CS_OK && (rc = cs_identity_save(r, id, err)) == CS_OK)
         return cs_db_commit(r, err);
     cs_db_rollback(r);
     return rc;

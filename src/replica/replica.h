@@ -123,6 +123,9 @@ void cs_replica_chain(const cs_replica *r, uint64_t *number, uint8_t hash[32]);
 /* After the hub refused the clock: fresh stamps above `highest` for everything unsent, in one transaction (DESIGN:
  * re-seal). Nothing may be bound (cs_replica_unbind first). */
 int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err);
+/* This database is another device's from now on, with a chain of its own: what was sent stays the old one's, what is
+ * unsent goes out as the new one's. Waiting batches are dropped (cs_replica_unbind first). One transaction. */
+int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err);
 
 /* ---- others' changes in ---- */
 

@@ -9,7 +9,8 @@
 /* Unsent rows, and the stamps of ours in them that no one else has seen. */
 struct renaming {
     int64_t highest;
-    int64_t *old, *fresh; /* old: ascending, distinct */
+    const struct cs_uuid *device; /* whose the versions are from now on; NULL: ours still, with fresh stamps */
+    int64_t *old, *fresh;         /* old: ascending, distinct */
     size_t n, cap;
     struct {
         int64_t seq, table;
@@ -101,7 +102,9 @@ static int rename_one(struct renaming *m, struct cs_version *v, struct cs_error 
     const int64_t *p = m->n == 0 ? NULL : bsearch(&v->stamp, m->old, m->n, sizeof *m->old, by_stamp);
 
     (void)err;
-    if (p != NULL)
+    if (p != NULL && m->device != NULL)
+        v->device = *m->device;
+    else if (p != NULL)
         v->stamp = m->fresh[p - m->old];
     return CS_OK;
 }
@@ -146,10 +149,30 @@ static int on_rows(struct cs_replica *r, struct renaming *m, bool rename, struct
     return rc;
 }
 
+/* Ascending, each once. */
+static void sort_out(struct renaming *m)
+{
+    size_t n = 0;
+
+    if (m->n > 0)
+        qsort(m->old, m->n, sizeof *m->old, by_stamp);
+    for (size_t i = 0; i < m->n; i++)
+        if (i == 0 || m->old[i] != m->old[n - 1])
+            m->old[n++] = m->old[i];
+    m->n = n;
+}
+
+static void renaming_free(struct renaming *m)
+{
+    cs_arena_free(&m->arena);
+    free(m->old);
+    free(m->fresh);
+    free(m->rows);
+}
+
 int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
 {
     struct renaming m = { .highest = highest };
-    size_t n = 0;
     int rc;
 
     if ((rc = cs_db_begin(r, err)) != CS_OK)
@@ -162,15 +185,11 @@ int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
     if (rc == CS_OK)
         rc = on_rows(r, &m, false, err);
     if (rc == CS_OK && m.n > 0) {
-        qsort(m.old, m.n, sizeof *m.old, by_stamp);
-        for (size_t i = 0; i < m.n; i++)
-            if (i == 0 || m.old[i] != m.old[n - 1])
-                m.old[n++] = m.old[i];
-        m.n = n;
-        if ((m.fresh = malloc(n * sizeof *m.fresh)) == NULL)
+        sort_out(&m);
+        if ((m.fresh = malloc(m.n * sizeof *m.fresh)) == NULL)
             rc = cs_fail(err, CS_ENOMEM, "out of memory");
         else
-            memcpy(m.fresh, m.old, n * sizeof *m.fresh);
+            memcpy(m.fresh, m.old, m.n * sizeof *m.fresh);
     }
     if (rc == CS_OK) {
         int64_t hlc = cs_hlc_reseal(m.fresh, m.n, highest);
@@ -188,9 +207,41 @@ int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
         rc = cs_db_commit(r, err);
     else
         cs_db_rollback(r);
-    cs_arena_free(&m.arena);
-    free(m.old);
-    free(m.fresh);
-    free(m.rows);
+    renaming_free(&m);
+    return rc;
+}
+
+/* What was sent stays the old device's, what is unsent becomes the new one's. */
+int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err)
+{
+    static const uint8_t none[32];
+    struct renaming m = { .highest = INT64_MIN };
+    bool more = !cs_uuid_is_zero(&r->id.device);
+    int rc;
+
+    if (r->bare) {
+        r->id = *id;
+        return CS_OK;
+    }
+    if ((rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    cs_extract_stale(r);
+    while (rc == CS_OK && more)
+        rc = cs_seal_slice(r, 1000, &more, NULL, err);
+    if (rc == CS_OK && (rc = cs_run_dissolve_all(r, err)) == CS_OK && (rc = load_rows(r, &m, err)) == CS_OK)
+        rc = on_rows(r, &m, false, err);
+    sort_out(&m);
+    m.device = &id->device;
+    if (rc == CS_OK)
+        rc = on_rows(r, &m, true, err);
+    if (rc == CS_OK &&
+        (rc = cs_db_exec(r, "DELETE FROM main.sync_bound; DELETE FROM main.sync_refused", err)) == CS_OK &&
+        (rc = cs_chain_save(r, 0, none, err)) == CS_OK && (rc = cs_hlc_save(r, err)) == CS_OK)
+        rc = cs_identity_save(r, id, err);
+    if (rc == CS_OK)
+        rc = cs_db_commit(r, err);
+    else
+        cs_db_rollback(r);
+    renaming_free(&m);
     return rc;
 }

@@ -136,7 +136,7 @@ class Copies(ClawTest):
         for command in ("sync", "push", "run"):
             done = self.a.claw(command, want=2)
             self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
-            for words in ("whose keys are not in", "CLAW_DATA_DIR", "claw-sync keys import FILE"):
+            for words in ("whose keys are not in", "CLAW_DATA_DIR", "claw-sync identity new", "claw-sync join CODE"):
                 self.assertIn(words, done.stderr)
         self.assertEqual((self.a.dump(), self.a.query("SELECT * FROM sync_rows"),
                           self.a.query("SELECT * FROM sync_changelog")), before)
@@ -168,7 +168,7 @@ class Copies(ClawTest):
         for command in ("sync", "push", "pull"):
             done = copy.claw(command, want=2)
             self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
-            for words in ("DEVICE_CLONED", "data_dir", "claw-sync keys import FILE"):
+            for words in ("DEVICE_CLONED", "data_dir", "claw-sync identity new", "claw-sync join CODE"):
                 self.assertIn(words, done.stderr)
         self.assertEqual(copy.dump(), before)
         status = copy.status()

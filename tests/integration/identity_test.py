@@ -1,0 +1,101 @@
+"""claw-sync identity new: a copy becomes a device of its own, with the real programs."""
+
+import json
+import shutil
+
+import claw
+
+
+class IdentityTest(claw.ClawTest):
+    def setUp(self):
+        super().setUp()
+        self.a, self.b = self.workspace_of(2)
+        self.a.sql("INSERT INTO sessions(id, agent) VALUES ('r', 'v1'), ('q', 'v1'), ('gone', 'x');")
+        self.settle([self.a, self.b])
+
+    def copy_of(self, device):
+        shutil.copytree(device.folder, self.folder / "copy")
+        return self.device("copy", schema=None)
+
+    def rows(self, device):
+        return dict(device.query("SELECT id, agent FROM sessions"))
+
+    def become_new(self, device):
+        out = json.loads(device.claw("identity", "new", "--json").stdout)
+        done = device.claw("sync", want=2)
+        self.assertIn("this workspace exists", done.stderr)
+        device.claw("join", json.loads(self.b.claw("invite", "--json").stdout)["code"])
+        self.assertEqual(device.status()["device_id"], out["device_id"])
+        return out["device_id"]
+
+    def test_a_copy(self):
+        copy = self.copy_of(self.a)
+        self.b.sql("UPDATE sessions SET agent = 'v2' WHERE id = 'r'; DELETE FROM sessions WHERE id = 'gone';")
+        self.b.sync()
+        copy.sql("UPDATE sessions SET agent = 'mine' WHERE id = 'q'; INSERT INTO sessions(id, agent) VALUES ('new', 'x');")
+        self.become_new(copy)
+        # what others wrote since the copy was taken stands, what the copy had not sent is there
+        self.settle([self.a, self.b, copy])
+        self.assertEqual(self.rows(self.b), {"r": "v2", "q": "mine", "new": "x"})
+        for d in (self.a, copy):
+            d.sql(f"UPDATE sessions SET agent = agent || '{d.folder.name}' WHERE id = 'r';")
+            self.settle([self.a, self.b, copy])
+        self.assertEqual(self.rows(self.a)["r"], "v2acopy")
+        self.assertEqual(len(json.loads(self.a.claw("devices", "--json").stdout)["devices"]), 3)
+
+    def test_two_copies_at_work(self):
+        copy = self.copy_of(self.a)
+        copy.sql("INSERT INTO sessions(id, agent) VALUES ('of the copy', 'x');")
+        copy.sync()
+        self.a.sql("INSERT INTO sessions(id, agent) VALUES ('of the first', 'x');")
+        self.a.sync()
+        copy.sql("INSERT INTO sessions(id, agent) VALUES ('stays here', 'x');")
+        self.assertIn("claw-sync identity new", copy.claw("sync", want=2).stderr)
+        self.become_new(copy)
+        self.settle([self.a, self.b, copy])
+        self.assertEqual(set(self.rows(self.b)), {"r", "q", "gone", "of the copy", "of the first", "stays here"})
+
+    def test_batches_on_their_way(self):
+        """Bound when the hub went away: they are taken back, and are the new device's."""
+        self.a.sql("INSERT INTO sessions(id, agent) VALUES ('bound', 'x'); UPDATE sessions SET agent = 'b' WHERE id = 'q';")
+        self.hub.stop()
+        self.a.claw("push", want=3, CLAW_MAX_RETRIES=0)
+        copy = self.copy_of(self.a)
+        self.hub.start()
+        self.become_new(copy)
+        self.settle([self.b, copy])
+        self.assertEqual(self.rows(self.b), {"r": "v1", "q": "b", "gone": "x", "bound": "x"})
+        self.settle([self.a, self.b, copy])
+
+    def test_a_database_without_its_data_dir(self):
+        self.a.sql("UPDATE sessions SET agent = 'unsent' WHERE id = 'r';")
+        self.b.sql("UPDATE sessions SET agent = 'v2' WHERE id = 'q';")
+        self.b.sync()
+        shutil.rmtree(self.a.data)
+        self.assertIn("claw-sync identity new", self.a.claw("sync", want=2).stderr)
+        self.become_new(self.a)
+        self.settle([self.a, self.b])
+        self.assertEqual(self.rows(self.b), {"r": "unsent", "q": "v2", "gone": "x"})
+
+    def test_wrong_use(self):
+        old = self.a.status()["device_id"]
+        done = self.a.claw("identity", "new", want=2, CLAW_DEVICE_ID=old)
+        self.assertIn("CLAW_DEVICE_ID", done.stderr)
+        done = self.a.claw("identity", "new", want=2, CLAW_WORKSPACE_ID="5e2f9a3c-0b1d-4c7e-8f60-0d1e2f3a4b5c")
+        self.assertIn("workspace", done.stderr)
+        self.a.claw("identity", want=2)
+        self.a.claw("identity", "new", "x", want=2)
+        self.assertIn("usage: claw-sync identity new", self.a.claw("identity", "new", "--help").stdout)
+        self.a.start()
+        claw.wait_until(lambda: "replicating" in self.a.daemon_log(), "the daemon")
+        self.a.claw("identity", "new", want=1)
+        self.a.stop()
+        self.assertEqual(self.a.status()["device_id"], old)
+        self.settle([self.a, self.b])
+        first = self.become_new(self.a)  # again and again, too
+        self.assertNotEqual(self.become_new(self.a), first)
+        self.settle([self.a, self.b])
+
+
+if __name__ == "__main__":
+    claw.main()
