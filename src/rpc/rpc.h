@@ -254,8 +254,9 @@ struct cs_rpc_server_options {
     /* The same without a call running. 0: 7200000 */
     uint32_t min_ping_idle_ms;
 
-    /* Frames that cost us something and carry nothing (PING, SETTINGS, PRIORITY, empty DATA, RST_STREAM, resets that
-     * the client provokes): so many at once, and so many per second. Frames with messages or headers that we send earn
+    /* Frames that cost us something and carry nothing (PING, SETTINGS, PRIORITY, empty DATA, further pieces of a header
+     * block, types that HTTP/2 does not know, windows beyond what our messages used up, RST_STREAM, resets that the
+     * client provokes): so many at once, and so many per second. Frames with messages or headers that we send earn
      * credit. 0: 500 and 100. */
     uint32_t flood_burst, flood_rate;
 

@@ -1,7 +1,9 @@
 /* TLS 1.3: who is believed, and that calls work as without. Keys and certificates are made afresh. */
+#include <openssl/err.h>
+#include <openssl/ssl.h>
 #include <unistd.h>
 
-#include "unit/rpc/rpc_fixture.h"
+#include "unit/rpc/wire_fixture.h"
 
 static char dir[64];
 static char ca[128], other_ca[128], cert[128], key[128], pin[65];
@@ -199,11 +201,123 @@ static void bad_files(void **state)
     case_close(&w);
 }
 
+/* ---- clients that speak another TLS ---- */
+
+struct foreigner {
+    SSL_CTX *context;
+    SSL *ssl;
+    struct wire x;
+    size_t fed;        /* bytes of what was heard that TLS was given */
+    bool secured;      /* its handshake is done */
+    int reason;        /* of the error that ended it; 0: there was none */
+    size_t kept_aside; /* bytes that it holds back at the end of each flight */
+};
+
+static void put_flight(struct foreigner *f, struct cs_buf *out)
+{
+    size_t n = BIO_ctrl_pending(SSL_get_wbio(f->ssl));
+    uint8_t *room;
+
+    if (n <= f->kept_aside || (room = cs_buf_grow(out, n - f->kept_aside)) == NULL)
+        return;
+    assert_int_equal(BIO_read(SSL_get_wbio(f->ssl), room, (int)(n - f->kept_aside)), n - f->kept_aside);
+}
+
+static void step(struct foreigner *f)
+{
+    size_t left = f->x.heard.len - f->fed;
+    uint8_t plain[256];
+    int rc;
+
+    if (left > 0)
+        assert_int_equal(BIO_write(SSL_get_rbio(f->ssl), f->x.heard.data + f->fed, (int)left), left);
+    f->fed += left;
+    ERR_clear_error();
+    rc = f->secured ? SSL_read(f->ssl, plain, sizeof plain) : SSL_do_handshake(f->ssl);
+    if (rc <= 0 && SSL_get_error(f->ssl, rc) == SSL_ERROR_SSL)
+        f->reason = ERR_GET_REASON(ERR_peek_error());
+    else if (rc == 1)
+        f->secured = true;
+}
+
+static void meet(struct world_case *w, struct foreigner *f, int version, const char *alpn)
+{
+    assert_non_null(f->context = SSL_CTX_new(TLS_client_method()));
+    assert_int_equal(SSL_CTX_set_max_proto_version(f->context, version), 1);
+    if (alpn != NULL)
+        assert_int_equal(SSL_CTX_set_alpn_protos(f->context, (const uint8_t *)alpn, (unsigned)strlen(alpn)), 0);
+    assert_non_null(f->ssl = SSL_new(f->context));
+    SSL_set_bio(f->ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+    SSL_set_connect_state(f->ssl);
+    step(f);
+    put_flight(f, &f->x.say);
+    wire_dial(&f->x, w);
+    while (!f->x.ended) {
+        struct cs_buf more = { 0 };
+
+        run_ms(w, 1);
+        step(f);
+        put_flight(f, &more);
+        if (more.len > 0 && !f->x.ended)
+            wire_say(&f->x, cs_buf_slice(&more));
+        cs_buf_free(&more);
+    }
+    step(f);
+}
+
+/* An older TLS, another protocol or none above it, and a handshake that stops half way: each is hung up on, the first
+ * two are told why, and those who came for gRPC notice nothing. */
+static void foreigners(void **state)
+{
+    static const struct {
+        const char *name, *alpn;
+        int version;
+        size_t kept_aside;
+        int reason;
+        bool secured;
+    } cases[] = {
+        { "TLS 1.2", "\2h2", TLS1_2_VERSION, 0, SSL_R_TLSV1_ALERT_PROTOCOL_VERSION, false },
+        { "HTTP/1.1", "\10http/1.1", TLS1_3_VERSION, 0, SSL_R_TLSV1_ALERT_NO_APPLICATION_PROTOCOL, false },
+        { "no protocol", NULL, TLS1_3_VERSION, 0, 0, true },
+        { "half a hello", "\2h2", TLS1_3_VERSION, 50, 0, false },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct foreigner f = { .kept_aside = cases[i].kept_aside };
+        struct cs_rpc_tls tls = { ca, NULL };
+        struct cs_rpc_server_stats stats;
+        struct seen before = { 0 }, after = { 0 };
+        struct world_case w;
+
+        case_loop(&w, cs_world_real());
+        case_serve(&w, &(struct cs_rpc_server_options){ .cert_file = cert, .key_file = key, .handshake_ms = 2000 });
+        case_dial(&w, &(struct cs_rpc_channel_options){ .host = "localhost", .tls = &tls });
+        unary(&w, &before, "/t.S/Echo", NULL, 0, cs_slice_str("x"));
+        meet(&w, &f, cases[i].version, cases[i].alpn);
+        unary(&w, &after, "/t.S/Echo", NULL, 0, cs_slice_str("x"));
+        if (f.reason != cases[i].reason || f.secured != cases[i].secured)
+            fail_msg("%s: %s, %d", cases[i].name, ERR_reason_error_string(ERR_PACK(ERR_LIB_SSL, 0, f.reason)),
+                     f.secured);
+        assert_int_equal(before.status, CS_RPC_OK);
+        assert_int_equal(after.status, CS_RPC_OK);
+        cs_rpc_server_stats(w.server, &stats);
+        assert_int_equal(stats.connections, 1);
+        assert_int_equal(w.up, 1);
+        SSL_free(f.ssl);
+        SSL_CTX_free(f.context);
+        wire_close(&f.x);
+        seen_free(&before);
+        seen_free(&after);
+        case_close(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(calls_over_tls), cmocka_unit_test(who_is_not_believed), cmocka_unit_test(plain_meets_tls),
-        cmocka_unit_test(bad_files),      cmocka_unit_test(a_wrong_name),
+        cmocka_unit_test(bad_files),      cmocka_unit_test(foreigners),          cmocka_unit_test(a_wrong_name),
     };
 
     return cmocka_run_group_tests_name("rpc tls", tests, make_keys, drop_keys);
