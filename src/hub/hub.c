@@ -201,6 +201,11 @@ uint16_t cs_hub_port(const cs_hub *h)
     return h->port;
 }
 
+int cs_hub_certificate(cs_hub *h, const char *cert_file, const char *key_file, struct cs_error *err)
+{
+    return cs_rpc_server_certificate(h->server, cert_file, key_file, err);
+}
+
 const uint8_t *cs_hub_public_key(const cs_hub *h)
 {
     return h->key.pk;

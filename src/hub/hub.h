@@ -23,6 +23,10 @@ int cs_hub_start(struct cs_world *world, cs_loop *loop, const struct cs_hub_opti
                  struct cs_error *err);
 uint16_t cs_hub_port(const cs_hub *h);
 const uint8_t *cs_hub_public_key(const cs_hub *h); /* 32 bytes */
+/* The certificate's files were renewed: connections from now on get what is in them. CS_EINVAL: they are no good, and
+ * nothing changed. */
+int cs_hub_certificate(cs_hub *h, const char *cert_file, const char *key_file, struct cs_error *err);
+
 /* Takes no new calls, lets running ones end for at most drain_ms (0: cuts them), finishes what is being written, closes
  * the store and frees h; then `stopped` comes, on the loop. */
 void cs_hub_stop(cs_hub *h, uint32_t drain_ms, void (*stopped)(void *arg), void *arg);

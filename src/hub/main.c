@@ -36,7 +36,8 @@ static const char help[] = "Usage: claw-sync-server [options]\n"
 struct program {
     cs_loop *loop;
     cs_hub *hub;
-    cs_signal *term, *interrupt;
+    const struct cs_hub_config *config;
+    cs_signal *term, *interrupt, *hangup;
     bool stopping;
 };
 
@@ -73,6 +74,19 @@ static void stop_asked(void *arg)
     p->stopping = true;
     fprintf(stderr, "%s: stopping\n", name);
     cs_hub_stop(p->hub, DRAIN_MS, stopped, p);
+}
+
+static void reload_asked(void *arg)
+{
+    struct program *p = arg;
+    struct cs_error err;
+
+    if (p->stopping || p->hub == NULL || p->config->cert_file == NULL)
+        return;
+    if (cs_hub_certificate(p->hub, p->config->cert_file, p->config->key_file, &err) == CS_OK)
+        fprintf(stderr, "%s: certificate read again\n", name);
+    else
+        fprintf(stderr, "%s: warning: %s; the certificate in use stays\n", name, err.msg);
 }
 
 /* "HOST:PORT", an IPv6 address in brackets. */
@@ -128,7 +142,7 @@ static void serve(struct program *p, const struct cs_hub_config *c)
 static int run(const struct cs_hub_config *c)
 {
     struct cs_world *world = cs_world_real();
-    struct program p = { 0 };
+    struct program p = { .config = c };
     struct cs_error err = { 0 };
     int rc;
 
@@ -136,12 +150,14 @@ static int run(const struct cs_hub_config *c)
     if (cs_crypto_init(&err) != CS_OK || cs_loop_new(world, &p.loop, &err) != CS_OK)
         return fail(EXIT_FAILURE, &err);
     if (cs_signal_new(p.loop, SIGTERM, stop_asked, &p, &p.term) != CS_OK ||
-        cs_signal_new(p.loop, SIGINT, stop_asked, &p, &p.interrupt) != CS_OK)
+        cs_signal_new(p.loop, SIGINT, stop_asked, &p, &p.interrupt) != CS_OK ||
+        cs_signal_new(p.loop, SIGHUP, reload_asked, &p, &p.hangup) != CS_OK)
         rc = cs_fail(&err, CS_EIO, "cannot wait for signals");
     else if ((rc = start(&p, world, c, &err)) == CS_OK)
         serve(&p, c);
     cs_signal_close(p.term);
     cs_signal_close(p.interrupt);
+    cs_signal_close(p.hangup);
     cs_loop_free(p.loop);
     return rc == CS_OK ? EXIT_SUCCESS : fail(EXIT_FAILURE, &err);
 }

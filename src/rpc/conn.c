@@ -854,7 +854,7 @@ static void on_drained(void *arg)
 
 const struct cs_stream_cb cs_rpc_conn_stream_cb = { on_connected, on_bytes, on_ended, on_drained };
 
-int cs_rpc_conn_new(cs_loop *l, const struct cs_rpc_conn_ops *ops, void *owner, const cs_rpc_tls_context *tls,
+int cs_rpc_conn_new(cs_loop *l, const struct cs_rpc_conn_ops *ops, void *owner, cs_rpc_tls_context *tls,
                     const struct cs_rpc_limits *limits, cs_rpc_conn **out)
 {
     cs_rpc_conn *conn = calloc(1, sizeof *conn);

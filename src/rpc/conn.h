@@ -80,7 +80,7 @@ struct cs_rpc_conn {
 };
 
 /* An idle connection: the owner sets `stream`, then starts it. tls NULL: plain; limits are borrowed. */
-int cs_rpc_conn_new(cs_loop *l, const struct cs_rpc_conn_ops *ops, void *owner, const cs_rpc_tls_context *tls,
+int cs_rpc_conn_new(cs_loop *l, const struct cs_rpc_conn_ops *ops, void *owner, cs_rpc_tls_context *tls,
                     const struct cs_rpc_limits *limits, cs_rpc_conn **out);
 /* The stream's callbacks, with the connection as arg. */
 extern const struct cs_stream_cb cs_rpc_conn_stream_cb;

@@ -275,6 +275,10 @@ int cs_rpc_server_new(cs_loop *l, const struct cs_rpc_server_options *o, cs_rpc_
 
 uint16_t cs_rpc_server_port(const cs_rpc_server *s);
 
+/* A renewed certificate for the connections that come from now on; those that are there go on with theirs. CS_EINVAL:
+ * it or its key is no good, or the server has no TLS: nothing changed. */
+int cs_rpc_server_certificate(cs_rpc_server *s, const char *cert_file, const char *key_file, struct cs_error *err);
+
 struct cs_rpc_server_stats {
     size_t connections; /* now */
     size_t calls;       /* now, until `closed` has returned and the stream is gone */

@@ -600,6 +600,20 @@ uint16_t cs_rpc_server_port(const cs_rpc_server *s)
     return s->port;
 }
 
+int cs_rpc_server_certificate(cs_rpc_server *s, const char *cert_file, const char *key_file, struct cs_error *err)
+{
+    cs_rpc_tls_context *fresh;
+    int rc;
+
+    if (s->tls == NULL)
+        return cs_fail(err, CS_EINVAL, "the server has no TLS");
+    if ((rc = cs_rpc_tls_server(cert_file, key_file, &fresh, err)) != CS_OK)
+        return rc;
+    cs_rpc_tls_context_free(s->tls);
+    s->tls = fresh;
+    return CS_OK;
+}
+
 void cs_rpc_server_stats(const cs_rpc_server *s, struct cs_rpc_server_stats *out)
 {
     *out = s->stats;

@@ -10,6 +10,7 @@ enum { PIN = 32 };
 
 struct cs_rpc_tls_context {
     SSL_CTX *ssl;
+    unsigned refs; /* the owner's, and one of each session */
     bool client;
     bool pinned;
     uint8_t pin[PIN]; /* SHA-256 of the server key's SubjectPublicKeyInfo */
@@ -18,7 +19,7 @@ struct cs_rpc_tls_context {
 };
 
 struct cs_rpc_tls_session {
-    const cs_rpc_tls_context *context; /* borrowed; outlives the session */
+    cs_rpc_tls_context *context; /* counted */
     SSL *ssl;
     BIO *in, *out; /* the session's two memory buffers; owned by ssl */
     bool ready;
@@ -47,6 +48,7 @@ static int context_new(const SSL_METHOD *method, cs_rpc_tls_context **out, struc
         free(x);
         return cs_fail(err, CS_ENOMEM, "out of memory for TLS");
     }
+    x->refs = 1;
     SSL_CTX_set_min_proto_version(x->ssl, TLS1_3_VERSION);
     SSL_CTX_set_mode(x->ssl, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_session_cache_mode(x->ssl, SSL_SESS_CACHE_OFF);
@@ -135,7 +137,7 @@ int cs_rpc_tls_server(const char *cert_file, const char *key_file, cs_rpc_tls_co
 
 void cs_rpc_tls_context_free(cs_rpc_tls_context *x)
 {
-    if (x == NULL)
+    if (x == NULL || --x->refs > 0)
         return;
     SSL_CTX_free(x->ssl);
     free(x->host);
@@ -152,7 +154,7 @@ static bool expect_host(const cs_rpc_tls_context *x, SSL *ssl)
     return SSL_set1_host(ssl, x->host) == 1 && SSL_set_tlsext_host_name(ssl, x->host) == 1;
 }
 
-int cs_rpc_tls_new(const cs_rpc_tls_context *x, cs_rpc_tls_session **out, struct cs_error *err)
+int cs_rpc_tls_new(cs_rpc_tls_context *x, cs_rpc_tls_session **out, struct cs_error *err)
 {
     cs_rpc_tls_session *t = calloc(1, sizeof *t);
 
@@ -161,6 +163,7 @@ int cs_rpc_tls_new(const cs_rpc_tls_context *x, cs_rpc_tls_session **out, struct
     if (t == NULL || (t->ssl = SSL_new(x->ssl)) == NULL)
         goto nomem;
     t->context = x;
+    x->refs++;
     t->in = BIO_new(BIO_s_mem());
     t->out = BIO_new(BIO_s_mem());
     if (t->in == NULL || t->out == NULL) {
@@ -187,6 +190,7 @@ void cs_rpc_tls_free(cs_rpc_tls_session *t)
     if (t == NULL)
         return;
     SSL_free(t->ssl);
+    cs_rpc_tls_context_free(t->context);
     free(t);
 }
 

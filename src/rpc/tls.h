@@ -9,10 +9,11 @@ typedef struct cs_rpc_tls_context cs_rpc_tls_context;
 /* The server must have a certificate for `host` (a name or an address) that leads to the CA, and the pinned key. */
 int cs_rpc_tls_client(const struct cs_rpc_tls *o, const char *host, cs_rpc_tls_context **out, struct cs_error *err);
 int cs_rpc_tls_server(const char *cert_file, const char *key_file, cs_rpc_tls_context **out, struct cs_error *err);
+/* The sessions that are there keep it alive. */
 void cs_rpc_tls_context_free(cs_rpc_tls_context *x);
 
 typedef struct cs_rpc_tls_session cs_rpc_tls_session;
-int cs_rpc_tls_new(const cs_rpc_tls_context *x, cs_rpc_tls_session **out, struct cs_error *err);
+int cs_rpc_tls_new(cs_rpc_tls_context *x, cs_rpc_tls_session **out, struct cs_error *err);
 void cs_rpc_tls_free(cs_rpc_tls_session *t);
 /* Takes the peer's bytes. */
 int cs_rpc_tls_feed(cs_rpc_tls_session *t, struct cs_slice in, struct cs_error *err);

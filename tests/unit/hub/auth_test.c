@@ -149,6 +149,7 @@ static void recorded_calls_are_dead(void **state)
     s->channel = other;
     dead_recordings(s, r, NMETHODS + 1);
     /* on another connection a proof that was never used is none either */
+    cs_buf_free(&r[1].body);
     record(&r[1], s, &s->a, "Heartbeat");
     play(&k, s, &r[1]);
     call_finish(&k);

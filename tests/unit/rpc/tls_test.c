@@ -130,6 +130,49 @@ static void who_is_not_believed(void **state)
     }
 }
 
+/* New connections get the new certificate; those that are there notice nothing, and a bad file changes nothing. */
+static void a_renewed_certificate(void **state)
+{
+    struct cs_rpc_tls old_tls = { ca, NULL }, new_tls = { other_ca, NULL };
+    char fresh[160];
+    struct world_case w;
+    struct seen before = { 0 }, during = { 0 }, after = { 0 };
+    struct cs_error err;
+    cs_rpc_channel *old;
+
+    (void)state;
+    snprintf(fresh, sizeof fresh, "%s/fresh.pem", dir);
+    sh("cd %s && openssl x509 -req -in req.pem -CA other.pem -CAkey other.key -CAcreateserial -days 2 -extfile ext "
+       "-out fresh.pem 2>/dev/null",
+       dir);
+    open_tls(&w, "127.0.0.1", ca, NULL);
+    unary(&w, &before, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+    assert_int_equal(before.status, CS_RPC_OK);
+    assert_int_equal(cs_rpc_server_certificate(w.server, "/nonexistent", key, &err), CS_EINVAL);
+    assert_int_equal(cs_rpc_server_certificate(w.server, ca, key, &err), CS_EINVAL);
+    assert_int_equal(cs_rpc_server_certificate(w.server, fresh, key, &err), CS_OK);
+    unary(&w, &during, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+    assert_int_equal(during.status, CS_RPC_OK);
+    assert_int_equal(w.up, 1);
+    old = w.channel;
+    case_dial(&w, &(struct cs_rpc_channel_options){ .host = "127.0.0.1", .tls = &new_tls, .connect_timeout_ms = 3000 });
+    unary(&w, &after, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+    assert_string_equal(after.text, "");
+    assert_int_equal(after.status, CS_RPC_OK);
+    cs_rpc_channel_close(w.channel);
+    case_dial(&w, &(struct cs_rpc_channel_options){ .host = "127.0.0.1", .tls = &old_tls, .connect_timeout_ms = 3000 });
+    seen_free(&after);
+    after = (struct seen){ 0 };
+    unary(&w, &after, "/t.S/Echo", NULL, 5000, cs_slice_str("hello"));
+    assert_int_equal(after.status, CS_RPC_UNAVAILABLE);
+    cs_rpc_channel_close(old);
+    seen_free(&before);
+    seen_free(&during);
+    seen_free(&after);
+    run_ms(&w, 10);
+    case_close(&w);
+}
+
 /* The certificate is for localhost and 127.0.0.1 only. */
 static void a_wrong_name(void **state)
 {
@@ -316,8 +359,10 @@ static void foreigners(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(calls_over_tls), cmocka_unit_test(who_is_not_believed), cmocka_unit_test(plain_meets_tls),
-        cmocka_unit_test(bad_files),      cmocka_unit_test(foreigners),          cmocka_unit_test(a_wrong_name),
+        cmocka_unit_test(calls_over_tls),  cmocka_unit_test(who_is_not_believed),
+        cmocka_unit_test(plain_meets_tls), cmocka_unit_test(bad_files),
+        cmocka_unit_test(foreigners),      cmocka_unit_test(a_renewed_certificate),
+        cmocka_unit_test(a_wrong_name),
     };
 
     return cmocka_run_group_tests_name("rpc tls", tests, make_keys, drop_keys);
