@@ -89,6 +89,7 @@ typedef struct clawsync_config {
     uint32_t max_chunk_bytes;   /**< 65536; 1024 … 1048576. CLAW_MAX_CHUNK_BYTES */
     uint32_t max_pull_chunks;   /**< 128; 1 … 1000000; at least one whole batch is sent. CLAW_MAX_PULL_CHUNKS */
     uint32_t max_push_inflight; /**< 4; 1 … 64; bound batches in flight. CLAW_MAX_PUSH_INFLIGHT */
+    int allow_plaintext; /**< 0; others allow http:// to a hub that is not on this machine. CLAW_ALLOW_PLAINTEXT */
 } clawsync_config;
 
 /** Sets every field to its default. */

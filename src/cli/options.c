@@ -19,6 +19,7 @@ static const struct field {
     { "tls_enabled", "CLAW_TLS_ENABLED", "BOOL", "default false; https:// turns it on" },
     { "tls_ca_file", "CLAW_TLS_CA_FILE", "FILE", "PEM, default the system's" },
     { "tls_pin_sha256", "CLAW_TLS_PIN_SHA256", "HEX", "SHA-256 of the hub's public key info" },
+    { "allow_plaintext", "CLAW_ALLOW_PLAINTEXT", "BOOL", "http:// to another machine; default false" },
     { "connect_timeout_secs", "CLAW_CONNECT_TIMEOUT_SECS", "N", "default 10" },
     { "request_timeout_secs", "CLAW_REQUEST_TIMEOUT_SECS", "N", "default 30" },
     { "sync_interval_secs", "CLAW_SYNC_INTERVAL_SECS", "N", "default 30; the backstop, not the pace" },

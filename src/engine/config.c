@@ -38,6 +38,7 @@ static const struct field {
     { "max_chunk_bytes", "CLAW_MAX_CHUNK_BYTES", NUMBER, AT(max_chunk_bytes), 1024, 1048576, NULL, 65536 },
     { "max_pull_chunks", "CLAW_MAX_PULL_CHUNKS", NUMBER, AT(max_pull_chunks), 1, 1000000, NULL, 128 },
     { "max_push_inflight", "CLAW_MAX_PUSH_INFLIGHT", NUMBER, AT(max_push_inflight), 1, 64, NULL, 4 },
+    { "allow_plaintext", "CLAW_ALLOW_PLAINTEXT", BOOL, AT(allow_plaintext), 0, 1, NULL, 0 },
 #undef AT
 };
 enum { NFIELDS = sizeof fields / sizeof fields[0] };
@@ -110,6 +111,12 @@ int cs_endpoint_parse(struct cs_endpoint *out, const char *url, struct cs_error 
     return CS_OK;
 bad:
     return cs_fail(err, CS_EINVAL, "\"%.200s\" is not http://host:port or https://host:port, without a path", url);
+}
+
+bool cs_endpoint_is_local(const struct cs_endpoint *ep)
+{
+    return strcasecmp(ep->host, "localhost") == 0 || strcmp(ep->host, "::1") == 0 ||
+           (strncmp(ep->host, "127.", 4) == 0 && ep->host[strspn(ep->host, "0123456789.")] == '\0');
 }
 
 static bool is_hex64(const char *s)

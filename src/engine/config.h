@@ -17,6 +17,7 @@ struct cs_endpoint {
     bool tls;
 };
 /* The port that is not written is 443 with TLS and 80 without. */
+bool cs_endpoint_is_local(const struct cs_endpoint *ep); /* by its name: this machine */
 int cs_endpoint_parse(struct cs_endpoint *out, const char *url, struct cs_error *err);
 
 /* A checked copy whose strings live in the arena and whose zeros are replaced by the defaults. */

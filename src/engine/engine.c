@@ -365,6 +365,20 @@ static void warn(void *arg, const char *sentence)
     e->last_warning = &w->next;
 }
 
+/* Without TLS whoever is on the way sees who talks when, and can cut it short; what is said they can neither read nor
+ * change. */
+static int check_transport(struct clawsync_engine *e, struct cs_error *err)
+{
+    if (e->hub.tls || cs_endpoint_is_local(&e->hub))
+        return CS_OK;
+    if (!e->config.allow_plaintext)
+        return cs_fail(err, CS_EINVAL,
+                       "%.200s is not on this machine and has no TLS; use https://, or set CLAW_ALLOW_PLAINTEXT=1",
+                       e->config.hub_endpoint);
+    warn(e, "the connection to the hub has no TLS: what is sent is encrypted, but who talks when is not hidden");
+    return CS_OK;
+}
+
 static int track_tables(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_track_options o = { .warn = warn, .arg = e };
@@ -498,6 +512,8 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
         (rc = cs_endpoint_parse(&e->hub, e->config.hub_endpoint, err)) != CS_OK)
         return rc;
     e->hub.tls = e->hub.tls || e->config.tls_enabled;
+    if ((rc = check_transport(e, err)) != CS_OK)
+        return rc;
     if ((rc = keep_passphrase(e, err)) != CS_OK)
         return rc;
     cs_uuid_parse(&e->workspace, e->config.workspace_id);

@@ -278,6 +278,7 @@ static void device_init(struct run *r, unsigned i)
     clawsync_config_init(&d->config);
     d->config.workspace_id = WORKSPACE;
     d->config.hub_endpoint = "http://hub:50051";
+    d->config.allow_plaintext = 1;
     d->config.db_path = d->db;
     d->config.data_dir = "/state";
     d->config.max_delta_rows = 1 + (uint32_t)draw(r, 100);

@@ -53,6 +53,7 @@ static const struct field_case {
     { "max_chunk_bytes", "CLAW_MAX_CHUNK_BYTES", NUMBER, AT(max_chunk_bytes), NULL, 65536, "1025", 1024, 1048576 },
     { "max_pull_chunks", "CLAW_MAX_PULL_CHUNKS", NUMBER, AT(max_pull_chunks), NULL, 128, "11", 1, 1000000 },
     { "max_push_inflight", "CLAW_MAX_PUSH_INFLIGHT", NUMBER, AT(max_push_inflight), NULL, 4, "11", 1, 64 },
+    { "allow_plaintext", "CLAW_ALLOW_PLAINTEXT", SWITCH, AT(allow_plaintext), NULL, 0, "true", 0, 0 },
 #undef AT
 };
 enum { NFIELDS = sizeof fields / sizeof fields[0] };

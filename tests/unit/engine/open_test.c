@@ -92,12 +92,47 @@ static void what_opening_found_comes_to_every_subscriber_once(void **state)
     device_fini(&d);
 }
 
+static void plain_text_stays_on_this_machine(void **state)
+{
+    static const char *const local[] = { "http://localhost:9", "http://127.9.9.9:9", "http://[::1]:9" };
+    static const char *const elsewhere[] = { "http://127.hub.example:9", "http://192.0.2.1:9", "http://[2001:db8::1]:9",
+                                             "http://localhost.example:9" };
+    struct heard h = { .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER };
+    clawsync_error err = { 0 };
+    struct device d;
+
+    (void)state;
+    device_init(&d, schema);
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++) {
+        d.config.hub_endpoint = local[i];
+        device_open(&d);
+        device_close(&d);
+    }
+    for (size_t i = 0; i < sizeof elsewhere / sizeof elsewhere[0]; i++) {
+        d.config.hub_endpoint = elsewhere[i];
+        assert_int_equal(clawsync_engine_open(&d.engine, &d.config, &err), CLAWSYNC_EINVAL);
+        assert_non_null(strstr(err.msg, "CLAW_ALLOW_PLAINTEXT=1"));
+        assert_null(d.engine);
+    }
+    d.config.tls_enabled = 1;
+    device_open(&d);
+    device_close(&d);
+    d.config.tls_enabled = 0;
+    d.config.allow_plaintext = 1;
+    device_open(&d);
+    ok(clawsync_engine_subscribe(d.engine, hear, &h, &err), &err);
+    await(&h, 1);
+    assert_non_null(strstr(h.text, "no TLS"));
+    device_fini(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
         cmocka_unit_test(success_leaves_no_message),
         cmocka_unit_test(failure_says_why_or_nothing),
         cmocka_unit_test(what_opening_found_comes_to_every_subscriber_once),
+        cmocka_unit_test(plain_text_stays_on_this_machine),
     };
 
     return cmocka_run_group_tests_name("opening an engine", t, NULL, NULL);
