@@ -125,6 +125,7 @@ static int batch_put(const struct group *g, struct place *p, struct cs_write *w,
     memcpy(row.hash, b->hash, 32);
     memcpy(d.hash, b->hash, 32);
     head.number = row.number;
+    head.bytes += b->bytes;
     memcpy(head.log_hash, row.log_hash, 32);
     if (b->h.top_stamp > head.top_stamp)
         head.top_stamp = b->h.top_stamp;
@@ -147,6 +148,7 @@ static int unknown(struct cs_write *w)
 /* CS_OK: w->verdict tells. Anything else: the store failed. */
 static int batch_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
 {
+    const struct cs_quota *quota = &g->env->quota;
     const struct cs_batch *b = w->batch;
     uint8_t scratch[3][32];
     struct cs_log_state s;
@@ -158,6 +160,12 @@ static int batch_write(const struct group *g, struct place *p, struct cs_write *
         return rc;
     switch (cs_rules_judge(b, &s, &w->verdict)) {
     case CS_ACCEPT:
+        if (quota->bytes != 0 && (p->head.bytes > quota->bytes || b->bytes > quota->bytes - p->head.bytes)) {
+            cs_refuse(&w->verdict, CS_RPC_RESOURCE_EXHAUSTED, "limit",
+                      "the workspace has used %" PRIu64 " of its %" PRIu64 " bytes on this hub", p->head.bytes,
+                      quota->bytes);
+            return CS_OK;
+        }
         return batch_put(g, p, w, err);
     case CS_ACCEPT_AGAIN:
         rc = g->tx->ops->device_batch(g->tx, &w->workspace, &b->h.device, b->h.number, keep_stored, w, err);
@@ -273,6 +281,7 @@ static int entry_write(const struct group *g, struct place *p, struct cs_write *
     uint32_t seq = cs_entry_seq(w->entry);
     struct cs_store_head head = p->head;
     struct cs_error why = { 0 };
+    size_t before = 0, after = 0, most = g->env->quota.devices;
     int rc;
 
     if (!p->exists) {
@@ -283,7 +292,13 @@ static int entry_write(const struct group *g, struct place *p, struct cs_write *
     } else if (seq <= head.member_seq) {
         return entry_again(g, p, w, seq, err);
     }
-    rc = cs_members_append(g->env->members, g->tx, &p->workspace, &head, w->entry, g->now_ms, &why);
+    rc = cs_members_append(g->env->members, g->tx, &p->workspace, &head, w->entry, g->now_ms, &before, &after, &why);
+    /* An entry that makes them no more passes: the way back under the quota stays open. */
+    if (rc == CS_OK && most != 0 && after > most && after > before) {
+        cs_refuse(&w->verdict, CS_RPC_RESOURCE_EXHAUSTED, "limit",
+                  "the workspace has %zu devices, as many as it may have on this hub; remove one first", before);
+        return CS_OK;
+    }
     if (rc == CS_OK) {
         rc = cuts_check(g, p, w, err);
         return rc != CS_OK || w->verdict.status != CS_RPC_OK ? rc : entry_put(g, p, w, &head, err);

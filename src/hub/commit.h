@@ -45,8 +45,16 @@ struct cs_write {
     size_t order;                     /* of arrival, within the group */
 };
 
+/* What one workspace may have. 0: as much as it likes. */
+struct cs_quota {
+    uint32_t devices;     /* at once */
+    uint64_t bytes;       /* of ciphertext in its log */
+    uint64_t bytes_per_s; /* of batches that come in, ten seconds' worth at once */
+};
+
 /* What a group commit needs of the hub; borrowed, thread-safe. */
 struct cs_commit_env {
+    struct cs_quota quota;
     struct cs_world *world;
     struct cs_rng rng;
     struct cs_sign_key *key;

@@ -6,6 +6,8 @@
 #include "crypto/keys.h"
 
 enum { SEED_MIN = 32, KEY_LEN = 32 };
+#define QUOTA_MAX      UINT64_C(1000000000000000)                       /* bytes */
+#define QUOTA_RATE_MAX UINT64_C(1000000000000)                          /* bytes per second */
 static const char default_seed[] = "claw-sync-server-default-key-seed"; /* known to everyone: for trying things out */
 
 /* Unset and empty are the same. */
@@ -24,6 +26,22 @@ static int flag(bool *out, cs_getenv *env, const char *name, struct cs_error *er
     if (v == NULL || *out || strcmp(v, "0") == 0)
         return CS_OK;
     return cs_fail(err, CS_EINVAL, "%s is \"%s\"; it is 1 or 0", name, v);
+}
+
+static int quota(uint64_t *out, cs_getenv *env, const char *name, uint64_t max, struct cs_error *err)
+{
+    const char *v = variable(env, name);
+    size_t n = v == NULL ? 0 : strspn(v, "0123456789");
+
+    *out = 0;
+    if (v == NULL)
+        return CS_OK;
+    if (n > 0 && n <= 18 && v[n] == '\0')
+        *out = strtoull(v, NULL, 10);
+    if (*out == 0 || *out > max)
+        return cs_fail(err, CS_EINVAL, "%s is \"%.50s\"; it is a number from 1 to %llu, or unset: no limit", name, v,
+                       (unsigned long long)max);
+    return CS_OK;
 }
 
 static bool all_digits(const char *s, size_t max)
@@ -99,6 +117,7 @@ static int seed_check(const struct cs_hub_config *c, struct cs_error *err)
 int cs_hub_config_read(struct cs_hub_config *out, cs_getenv *env, const char *listen, const char *data_dir,
                        struct cs_error *err)
 {
+    uint64_t devices;
     int n, rc;
 
     *out = (struct cs_hub_config){ .cert_file = variable(env, "CLAW_SYNC_TLS_CERT"),
@@ -106,6 +125,11 @@ int cs_hub_config_read(struct cs_hub_config *out, cs_getenv *env, const char *li
                                    .key_seed = variable(env, "CLAW_SYNC_SERVER_KEY_SEED") };
     if ((rc = flag(&out->behind_proxy, env, "CLAW_SYNC_HUB_BEHIND_PROXY", err)) != CS_OK)
         return rc;
+    if ((rc = quota(&devices, env, "CLAW_SYNC_QUOTA_DEVICES", 256, err)) != CS_OK ||
+        (rc = quota(&out->quota_bytes, env, "CLAW_SYNC_QUOTA_BYTES", QUOTA_MAX, err)) != CS_OK ||
+        (rc = quota(&out->quota_bytes_per_s, env, "CLAW_SYNC_QUOTA_BYTES_PER_SECOND", QUOTA_RATE_MAX, err)) != CS_OK)
+        return rc;
+    out->quota_devices = (uint32_t)devices;
     if (listen == NULL && (listen = variable(env, "CLAW_LISTEN_ADDR")) == NULL)
         listen = "0.0.0.0:50051";
     if (data_dir == NULL && (data_dir = variable(env, "CLAW_SYNC_SERVER_DATA_DIR")) == NULL)

@@ -12,6 +12,8 @@ struct cs_hub_config {
     char database[4096];              /* path of the SQLite file */
     const char *cert_file, *key_file; /* borrowed from the environment; NULL: plain text */
     bool behind_proxy;
+    uint32_t quota_devices; /* of one workspace, as the next ones; 0: no limit */
+    uint64_t quota_bytes, quota_bytes_per_s;
     const char *key_seed; /* secret; borrowed; NULL: a key in data_dir */
 };
 

@@ -169,6 +169,7 @@ static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_
     h->limit_loopback = o->limit_loopback;
     if (cs_sessions_new(h, &h->sessions) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
+    h->env.quota = (struct cs_quota){ o->quota_devices, o->quota_bytes, o->quota_bytes_per_s };
     if ((rc = cs_rpc_server_new(h->loop, &server, &h->server, err)) != CS_OK)
         return rc;
     h->port = cs_rpc_server_port(h->server);

@@ -13,7 +13,10 @@ struct cs_hub_options {
     uint8_t key_seed[32];             /* of the hub's Ed25519 key; wiped by the caller */
     /* Proxies in front end HTTP/2 and share connections: a session may then be used from any of them. */
     bool behind_proxy;
-    bool limit_loopback; /* the limits per address hold for this machine too */
+    uint32_t quota_devices;     /* of one workspace; 0: no limit, as for those that follow */
+    uint64_t quota_bytes;       /* of ciphertext that it has here */
+    uint64_t quota_bytes_per_s; /* that it sends */
+    bool limit_loopback;        /* the limits per address hold for this machine too */
 };
 
 typedef struct cs_hub cs_hub;

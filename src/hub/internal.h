@@ -85,6 +85,8 @@ struct cs_hub_session *cs_sessions_find(struct cs_sessions *t, const uint8_t id[
 int cs_sessions_add(struct cs_sessions *t, const struct cs_session *keys, uint64_t connection, const char *peer);
 bool cs_sessions_may_open(struct cs_sessions *t, const char *peer); /* and takes one */
 bool cs_sessions_may_try(struct cs_sessions *t, const char *peer);
+/* Takes so many bytes from what the workspace may send. */
+bool cs_sessions_may_push(struct cs_sessions *t, const struct cs_uuid *workspace, size_t bytes);
 void cs_sessions_failed(struct cs_sessions *t, const char *peer);
 
 /* ---- gate.c: who calls, settled before the body is read ---- */

@@ -29,6 +29,8 @@ static const char help[] = "Usage: claw-sync-server [options]\n"
                            "  CLAW_SYNC_TLS_CERT          PEM file of the certificate chain; with it:\n"
                            "  CLAW_SYNC_TLS_KEY           PEM file of its key\n"
                            "  CLAW_SYNC_HUB_BEHIND_PROXY  1: proxies in front share connections\n"
+                           "  CLAW_SYNC_QUOTA_DEVICES, CLAW_SYNC_QUOTA_BYTES, CLAW_SYNC_QUOTA_BYTES_PER_SECOND\n"
+                           "                              what one workspace may have and send; default: no limits\n"
                            "  CLAW_SYNC_SERVER_KEY_SEED   32 secret bytes or more; default: a random key in hub.key\n"
                            "\n"
                            "Exit status: 0 stopped by a signal, 1 could not run, 2 wrong options or environment.\n";
@@ -114,6 +116,9 @@ static int start(struct program *p, struct cs_world *world, const struct cs_hub_
     struct cs_hub_options o = { .host = c->host,
                                 .port = c->port,
                                 .behind_proxy = c->behind_proxy,
+                                .quota_devices = c->quota_devices,
+                                .quota_bytes = c->quota_bytes,
+                                .quota_bytes_per_s = c->quota_bytes_per_s,
                                 .cert_file = c->cert_file,
                                 .key_file = c->key_file,
                                 .database = c->database };

@@ -29,8 +29,8 @@ int cs_members_devices(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws,
                        struct cs_uuid *out, size_t cap, size_t *n, struct cs_error *err);
 
 /* Verifies the next entry and moves head's member_seq, entry_hash and epoch on; storing both is the caller's. head
- * with member_seq 0 is a workspace before its genesis. Codes of cs_membership_apply. */
+ * with member_seq 0 is a workspace before its genesis. before, after: active devices. Codes of cs_membership_apply. */
 int cs_members_append(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, struct cs_store_head *head,
-                      struct cs_slice entry, int64_t hub_now_ms, struct cs_error *err);
+                      struct cs_slice entry, int64_t hub_now_ms, size_t *before, size_t *after, struct cs_error *err);
 
 #endif

@@ -232,11 +232,20 @@ static bool is_held(struct item *it)
     return false;
 }
 
+static bool is_too_much(struct item *it)
+{
+    if (cs_sessions_may_push(it->push->hub->sessions, &it->batch.h.workspace, it->batch.bytes))
+        return false;
+    cs_refuse(&it->write.verdict, CS_RPC_RESOURCE_EXHAUSTED, "limit",
+              "the workspace sends more than this hub lets it; try again in a few seconds");
+    return true;
+}
+
 static void item_submit(struct item *it)
 {
     struct cs_push *p = it->push;
 
-    if (it->write.verdict.status != CS_RPC_OK || p->call == NULL || p->ended || is_held(it)) {
+    if (it->write.verdict.status != CS_RPC_OK || p->call == NULL || p->ended || is_held(it) || is_too_much(it)) {
         it->stage = SETTLED; /* nobody waits for it any more: the client sends it again */
         return;
     }

@@ -12,7 +12,8 @@ enum {
     MAX_ACCOUNTS = 16384,
     OPENS = 10,    /* at once, and per second */
     FAILURES = 20, /* at once, and per minute */
-    FAILURES_MS = 60 * 1000
+    FAILURES_MS = 60 * 1000,
+    BYTES_SECONDS = 10
 };
 
 /* What an address may still do: an open costs 1000, a failure FAILURES_MS, so that each ms brings whole numbers. */
@@ -21,6 +22,7 @@ struct account {
     struct account *newer, *older; /* by use */
     char key[CS_RPC_PEER_KEY];
     uint64_t opens, failures;
+    int64_t bytes; /* thousandths; a batch may overdraw it, and the next ones wait */
     uint64_t filled_ms;
 };
 
@@ -188,11 +190,22 @@ static void account_drop(struct cs_sessions *t, struct account *a)
     free(a);
 }
 
-static void account_fill(struct account *a, uint64_t now)
+static int64_t bytes_burst(const struct cs_sessions *t)
+{
+    return (int64_t)t->hub->env.quota.bytes_per_s * BYTES_SECONDS * 1000;
+}
+
+static void account_fill(const struct cs_sessions *t, struct account *a, uint64_t now)
 {
     uint64_t ms = now - a->filled_ms;
 
     a->filled_ms = now;
+    if (ms > BYTES_SECONDS * 1000)
+        a->bytes = bytes_burst(t);
+    else
+        a->bytes += (int64_t)(ms * t->hub->env.quota.bytes_per_s);
+    if (a->bytes > bytes_burst(t))
+        a->bytes = bytes_burst(t);
     a->opens += ms * OPENS;
     if (a->opens > OPENS * 1000)
         a->opens = OPENS * 1000;
@@ -201,16 +214,12 @@ static void account_fill(struct account *a, uint64_t now)
         a->failures = FAILURES * FAILURES_MS;
 }
 
-/* NULL: nobody counts, or there is no memory to. */
-static struct account *account_of(struct cs_sessions *t, const char *peer)
+/* NULL: there is no memory to count. */
+static struct account *account_by_key(struct cs_sessions *t, const char key[CS_RPC_PEER_KEY])
 {
     uint64_t now = cs_loop_now_ms(t->hub->loop);
-    char key[CS_RPC_PEER_KEY];
     struct account *a, **bucket;
 
-    limited_address(t, peer, key);
-    if (key[0] == '\0')
-        return NULL;
     bucket = account_bucket(t, key);
     for (a = *bucket; a != NULL && strcmp(a->key, key) != 0;)
         a = a->next;
@@ -221,7 +230,8 @@ static struct account *account_of(struct cs_sessions *t, const char *peer)
             account_drop(t, t->first_used);
         if ((a = calloc(1, sizeof *a)) == NULL)
             return NULL;
-        memcpy(a->key, key, sizeof key);
+        memcpy(a->key, key, CS_RPC_PEER_KEY);
+        a->bytes = bytes_burst(t);
         a->opens = OPENS * 1000;
         a->failures = FAILURES * FAILURES_MS;
         a->filled_ms = now;
@@ -230,8 +240,33 @@ static struct account *account_of(struct cs_sessions *t, const char *peer)
         t->naccounts++;
     }
     account_link(t, a);
-    account_fill(a, now);
+    account_fill(t, a, now);
     return a;
+}
+
+/* NULL: nobody counts. */
+static struct account *account_of(struct cs_sessions *t, const char *peer)
+{
+    char key[CS_RPC_PEER_KEY] = "";
+
+    limited_address(t, peer, key);
+    return key[0] == '\0' ? NULL : account_by_key(t, key);
+}
+
+bool cs_sessions_may_push(struct cs_sessions *t, const struct cs_uuid *workspace, size_t bytes)
+{
+    char key[CS_RPC_PEER_KEY] = "workspace ";
+    struct account *a;
+
+    if (t->hub->env.quota.bytes_per_s == 0)
+        return true;
+    cs_uuid_text(key + strlen(key), workspace);
+    if ((a = account_by_key(t, key)) == NULL)
+        return true;
+    if (a->bytes <= 0)
+        return false;
+    a->bytes -= (int64_t)bytes * 1000;
+    return true;
 }
 
 bool cs_sessions_may_open(struct cs_sessions *t, const char *peer)

@@ -26,6 +26,7 @@ struct cs_store_head {
     uint32_t member_seq;  /* newest membership entry */
     uint32_t epoch;       /* in force since some entry at or below member_seq */
     uint8_t entry_hash[32];
+    uint64_t bytes; /* of ciphertext in its log */
 };
 
 /* A device's place in its own chain. No row before its first batch or heartbeat. */

@@ -8,14 +8,14 @@
 
 #include "base/world.h"
 
-enum { SCHEMA_VERSION = 1, MAX_IDLE = 8, BUSY_MS = 10000 };
+enum { SCHEMA_VERSION = 2, MAX_IDLE = 8, BUSY_MS = 10000 };
 
 /* log and chunk hold large rows and keep their rowids, so that their keys stay small trees of their own. */
 static const char schema[] =
     /* A workspace's log and membership as they stand: the row that every write locks and moves on. */
     "CREATE TABLE workspace(workspace BLOB PRIMARY KEY NOT NULL, log_id INTEGER NOT NULL, refilled INTEGER NOT NULL,"
     " number INTEGER NOT NULL, log_hash BLOB NOT NULL, top_stamp INTEGER NOT NULL, member_seq INTEGER NOT NULL,"
-    " epoch INTEGER NOT NULL, entry_hash BLOB NOT NULL) WITHOUT ROWID;"
+    " epoch INTEGER NOT NULL, entry_hash BLOB NOT NULL, bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;"
     /* Each device's newest batch (number 0: none yet), and when the hub last heard of it. */
     "CREATE TABLE device(workspace BLOB NOT NULL, device BLOB NOT NULL, number INTEGER NOT NULL, hash BLOB NOT NULL,"
     " member_seq INTEGER NOT NULL, seen_ms INTEGER NOT NULL, PRIMARY KEY(workspace, device)) WITHOUT ROWID;"
@@ -31,7 +31,13 @@ static const char schema[] =
     /* The membership log: whole signed entries. */
     "CREATE TABLE entry(workspace BLOB NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, entry BLOB NOT NULL,"
     " PRIMARY KEY(workspace, seq));"
-    "PRAGMA user_version=1;";
+    "PRAGMA user_version=2;";
+
+/* From 1: how much ciphertext a workspace has. */
+static const char upgrade[] = "ALTER TABLE workspace ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;"
+                              "UPDATE workspace SET bytes = (SELECT coalesce(sum(length(payload)), 0) FROM chunk"
+                              " WHERE chunk.workspace = workspace.workspace);"
+                              "PRAGMA user_version=2;";
 
 enum stmt {
     S_BEGIN_READ,
@@ -66,8 +72,9 @@ static const char *const sql[NSTMT] = {
     [S_SAVE] = "SAVEPOINT item",
     [S_KEEP] = "RELEASE item",
     [S_UNDO] = "ROLLBACK TO item",
-    [S_HEAD] = "SELECT log_id, refilled, number, log_hash, top_stamp, member_seq, epoch, entry_hash FROM workspace"
-               " WHERE workspace=?1",
+    [S_HEAD] =
+        "SELECT log_id, refilled, number, log_hash, top_stamp, member_seq, epoch, entry_hash, bytes FROM workspace"
+        " WHERE workspace=?1",
     [S_DEVICE] = "SELECT number, hash, member_seq, seen_ms FROM device WHERE workspace=?1 AND device=?2",
     [S_LOG_HASH] = "SELECT log_hash FROM log WHERE workspace=?1 AND number=?2",
     [S_ENTRY_HASH] = "SELECT hash FROM entry WHERE workspace=?1 AND seq=?2",
@@ -76,8 +83,9 @@ static const char *const sql[NSTMT] = {
     [S_CHUNKS] = "SELECT seq, payload FROM chunk WHERE workspace=?1 AND number=?2 AND seq>=?3 ORDER BY seq",
     [S_ENTRIES] = "SELECT seq, entry FROM entry WHERE workspace=?1 AND seq BETWEEN ?2 AND ?3 ORDER BY seq",
     [S_PUT_HEAD] = "INSERT INTO workspace(workspace, log_id, refilled, number, log_hash, top_stamp, member_seq, epoch,"
-                   " entry_hash) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9) ON CONFLICT DO UPDATE SET log_id=?2, refilled=?3,"
-                   " number=?4, log_hash=?5, top_stamp=?6, member_seq=?7, epoch=?8, entry_hash=?9",
+                   " entry_hash, bytes) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10) ON CONFLICT DO UPDATE SET log_id=?2,"
+                   " refilled=?3, number=?4, log_hash=?5, top_stamp=?6, member_seq=?7, epoch=?8, entry_hash=?9,"
+                   " bytes=?10",
     [S_PUT_DEVICE] =
         "INSERT INTO device(workspace, device, number, hash, member_seq, seen_ms) VALUES(?1,?2,?3,?4,?5,?6)"
         " ON CONFLICT DO UPDATE SET number=?3, hash=?4, member_seq=?5, seen_ms=?6",
@@ -361,7 +369,8 @@ static int sqlite_head(cs_store_tx *tx, const struct cs_uuid *ws, struct cs_stor
                                        .number = column_u64(s, 2),
                                        .top_stamp = sqlite3_column_int64(s, 4),
                                        .member_seq = (uint32_t)column_u64(s, 5),
-                                       .epoch = (uint32_t)column_u64(s, 6) };
+                                       .epoch = (uint32_t)column_u64(s, 6),
+                                       .bytes = column_u64(s, 8) };
         good = column_into(s, 3, out->log_hash, 32) && column_into(s, 7, out->entry_hash, 32);
     }
     return row_end(c, s, step, good, "workspace", err);
@@ -532,6 +541,7 @@ static int sqlite_put_head(cs_store_tx *tx, const struct cs_uuid *ws, const stru
     bind_u64(s, 7, h->member_seq);
     bind_u64(s, 8, h->epoch);
     bind_bytes(s, 9, h->entry_hash, 32);
+    bind_u64(s, 10, h->bytes);
     return stmt_run(c, s, "store a head", err);
 }
 
@@ -669,6 +679,8 @@ static int schema_ensure(struct conn *c, struct cs_error *err)
                      c->store->path, version, SCHEMA_VERSION);
     else if (version == 0 && sqlite3_exec(c->db, schema, NULL, NULL, NULL) != SQLITE_OK)
         rc = fail_db(c, "make the tables", err);
+    else if (version == 1 && sqlite3_exec(c->db, upgrade, NULL, NULL, NULL) != SQLITE_OK)
+        rc = fail_db(c, "bring the tables up to date", err);
     if (rc == CS_OK)
         return run(c, S_COMMIT, "commit", err);
     run(c, S_ROLLBACK, "roll back", NULL);

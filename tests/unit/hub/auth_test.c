@@ -416,6 +416,99 @@ static void failures_run_out(void **state)
     maker_fini(&stranger);
 }
 
+/* ---- quotas ---- */
+
+static int limited_workspace_setup(void **state)
+{
+    struct scene *s;
+
+    setup(state);
+    s = *state;
+    hub_down(s, 0);
+    s->options.quota_devices = 2;
+    s->options.quota_bytes = 2000;
+    s->options.quota_bytes_per_s = 1000000;
+    hub_up(s);
+    return 0;
+}
+
+static void push_refused(struct scene *s, struct maker *m, uint32_t len)
+{
+    const Clawsync__V1__PushResponse *a;
+    struct call k;
+
+    ask(&k, s, m, "Push", &maker_batch(m, len, 1)->req.base);
+    assert_int_equal(k.status, CS_RPC_OK);
+    a = push_answer(&k, 0);
+    assert_false(a->accepted);
+    assert_int_equal(a->status, CS_RPC_RESOURCE_EXHAUSTED);
+    assert_string_equal(a->kind, "limit");
+    FREE_ANSWER(a);
+    call_fini(&k);
+}
+
+/* What one workspace has too much of, another one does not notice. */
+static void a_workspace_has_its_share(void **state)
+{
+    struct scene *s = *state;
+    struct cs_buf add = { 0 };
+    struct world w;
+    struct maker third;
+    struct call k;
+
+    world_init(&w, s); /* two devices and 122 bytes each */
+    push_ok(s, &w.m[0][0], 1000, 1);
+    push_refused(s, &w.m[0][0], 1000);
+    push_refused(s, &w.m[0][1], 1000);
+    push_ok(s, &w.m[0][1], 500, 1);
+    hub_down(s, 0);
+    hub_up(s);
+    push_refused(s, &w.m[0][0], 300); /* it counts what it had */
+    push_ok(s, &w.m[1][0], 1000, 1);
+    maker_init(&third, 'k', 'T');
+    maker_add(&third, &w.m[0][0], &add);
+    register_call(&k, s, &third, cs_buf_slice(&add));
+    assert_int_equal(k.status, CS_RPC_RESOURCE_EXHAUSTED);
+    assert_string_equal(k.kind, "limit");
+    call_fini(&k);
+    cs_buf_free(&add);
+    push_ok(s, &w.m[0][0], 100, 1); /* a refused entry leaves nothing behind */
+    maker_fini(&third);
+    for (int i = 0; i < NWORKSPACES * NDEVICES; i++)
+        maker_fini(&w.m[i / NDEVICES][i % NDEVICES]);
+}
+
+static int slow_workspace_setup(void **state)
+{
+    struct scene *s;
+
+    setup(state);
+    s = *state;
+    hub_down(s, 0);
+    s->options.quota_bytes_per_s = 1;
+    hub_up(s);
+    return 0;
+}
+
+static void a_workspace_has_its_pace(void **state)
+{
+    struct scene *s = *state;
+    struct cs_buf genesis = { 0 };
+    struct maker other;
+
+    two_devices(s);
+    push_ok(s, &s->a, 1000000, 1); /* overdrawn for eleven days */
+    push_refused(s, &s->a, 10);
+    push_refused(s, &s->b, 10);
+    maker_init(&other, 'x', 'b');
+    maker_genesis(&other, &genesis);
+    maker_learn(&other, cs_buf_slice(&genesis));
+    register_ok(s, &other, cs_buf_slice(&genesis));
+    push_ok(s, &other, 1000, 1);
+    maker_fini(&other);
+    cs_buf_free(&genesis);
+}
+
 static int proxied_setup(void **state)
 {
     struct scene *s;
@@ -456,6 +549,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(batches_of_others, setup, teardown),
         cmocka_unit_test_setup_teardown(registering_as_another, setup, teardown),
         cmocka_unit_test_setup_teardown(failures_run_out, limited_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_workspace_has_its_share, limited_workspace_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_workspace_has_its_pace, slow_workspace_setup, teardown),
         cmocka_unit_test_setup_teardown(behind_a_proxy_connections_are_shared, proxied_setup, teardown),
     };
 

@@ -50,7 +50,33 @@ static void newer_schema_is_refused(void **state)
 
     run_sql(s->place, "PRAGMA user_version=99");
     assert_int_equal(cs_store_sqlite_open(&other, cs_world_real(), s->place, &err), CS_EVERSION);
-    run_sql(s->place, "PRAGMA user_version=1");
+    run_sql(s->place, "PRAGMA user_version=2");
+}
+
+/* A file of the first schema: what a workspace has is counted once. */
+static void older_schema_is_brought_up_to_date(void **state)
+{
+    static const struct cs_uuid ws = { { 1 } };
+    struct suite *s = *state;
+    struct cs_store_head head;
+    struct cs_store other;
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    run_sql(s->place,
+            "ALTER TABLE workspace DROP COLUMN bytes; PRAGMA user_version=1;"
+            "INSERT INTO workspace VALUES(x'01000000000000000000000000000000', 7, 0, 1, zeroblob(32), 0, 1, 1,"
+            " zeroblob(32));"
+            "INSERT INTO chunk VALUES(x'01000000000000000000000000000000', 1, 0, zeroblob(300)),"
+            " (x'01000000000000000000000000000000', 1, 1, zeroblob(30)),"
+            " (x'02000000000000000000000000000000', 1, 0, zeroblob(3))");
+    assert_int_equal(cs_store_sqlite_open(&other, cs_world_real(), s->place, &err), CS_OK);
+    assert_int_equal(cs_store_begin(&other, CS_STORE_READ, &ws, 1, &tx, &err), CS_OK);
+    assert_int_equal(tx->ops->head(tx, &ws, &head, &err), CS_OK);
+    assert_int_equal(head.bytes, 330);
+    assert_int_equal(head.log_id, 7);
+    cs_store_rollback(tx);
+    cs_store_close(&other);
 }
 
 static void not_a_database(void **state)
@@ -73,7 +99,8 @@ static void not_a_database(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { SUITE(file_is_private), SUITE(newer_schema_is_refused), SUITE(not_a_database) };
+    const struct CMUnitTest tests[] = { SUITE(file_is_private), SUITE(newer_schema_is_refused),
+                                        SUITE(older_schema_is_brought_up_to_date), SUITE(not_a_database) };
     int failed = store_suite_run("hub store contract: sqlite");
 
     return failed + cmocka_run_group_tests_name("hub store sqlite", tests, NULL, NULL);

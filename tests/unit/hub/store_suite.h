@@ -89,14 +89,17 @@ static bool same_head(const struct cs_store_head *a, const struct cs_store_head 
 {
     return a->log_id == b->log_id && a->refilled == b->refilled && a->number == b->number &&
            a->top_stamp == b->top_stamp && a->member_seq == b->member_seq && a->epoch == b->epoch &&
-           memcmp(a->log_hash, b->log_hash, 32) == 0 && memcmp(a->entry_hash, b->entry_hash, 32) == 0;
+           a->bytes == b->bytes && memcmp(a->log_hash, b->log_hash, 32) == 0 &&
+           memcmp(a->entry_hash, b->entry_hash, 32) == 0;
 }
 
 static void rows(void **state)
 {
     struct suite *s = *state;
     const struct cs_store_ops *ops = s->store.ops;
-    struct cs_store_head head = { .log_id = UINT64_MAX, .top_stamp = INT64_MAX, .member_seq = UINT32_MAX, .epoch = 3 };
+    struct cs_store_head head = {
+        .log_id = UINT64_MAX, .top_stamp = INT64_MAX, .member_seq = UINT32_MAX, .epoch = 3, .bytes = 5000000000
+    };
     struct cs_store_head got;
     struct cs_store_device d = { .number = 9, .member_seq = 2, .seen_ms = 17 }, got_d;
     struct cs_store_batch b = { .number = 1,
