@@ -228,4 +228,5 @@ def main():
                               ("start-up", "ms", False, start)])
 
 
-main()
+if __name__ == "__main__":
+    main()
