@@ -17,19 +17,30 @@ static void put_name(uint8_t out[NAME_BOX_LEN], const struct cs_rng *r, const st
     cs_wipe(plain, sizeof plain);
 }
 
+static void put_keys(uint8_t out[CS_RECORD_LEN], enum cs_principal kind, const struct cs_uuid *id,
+                     const uint8_t sign_pk[32], const uint8_t box_pk[32])
+{
+    memcpy(out + RECORD_ID, id->b, 16);
+    out[RECORD_KIND] = (uint8_t)kind;
+    memset(out + RECORD_ZERO, 0, 3);
+    memcpy(out + RECORD_SIGN_PK, sign_pk, 32);
+    memcpy(out + RECORD_BOX_PK, box_pk, 32);
+}
+
+static void sign_possession(uint8_t record[CS_RECORD_LEN], const struct cs_uuid *workspace, const struct cs_sign_key *k)
+{
+    uint8_t message[POSSESSION_LEN];
+
+    possession_message(message, workspace->b, record);
+    cs_sign(k, "possession", cs_slice(message, sizeof message), record + RECORD_POSSESSION);
+}
+
 static void put_record(uint8_t out[CS_RECORD_LEN], const struct cs_rng *r, const struct cs_uuid *workspace,
                        enum cs_principal kind, const struct cs_uuid *id, const struct cs_device_keys *keys,
                        const char *name, const struct cs_epoch_keys *epoch)
 {
-    uint8_t message[POSSESSION_LEN];
-
-    memcpy(out + RECORD_ID, id->b, 16);
-    out[RECORD_KIND] = (uint8_t)kind;
-    memset(out + RECORD_ZERO, 0, 3);
-    memcpy(out + RECORD_SIGN_PK, keys->sign.pk, 32);
-    memcpy(out + RECORD_BOX_PK, keys->box_pk, 32);
-    possession_message(message, workspace->b, out);
-    cs_sign(&keys->sign, "possession", cs_slice(message, sizeof message), out + RECORD_POSSESSION);
+    put_keys(out, kind, id, keys->sign.pk, keys->box_pk);
+    sign_possession(out, workspace, &keys->sign);
     cs_store_u32(out + RECORD_NAME_EPOCH, epoch->epoch);
     put_name(out + RECORD_NAME, r, id, name, epoch);
 }
@@ -145,6 +156,49 @@ int cs_entry_recovery(struct cs_buf *out, const struct cs_rng *r, const struct c
     put_floor(body + RECOVERY_FLOOR, floor);
     cs_mac(paper->vouch, cs_slice(entry, CS_ENTRY_PREFIX_LEN + RECOVERY_VOUCH), body + RECOVERY_VOUCH, 32);
     return finish(out, entry, RECOVERY_LEN, m, &author_keys->sign, err);
+}
+
+void cs_candidate_make(struct cs_candidate *out, const struct cs_uuid *workspace, const struct cs_uuid *id,
+                       const struct cs_device_keys *keys)
+{
+    uint8_t record[CS_RECORD_LEN];
+
+    put_keys(record, CS_PRINCIPAL_DEVICE, id, keys->sign.pk, keys->box_pk);
+    sign_possession(record, workspace, &keys->sign);
+    out->id = *id;
+    memcpy(out->sign_pk, keys->sign.pk, 32);
+    memcpy(out->box_pk, keys->box_pk, 32);
+    memcpy(out->possession, record + RECORD_POSSESSION, CS_SIGNATURE_LEN);
+}
+
+bool cs_candidate_verify(const struct cs_candidate *c, const struct cs_uuid *workspace)
+{
+    uint8_t record[CS_RECORD_LEN], message[POSSESSION_LEN];
+
+    put_keys(record, CS_PRINCIPAL_DEVICE, &c->id, c->sign_pk, c->box_pk);
+    possession_message(message, workspace->b, record);
+    return cs_verify(c->sign_pk, "possession", cs_slice(message, sizeof message), c->possession);
+}
+
+int cs_entry_admit(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                   const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                   const struct cs_candidate *candidate, const char *name, const struct cs_epoch_keys *epoch,
+                   int64_t now_ms, struct cs_error *err)
+{
+    uint8_t entry[CS_ENTRY_PREFIX_LEN + ADD_LEN + CS_SIGNATURE_LEN], *body = entry + CS_ENTRY_PREFIX_LEN;
+    int rc;
+
+    if ((rc = check_name(name, err)) < 0)
+        return rc;
+    put_prefix(entry, CS_ENTRY_ADD, &m->workspace, m, ADD_LEN, author, now_ms);
+    put_keys(body, CS_PRINCIPAL_DEVICE, &candidate->id, candidate->sign_pk, candidate->box_pk);
+    memcpy(body + RECORD_POSSESSION, candidate->possession, CS_SIGNATURE_LEN);
+    cs_store_u32(body + RECORD_NAME_EPOCH, epoch->epoch);
+    put_name(body + RECORD_NAME, r, &candidate->id, name, epoch);
+    cs_store_u32(body + ADD_EPOCH, epoch->epoch);
+    if (!cs_seal(r, candidate->box_pk, cs_slice(epoch->key, 32), body + ADD_WRAP))
+        return bad_key(err);
+    return finish(out, entry, ADD_LEN, m, &author_keys->sign, err);
 }
 
 int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,

@@ -131,6 +131,20 @@ int cs_entry_add(struct cs_buf *out, const struct cs_rng *r, const struct cs_mem
                  const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
                  const struct cs_device_keys *keys, const char *name, const struct cs_epoch_keys *epoch, int64_t now_ms,
                  struct cs_error *err);
+/* A device that asks to be let in, by its own word: it holds the signing key, and wants to be this one. */
+struct cs_candidate {
+    struct cs_uuid id;
+    uint8_t sign_pk[32], box_pk[32];
+    uint8_t possession[CS_SIGNATURE_LEN];
+};
+void cs_candidate_make(struct cs_candidate *out, const struct cs_uuid *workspace, const struct cs_uuid *id,
+                       const struct cs_device_keys *keys);
+bool cs_candidate_verify(const struct cs_candidate *c, const struct cs_uuid *workspace);
+/* The add of such a device, whose secrets are its own: as cs_entry_add. */
+int cs_entry_admit(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
+                   const struct cs_uuid *author, const struct cs_device_keys *author_keys,
+                   const struct cs_candidate *candidate, const char *name, const struct cs_epoch_keys *epoch,
+                   int64_t now_ms, struct cs_error *err);
 /* rename: any active principal, by a device. epoch: of the name's new box, usually the one in force. */
 int cs_entry_rename(struct cs_buf *out, const struct cs_rng *r, const struct cs_membership *m,
                     const struct cs_uuid *author, const struct cs_device_keys *author_keys, const struct cs_uuid *id,
