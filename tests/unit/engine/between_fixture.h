@@ -29,6 +29,7 @@ struct between {
      * the test changes and reads its own things while no call runs. */
     bool (*request)(struct between *b, struct relay *r, struct cs_slice m);
     bool (*answer)(struct between *b, struct relay *r, struct cs_slice m);
+    void (*starting)(struct between *b, const struct relay *r); /* a call begins; NULL: nothing is done */
     struct cs_buf kept;
     unsigned requests, dropped; /* of Push; answers of it that the test wants not to pass */
     unsigned refusals;          /* to come */
@@ -83,6 +84,8 @@ static inline void relay_start(cs_rpc_call *c, struct between *b, const char *me
     *r = (struct relay){ .between = b, .method = method, .device = c };
     cs_rpc_call_set_user(c, r);
     snprintf(path, sizeof path, "/clawsync.v1.SyncService/%s", method);
+    if (b->starting != NULL)
+        b->starting(b, r);
     if (m.n > 0 && !cs_call_proof_parse(&r->proof, proof.value))
         abort();
     if (cs_rpc_call_new(b->channel, path, &m, 0, &cb, r, &r->hub, &err) != CS_OK)
