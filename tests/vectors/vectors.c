@@ -5,6 +5,7 @@
 
 #include "crypto/head.h"
 #include "crypto/keystore_format.h"
+#include "crypto/session.h"
 #include "identity/code.h"
 #include "identity/membership.h"
 #include "identity/phrase.h"
@@ -548,6 +549,65 @@ static json_t *heads(void)
     return o;
 }
 
+/* A session, a call and a registration in it, and the answers' MACs. */
+static json_t *session(void)
+{
+    static const char path[] = "/clawsync.v1.SyncService/Heartbeat";
+    struct cs_call_proof call = { .counter = 7, .workspace = workspace, .device = device_a };
+    struct cs_register_proof reg = { .counter = 8, .workspace = workspace, .device = device_a };
+    struct cs_device_keys keys;
+    struct cs_sign_key hub;
+    struct cs_session_hello hello;
+    struct cs_session ours, theirs;
+    struct fixed_world f;
+    uint8_t seed[32], secret[32], reply[CS_SESSION_REPLY_LEN], bytes[64];
+    char text[CS_CALL_PROOF_TEXT];
+    json_t *o = json_object();
+
+    fixed_world_init(&f);
+    cs_hash_label("hub sign", cs_slice_str("the seed string of this hub, 32+"), seed);
+    cs_sign_key_from_seed(&hub, seed);
+    fill(secret, 32, 0x11);
+    cs_device_keys_derive(&keys, CS_PRINCIPAL_DEVICE, cs_slice(secret, 32), &workspace);
+    cs_session_begin(&f.rng, &hello);
+    put_bytes(o, "client_secret", hello.secret, 32);
+    put_bytes(o, "hello", hello.bytes, sizeof hello.bytes);
+    must(cs_session_answer(&f.rng, &hub, cs_slice(hello.bytes, sizeof hello.bytes), reply, &theirs, NULL) == CS_OK);
+    put_bytes(o, "reply", reply, sizeof reply);
+    must(cs_session_finish(&hello, cs_slice(reply, sizeof reply), hub.pk, &ours, NULL) == CS_OK);
+    put_bytes(o, "transcript", ours.transcript, 32);
+    put_bytes(o, "answer_key", ours.answer_key, 32);
+    put_bytes(o, "device_secret", secret, 32);
+    put_bytes(o, "workspace", workspace.b, 16);
+    put_bytes(o, "device", device_a.b, 16);
+    put(o, "path", json_string(path));
+    put_bytes(o, "body", "a request", 9);
+    put_int(o, "counter", 7);
+    cs_hash_plain(cs_slice_str("a request"), call.body_hash);
+    cs_call_prove(&ours, &keys.sign, path, &call);
+    cs_call_proof_text(&call, text);
+    put(o, "authorization", json_string(text));
+    memcpy(reg.sign_pk, keys.sign.pk, 32);
+    memcpy(reg.box_pk, keys.box_pk, 32);
+    reg.membership_entry = cs_slice_str("an entry");
+    cs_register_prove(&ours, &keys.sign, &reg, bytes);
+    put_bytes(o, "entry", "an entry", 8);
+    put_int(o, "register_counter", 8);
+    put_bytes(o, "signed_challenge", bytes, 64);
+    cs_answer_mac(ours.answer_key, 7, 0, cs_slice_str("an answer"), bytes);
+    put_bytes(o, "answer", "an answer", 9);
+    put_bytes(o, "answer_mac", bytes, 32);
+    cs_answer_mac(ours.answer_key, 7, 16, CS_SLICE_NULL, bytes);
+    put_bytes(o, "refusal_mac_16", bytes, 32);
+    fill(seed, 32, 0x60);
+    put_bytes(o, "batch_hash", seed, 32);
+    cs_push_answer_mac(ours.answer_key, seed, 5, true, 0, "", "", bytes);
+    put_bytes(o, "push_mac_5", bytes, 32);
+    cs_push_answer_mac(ours.answer_key, seed, 0, false, 9, "stale-epoch", "so it is", bytes);
+    put_bytes(o, "push_mac_9_stale-epoch_so_it_is", bytes, 32);
+    return o;
+}
+
 static json_t *file(const char magic[4], const char *passphrase, struct cs_slice body)
 {
     struct cs_kdf_cost least = { 1, 8 * 1024 };
@@ -647,6 +707,7 @@ json_t *cs_vectors_crypto(void)
     put(o, "code", code());
     put(o, "phrase", phrase());
     put(o, "heads", heads());
+    put(o, "session", session());
     put(o, "files", keystores());
     put(o, "padme", padme());
     return o;
