@@ -316,6 +316,9 @@ void cs_gate_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_
     struct cs_rpc_meta items[4] = { { "claw-mac-bin", cs_slice(mac, sizeof mac) } };
     size_t n = 1;
 
+    /* a challenge that was wrong, or a request in another's name: guesses too */
+    if (g != NULL && g->let_in && v->status == CS_RPC_UNAUTHENTICATED)
+        cs_sessions_failed(g->hub->sessions, cs_rpc_call_peer(c));
     if (g == NULL || !g->keyed) {
         cs_call_finish(c, v, more, nmore);
         return;

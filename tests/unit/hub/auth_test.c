@@ -509,6 +509,23 @@ static void a_workspace_has_its_pace(void **state)
     cs_buf_free(&genesis);
 }
 
+/* The same by registering, whose proof is in the body. */
+static void failed_registrations_run_out(void **state)
+{
+    struct scene *s = *state;
+    struct maker stranger;
+    struct call k = { 0 };
+
+    maker_init(&stranger, 'w', 's');
+    while (k.status != CS_RPC_RESOURCE_EXHAUSTED) {
+        register_call(&k, s, &stranger, CS_SLICE_NULL);
+        if (k.status != CS_RPC_RESOURCE_EXHAUSTED)
+            refused(&k, "auth");
+        call_fini(&k);
+    }
+    maker_fini(&stranger);
+}
+
 static int proxied_setup(void **state)
 {
     struct scene *s;
@@ -549,6 +566,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(batches_of_others, setup, teardown),
         cmocka_unit_test_setup_teardown(registering_as_another, setup, teardown),
         cmocka_unit_test_setup_teardown(failures_run_out, limited_setup, teardown),
+        cmocka_unit_test_setup_teardown(failed_registrations_run_out, limited_setup, teardown),
         cmocka_unit_test_setup_teardown(a_workspace_has_its_share, limited_workspace_setup, teardown),
         cmocka_unit_test_setup_teardown(a_workspace_has_its_pace, slow_workspace_setup, teardown),
         cmocka_unit_test_setup_teardown(behind_a_proxy_connections_are_shared, proxied_setup, teardown),
