@@ -364,6 +364,38 @@ CLAWSYNC_API int clawsync_engine_recovery_create(clawsync_engine *e, char *phras
  */
 CLAWSYNC_API int clawsync_engine_recover(clawsync_engine *e, const char *phrase, clawsync_error *err);
 
+/** What clawsync_verify_audit_log found. */
+typedef struct clawsync_audit_report {
+    int ok;                   /**< 1: every row is as it was written, and none is missing that a batch names */
+    uint64_t rows;            /**< that were read */
+    uint64_t first_broken_at; /**< sequence where it goes wrong; 0: nowhere */
+    char broken_reason[160];  /**< a sentence; empty: none */
+} clawsync_audit_report;
+/**
+ * Verifies the audit log of the configuration's data_dir (audit.db): numbers, hashes, and every signature against this
+ * device's key as the pinned membership log has it, never against a key of the file; and the rows that signed batches
+ * name. Constant memory, all cores. Works beside a running engine, and writes nothing.
+ * @return CLAWSYNC_OK whatever the report says; CLAWSYNC_ENOTFOUND: no device or no log there; CLAWSYNC_EIO.
+ */
+CLAWSYNC_API int clawsync_verify_audit_log(const clawsync_config *c, clawsync_audit_report *out, clawsync_error *err);
+
+/** A row of the audit log; hashes, key and signature in hexadecimal. */
+typedef struct clawsync_audit_entry {
+    uint64_t sequence;
+    int64_t occurred_ms; /**< Unix ms, by this device's clock */
+    uint64_t ops_count;
+    const char *event_type, *entity_type, *entity_ids, *payload, *workspace_id, *device_id;
+    const char *payload_hash, *prev_entry_hash, *signature, *signer_pub_key;
+} clawsync_audit_entry;
+/**
+ * Calls fn for each of the newest `last` rows (0: all), oldest first; the struct is valid during the call. Nothing is
+ * verified. Works beside a running engine.
+ * @return CLAWSYNC_ENOTFOUND: no device or no log there; CLAWSYNC_ECORRUPT: a row cannot be read.
+ */
+CLAWSYNC_API int clawsync_read_audit_log(const clawsync_config *c, uint64_t last,
+                                         void (*fn)(void *arg, const clawsync_audit_entry *e), void *arg,
+                                         clawsync_error *err);
+
 /** A short stable name of a code, as "unavailable". Never NULL. */
 CLAWSYNC_API const char *clawsync_code_name(int code);
 /** 1 when the same call may succeed later, unchanged. */

@@ -193,7 +193,7 @@ static int make_file(struct cs_world *w, const char *path, bool read_only, struc
 int cs_audit_open(cs_audit **out, struct cs_world *w, const char *path, bool read_only,
                   const struct cs_audit_owner *owner, struct cs_error *err)
 {
-    int flags = SQLITE_OPEN_NOMUTEX | (read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE);
+    int flags = SQLITE_OPEN_NOMUTEX | (read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     cs_audit *a;
     int rc = make_file(w, path, read_only, err);
 

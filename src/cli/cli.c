@@ -74,6 +74,13 @@ static const struct cs_cli_command commands[] = {
       "to the other device by different ways.",
       cs_cmd_keys_export },
     { "keys import", "FILE", 1, 1, CS_OPT_PASSPHRASE, "join a workspace with such a file", NULL, cs_cmd_keys_import },
+    { "audit verify", "", 0, 0, 0, "is this device's audit log as it was written?",
+      "Checks numbers, hashes and every signature against the device's key in the membership log, and the rows\n"
+      "that signed batches name. Exit code 1: it was changed; the first such row is named.",
+      cs_cmd_audit_verify },
+    { "audit tail", "[ROWS]", 0, 1, 0, "its newest rows, 20 or so many; --json: a JSON object per line", NULL,
+      cs_cmd_audit_tail },
+    { "audit export", "", 0, 0, 0, "all of it on standard output, a JSON object per line", NULL, cs_cmd_audit_export },
     { "version", "", 0, 0, 0, "print the version", NULL, cs_cmd_version },
 };
 enum { NCOMMANDS = sizeof commands / sizeof commands[0] };

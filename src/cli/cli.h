@@ -74,6 +74,9 @@ void cs_cli_progress_end(struct cs_cli_progress *p);
 /* The engine of the configuration, its keystore opened with the passphrase that --keystore-passphrase-fd, systemd or
  * the person gives. */
 int cs_cli_open(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err);
+/* Calls fn with that passphrase in the configuration. */
+int cs_cli_unlocked(const struct cs_cli *c, int (*fn)(void *arg, const clawsync_config *config, clawsync_error *err),
+                    void *arg, clawsync_error *err);
 /* passphrase.c: from --passphrase-file (its first line) or a prompt without echo; twice when it is new. Guarded memory,
  * released with cs_secret_free. */
 int cs_cli_passphrase(const struct cs_cli *c, bool is_new, char **out, clawsync_error *err);
@@ -118,6 +121,9 @@ int cs_cmd_keys_passphrase(struct cs_cli *c);
 int cs_cmd_keys_rotate(struct cs_cli *c);
 int cs_cmd_recovery_create(struct cs_cli *c);
 int cs_cmd_recovery_use(struct cs_cli *c);
+int cs_cmd_audit_verify(struct cs_cli *c);
+int cs_cmd_audit_tail(struct cs_cli *c);
+int cs_cmd_audit_export(struct cs_cli *c);
 int cs_cmd_version(struct cs_cli *c);
 
 #endif

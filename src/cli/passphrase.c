@@ -128,36 +128,52 @@ static int keystore_passphrase(const struct cs_cli *c, char out[PASSPHRASE_MAX],
         c->config.data_dir);
 }
 
-typedef int (*opener)(clawsync_engine **out, const clawsync_config *c, clawsync_error *err);
-
-static int open_with(const struct cs_cli *c, opener first, opener busy, clawsync_engine **out, clawsync_error *err)
+int cs_cli_unlocked(const struct cs_cli *c, int (*fn)(void *arg, const clawsync_config *config, clawsync_error *err),
+                    void *arg, clawsync_error *err)
 {
     clawsync_config with = c->config;
     char *passphrase = NULL;
     int rc = cs_crypto_init((struct cs_error *)err);
 
-    *out = NULL;
     if (rc == CS_OK && (passphrase = cs_secret_alloc(PASSPHRASE_MAX)) == NULL)
         rc = cs_fail((struct cs_error *)err, CS_ENOMEM, "out of memory");
     if (rc == CS_OK && (rc = keystore_passphrase(c, passphrase, err)) == CS_OK)
         with.passphrase = passphrase;
-    if (rc == CS_OK || rc == CS_ENOTFOUND) {
-        rc = first(out, &with, err);
-        if (rc == CS_EBUSY && busy != NULL)
-            rc = busy(out, &with, err);
-    }
+    if (rc == CS_OK || rc == CS_ENOTFOUND)
+        rc = fn(arg, &with, err);
     cs_secret_free(passphrase);
     return rc;
 }
 
+typedef int (*opener)(clawsync_engine **out, const clawsync_config *c, clawsync_error *err);
+
+struct opening {
+    opener first, busy;
+    clawsync_engine **out;
+};
+
+static int open_with(void *arg, const clawsync_config *config, clawsync_error *err)
+{
+    const struct opening *o = arg;
+    int rc = o->first(o->out, config, err);
+
+    return rc == CS_EBUSY && o->busy != NULL ? o->busy(o->out, config, err) : rc;
+}
+
 int cs_cli_open(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err)
 {
-    return open_with(c, clawsync_engine_open, NULL, out, err);
+    struct opening o = { clawsync_engine_open, NULL, out };
+
+    *out = NULL;
+    return cs_cli_unlocked(c, open_with, &o, err);
 }
 
 int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err)
 {
-    return open_with(c, clawsync_engine_open, cs_engine_open_beside, out, err);
+    struct opening o = { clawsync_engine_open, cs_engine_open_beside, out };
+
+    *out = NULL;
+    return cs_cli_unlocked(c, open_with, &o, err);
 }
 
 int cs_cmd_identity_new(struct cs_cli *c)

@@ -379,6 +379,11 @@ static int check_transport(struct clawsync_engine *e, struct cs_error *err)
     return CS_OK;
 }
 
+void cs_open_warning(struct clawsync_engine *e, const char *sentence)
+{
+    warn(e, sentence);
+}
+
 static int track_tables(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_track_options o = { .warn = warn, .arg = e };
@@ -504,7 +509,7 @@ int clawsync_engine_set_passphrase(clawsync_engine *e, const char *passphrase, c
     return rc;
 }
 
-static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struct cs_error *err)
+static int open_self(struct clawsync_engine *e, const clawsync_config *c, struct cs_error *err)
 {
     int rc;
 
@@ -519,8 +524,16 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
     cs_uuid_parse(&e->workspace, e->config.workspace_id);
     cs_uuid_text(e->workspace_text, &e->workspace);
     e->rng.world = e->world;
-    if ((rc = cs_self_open(e, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
+    return cs_self_open(e, err);
+}
+
+static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struct cs_error *err)
+{
+    int rc;
+
+    if ((rc = open_self(e, c, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
         (rc = find_db_dir(e, err)) != CS_OK || (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
+        (!e->beside && (rc = cs_record_open(e, err)) != CS_OK) ||
         (!e->beside && (rc = track_tables(e, err)) != CS_OK) ||
         (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||
         (rc = cs_loop_new(e->world, &e->loop, err)) != CS_OK || (rc = cs_hub_session_init(e, err)) != CS_OK ||
@@ -573,6 +586,8 @@ static void free_steps(struct clawsync_engine *e)
 
 void cs_engine_free(struct clawsync_engine *e)
 {
+    if (e == NULL)
+        return;
     if (e->loop != NULL) {
         free_steps(e);
         cs_schedule_free(e);
@@ -582,6 +597,7 @@ void cs_engine_free(struct clawsync_engine *e)
         cs_loop_free(e->loop);
     }
     cs_packer_free(e->packer);
+    cs_record_close(e);
     cs_replica_close(e->replica);
     cs_secret_free(e->keys);
     cs_keystore_free(e->ks);
@@ -602,6 +618,21 @@ void cs_engine_free(struct clawsync_engine *e)
     pthread_mutex_destroy(&e->lock);
     cs_wipe(&e->rng, sizeof e->rng);
     free(e);
+}
+
+static struct clawsync_engine *engine_new(struct cs_world *world, bool beside)
+{
+    struct clawsync_engine *e = calloc(1, sizeof *e);
+
+    if (e == NULL)
+        return NULL;
+    e->world = world;
+    e->beside = beside;
+    e->last_command = &e->commands;
+    e->last_warning = &e->warnings;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->cond, NULL);
+    return e;
 }
 
 /* As far as a new identity needs it. */
@@ -625,18 +656,13 @@ static int open_to_renew(struct clawsync_engine *e, const clawsync_config *c, si
 
 int cs_engine_new_identity(const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost, clawsync_error *error)
 {
-    struct clawsync_engine *e = calloc(1, sizeof *e);
+    struct clawsync_engine *e = engine_new(cs_world_real(), false);
     struct cs_error err = { 0 };
     int rc;
 
     *lost = 0;
     if (e == NULL)
         return cs_fail((struct cs_error *)error, CS_ENOMEM, "out of memory");
-    e->world = cs_world_real();
-    e->last_command = &e->commands;
-    e->last_warning = &e->warnings;
-    pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->cond, NULL);
     rc = open_to_renew(e, c, lost, &err);
     snprintf(device, CS_UUID_TEXT, "%s", e->device_text);
     cs_engine_free(e);
@@ -645,22 +671,31 @@ int cs_engine_new_identity(const clawsync_config *c, char device[CS_UUID_TEXT], 
     return rc;
 }
 
+int cs_engine_open_self(clawsync_engine **out, const clawsync_config *c, struct cs_error *err)
+{
+    struct clawsync_engine *e = engine_new(cs_world_real(), true);
+    int rc;
+
+    *out = NULL;
+    if (e == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((rc = open_self(e, c, err)) == CS_OK)
+        *out = e;
+    else
+        cs_engine_free(e);
+    return rc;
+}
+
 static int engine_open(clawsync_engine **out, struct cs_world *world, bool threaded, bool beside,
                        const clawsync_config *c, clawsync_error *error)
 {
     struct cs_error err = { 0 };
-    struct clawsync_engine *e = calloc(1, sizeof *e);
+    struct clawsync_engine *e = engine_new(world, beside);
     int rc;
 
     *out = NULL;
     if (e == NULL)
         return cs_fail((struct cs_error *)error, CS_ENOMEM, "out of memory");
-    e->world = world;
-    e->beside = beside;
-    e->last_command = &e->commands;
-    e->last_warning = &e->warnings;
-    pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->cond, NULL);
     if ((rc = open_parts(e, c, &err)) == CS_OK && threaded)
         rc = thread_start(e, &err);
     if (rc == CS_OK)

@@ -181,6 +181,9 @@ struct cs_pull_step {
     bool busy; /* [loop] a job has `taken` */
     unsigned restarts;
     uint64_t conflicts;
+    uint64_t taken_batches, taken_ops, resolved; /* for the audit log */
+    int end_rc;                                  /* of the step, while that is written */
+    struct cs_error end_err;
     cs_step_done done;
 };
 
@@ -227,6 +230,9 @@ struct cs_push_step {
     char refused[32]; /* kind of the first refusal; empty: none */
     char reason[256];
     unsigned tries;
+    uint64_t acked_first, acked_last; /* numbers of batches, for the audit log */
+    int end_rc;                       /* of the step, while that is written */
+    struct cs_error end_err;
     cs_step_done done;
 };
 
@@ -386,6 +392,8 @@ struct cs_schedule {
     uint64_t duty_ms; /* [job] how long to wait for another to do it; 0: there is no duty */
     bool duty_waits;
     bool counting;
+    struct cs_job record_job; /* a finding about the hub goes into the audit log */
+    struct cs_error finding;
 };
 int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err);
 void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bool notified);
@@ -415,6 +423,9 @@ struct clawsync_engine {
     struct cs_membership members;
     struct cs_buf member_log;   /* [job] the file's bytes: u32 length ‖ entry, repeated */
     struct cs_buf entry_hashes; /* [job] 32 bytes per entry */
+    struct cs_audit *audit;     /* [job] NULL: beside another engine */
+    uint32_t recorded_seq;      /* [job] the audit log has the membership up to this entry */
+    char recorded[256];         /* [job] the last finding about the hub that went into it */
     bool member_log_dirty;
     struct cs_hub_head head; /* [job] the newest verified; log_id 0: none yet */
     uint8_t log_start[32];   /* [job] L_0 of head's log */
@@ -465,6 +476,9 @@ struct clawsync_engine {
 int cs_engine_open_world(clawsync_engine **out, struct cs_world *world, const clawsync_config *c,
                          clawsync_error *error);
 void cs_engine_free(struct clawsync_engine *e);
+/* No engine: who this device is, for what is read from data_dir alone; it writes nothing. For cs_engine_free. */
+int cs_engine_open_self(clawsync_engine **out, const clawsync_config *c, struct cs_error *err);
+void cs_open_warning(struct clawsync_engine *e, const char *sentence); /* while opening */
 /* An engine beside one that runs on the same database, for commands on the membership: it writes neither the database
  * nor data_dir, and the other learns from the hub what it did. Only clawsync_engine_close and the calls that say so
  * may be made on it. CS_ENOTFOUND: this device was never set up. */
@@ -480,6 +494,17 @@ void cs_note_progress(struct clawsync_engine *e, const char *name, uint64_t coun
 void cs_emit(struct clawsync_engine *e, const clawsync_event *ev);                                  /* on the loop */
 void cs_emit_error(struct clawsync_engine *e, clawsync_event_type t, const char *name, const struct cs_error *err);
 void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, const struct cs_error *err);
+
+/* audit.c: what goes into the audit log. In a job. */
+int cs_record_open(struct clawsync_engine *e, struct cs_error *err);
+void cs_record_close(struct clawsync_engine *e);
+void cs_record_head(const struct clawsync_engine *e, struct cs_batch_header *h); /* into the header, and the keystore */
+int cs_record_pushed(struct clawsync_engine *e, struct cs_error *err);
+int cs_record_pulled(struct clawsync_engine *e, struct cs_error *err);
+int cs_record_registered(struct clawsync_engine *e, struct cs_error *err);
+int cs_record_members(struct clawsync_engine *e, struct cs_error *err); /* what is new of the membership log */
+int cs_record_hub(struct clawsync_engine *e, const struct cs_error *why, struct cs_error *err);
+int cs_record_peer(struct clawsync_engine *e, const struct cs_batch *b, const char *message, struct cs_error *err);
 
 /* identity_store.c */
 int cs_self_open(struct clawsync_engine *e, struct cs_error *err);       /* reads or makes; writes nothing */

@@ -40,6 +40,7 @@ void cs_self_members_reset(struct clawsync_engine *e)
     cs_buf_reset(&e->member_log);
     cs_buf_reset(&e->entry_hashes);
     e->member_log_dirty = false;
+    e->recorded_seq = 0;
 }
 
 const uint8_t *cs_entry_hash_at(const struct clawsync_engine *e, uint32_t seq)
@@ -134,6 +135,8 @@ int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err)
     cs_self_find_floor(e);
     if (!e->member_log_dirty || e->beside)
         return CS_OK;
+    if ((rc = cs_record_members(e, err)) != CS_OK)
+        return rc;
     rc = f->ops->write_atomic(f->self, e->members_path, cs_buf_slice(&e->member_log), 0600, err);
     if (rc != CS_OK)
         return rc;
@@ -179,6 +182,7 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
         memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
         rc = cs_fail(err, CS_ECORRUPT, "%s begins with another workspace's genesis", e->members_path);
     e->member_log_dirty = false;
+    e->recorded_seq = e->members.seq;
     cs_self_find_floor(e);
     cs_buf_free(&bytes);
     return rc;

@@ -12,6 +12,21 @@ enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3, LONG_PULL = 16 };
 static void pull_work(struct clawsync_engine *e);
 static void pull_call(struct clawsync_engine *e);
 
+static void record_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    j->rc = cs_record_pulled(e, &j->err);
+}
+
+static void record_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    s->taken_ops = 0;
+    if (s->end_rc == CS_OK && (s->end_rc = j->rc) != CS_OK)
+        s->end_err = j->err;
+    s->done(e, s->end_rc, &s->end_err);
+}
+
 static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_pull_step *s = &e->pull;
@@ -20,7 +35,15 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
     cs_messages_free(&s->taken);
     cs_arena_free(&s->arena);
     cs_batch_free(&s->batch);
-    s->done(e, rc, err);
+    s->end_rc = rc;
+    if (rc != CS_OK)
+        s->end_err = *err;
+    if (s->taken_ops == 0) {
+        s->done(e, rc, err);
+        return;
+    }
+    s->job = (struct cs_job){ .run = record_run, .done = record_done };
+    cs_engine_job(e, &s->job);
 }
 
 /* ---- one batch, in a job ---- */
@@ -120,7 +143,10 @@ static int set_aside(struct clawsync_engine *e, const struct cs_batch_header *h,
 {
     struct cs_pull_mark mark = e->pull.mark;
     struct cs_apply_result result;
+    int rc = cs_record_peer(e, &e->pull.batch, err->msg, err);
 
+    if (rc != CS_OK)
+        return rc;
     cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, name, "%s (number %" PRIu64 " of the log)", err->msg,
             e->pull.log_number);
     return advance(e, &mark, h, NULL, &result, err);
@@ -156,6 +182,9 @@ static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_heade
     e->totals.chunks_pulled += s->batch.nchunks;
     e->totals.bytes_pulled += s->batch.sealed.len;
     s->conflicts += result.manual_conflicts;
+    s->taken_batches++;
+    s->taken_ops += result.ops;
+    s->resolved += result.conflicts - result.manual_conflicts;
     return CS_OK;
 }
 
@@ -493,6 +522,7 @@ void cs_step_pull(struct clawsync_engine *e, cs_step_done done)
     s->done = done;
     s->restarts = 0;
     s->conflicts = 0;
+    s->taken_batches = s->taken_ops = s->resolved = 0;
     s->checked = s->sealed = false;
     s->job = (struct cs_job){ .run = seal_run, .done = seal_done };
     cs_engine_job(e, &s->job);

@@ -15,6 +15,30 @@ enum { BATCH_BYTES = 1024 * 1024, MAX_TRIES = 3, FAIR_SHARE = 8 };
 static void push_work(struct clawsync_engine *e);
 static void begin(struct clawsync_engine *e);
 
+static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engine *, struct cs_job *),
+                     void (*done)(struct clawsync_engine *, struct cs_job *))
+{
+    e->push.job = (struct cs_job){ .run = run, .done = done };
+    e->push.busy = true;
+    cs_engine_job(e, &e->push.job);
+}
+
+static void record_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    j->rc = cs_record_pushed(e, &j->err);
+}
+
+static void record_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_push_step *s = &e->push;
+
+    s->busy = false;
+    s->acked = 0;
+    if (s->end_rc == CS_OK && (s->end_rc = j->rc) != CS_OK)
+        s->end_err = j->err;
+    s->done(e, s->end_rc, &s->end_err);
+}
+
 static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_push_step *s = &e->push;
@@ -26,15 +50,13 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
     cs_messages_free(&s->out);
     cs_arena_free(&s->arena);
     s->active = false;
-    s->done(e, rc, err);
-}
-
-static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engine *, struct cs_job *),
-                     void (*done)(struct clawsync_engine *, struct cs_job *))
-{
-    e->push.job = (struct cs_job){ .run = run, .done = done };
-    e->push.busy = true;
-    cs_engine_job(e, &e->push.job);
+    s->end_rc = rc;
+    if (rc != CS_OK)
+        s->end_err = *err;
+    if (s->acked > 0)
+        next_job(e, record_run, record_done);
+    else
+        s->done(e, rc, err);
 }
 
 /* ---- making requests, in a job ---- */
@@ -120,6 +142,7 @@ static void fill_header(struct clawsync_engine *e, uint64_t number, const uint8_
                                    .seen_number = mark.number };
     memcpy(h->prev, prev, 32);
     cs_seen_digest(&e->workspace, h->seen_log, h->seen_number, mark.log_hash, h->member_seq, e->members.head, h->seen);
+    cs_record_head(e, h);
 }
 
 static int epoch_missing(const struct clawsync_engine *e, struct cs_error *err)
@@ -255,6 +278,9 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
         return rc;
     if ((rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK)
         return rc;
+    if (s->acked == 0)
+        s->acked_first = it.number;
+    s->acked_last = it.number;
     s->acked += it.nops;
     e->totals.deltas_pushed++;
     e->totals.operations_pushed += it.nops;

@@ -135,7 +135,8 @@ static void fold_run(struct clawsync_engine *e, struct cs_job *j)
     if (j->rc == CS_OK && cs_keystore_epoch(e->ks, e->members.epoch) == NULL)
         j->rc = cs_fail(&j->err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
     if (j->rc == CS_OK && s->entry.len > 0) {
-        j->rc = cs_self_pending_drop(e, &j->err);
+        if ((j->rc = cs_record_registered(e, &j->err)) == CS_OK)
+            j->rc = cs_self_pending_drop(e, &j->err);
         cs_buf_free(&s->entry);
         if (s->created)
             cs_note(e, CLAWSYNC_EVENT_WORKSPACE_CREATED, 0, "", "%s", "");

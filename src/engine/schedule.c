@@ -272,6 +272,18 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
     schedule(e);
 }
 
+static void record_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    j->rc = cs_record_hub(e, &e->schedule.finding, &j->err);
+}
+
+/* The finding stands, also where it could not be written down. */
+static void record_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    (void)j;
+    task_finish(e, e->schedule.finding.code, &e->schedule.finding);
+}
+
 static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
@@ -290,6 +302,13 @@ static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *
         e->totals.retries++;
         s->at = 0;
         cs_timer_start(s->retry, retry_pause(e, s->attempt++));
+        return;
+    }
+    if (rc == CS_EHUB) {
+        s->finding = *err;
+        s->finding.code = rc;
+        s->record_job = (struct cs_job){ .run = record_run, .done = record_done };
+        cs_engine_job(e, &s->record_job);
         return;
     }
     task_finish(e, rc, rc == CS_OK ? &none : err);

@@ -270,6 +270,7 @@ static void device_init(struct run *r, unsigned i)
     d->world = cs_sim_host(r->sim, d->name);
     snprintf(vfs, sizeof vfs, "sim-%s", name);
     virtual_vfs_init(&d->vfs, d->world, vfs);
+    d->vfs.state = d->dir;
     if (mkdir(d->dir, 0700) != 0)
         die(r, "cannot make %s", d->dir);
     must(r, cs_sim_touch(d->world, d->db, &err), &err, d->name);

@@ -12,6 +12,7 @@ struct virtual_vfs {
     sqlite3_vfs vfs;
     char name[32];
     struct cs_world *world;
+    const char *state; /* where SQLite's files of the host's folder /state lie; NULL: nowhere */
 };
 
 #define JULIAN_MS INT64_C(210866760000000) /* of the Unix epoch */
@@ -37,6 +38,15 @@ static inline int virtual_sleep(sqlite3_vfs *vfs, int us)
     return us;
 }
 
+static inline int virtual_path(sqlite3_vfs *vfs, const char *name, int n, char *out)
+{
+    const char *state = ((struct virtual_vfs *)(void *)vfs)->state;
+
+    if (state == NULL || strncmp(name, "/state/", 7) != 0)
+        return sqlite3_vfs_find("unix")->xFullPathname(vfs, name, n, out);
+    return snprintf(out, (size_t)n, "%s/state-%s", state, name + 7) < n ? SQLITE_OK : SQLITE_CANTOPEN;
+}
+
 /* A copy of the system's, which looks at nothing of its own but what is copied with it. */
 static inline void virtual_vfs_init(struct virtual_vfs *v, struct cs_world *world, const char *name)
 {
@@ -48,6 +58,7 @@ static inline void virtual_vfs_init(struct virtual_vfs *v, struct cs_world *worl
     v->vfs.xCurrentTime = virtual_now_days;
     v->vfs.xCurrentTimeInt64 = virtual_now;
     v->vfs.xSleep = virtual_sleep;
+    v->vfs.xFullPathname = virtual_path;
     sqlite3_vfs_register(&v->vfs, 0);
 }
 
