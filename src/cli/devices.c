@@ -75,20 +75,15 @@ static void on_device(void *arg, const clawsync_device *d)
                                                 : "");
 }
 
-static int listing_begin(struct listing *l, const struct cs_cli *c)
-{
-    *l = (struct listing){ .cli = c, .list = c->json ? json_array() : NULL };
-    return CLAWSYNC_OK;
-}
-
 int cs_cmd_devices(struct cs_cli *c)
 {
     clawsync_engine *e = NULL;
-    struct listing l;
+    struct listing l = { .cli = c };
     clawsync_error err;
     int rc = cs_cli_open_member(c, &e, &err);
 
-    listing_begin(&l, c);
+    if (c->json)
+        l.list = json_array();
     if (rc == CLAWSYNC_OK) {
         cs_cli_say(c, "%-20s %-36s  %-19s  %-8s  %-16s  %s", "name", "id", "fingerprint", "added by", "last seen",
                    "behind");
@@ -121,15 +116,12 @@ int cs_cmd_devices_rename(struct cs_cli *c)
 int cs_cmd_devices_revoke(struct cs_cli *c)
 {
     clawsync_engine *e = NULL;
-    struct listing l;
+    struct listing l = { .cli = c, .list = json_array() };
     clawsync_error err;
     int rc = cs_cli_open_member(c, &e, &err);
 
-    listing_begin(&l, c);
-    if (rc == CLAWSYNC_OK) {
-        l.list = json_array();
+    if (rc == CLAWSYNC_OK)
         rc = clawsync_engine_revoke_device(e, c->args[0], c->distrust, on_device, &l, &err);
-    }
     clawsync_engine_close(e);
     if (rc == CLAWSYNC_OK && c->json)
         cs_cli_json(json_pack("{s:s, s:O}", "revoked", c->args[0], "let_in", l.list));
