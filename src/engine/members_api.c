@@ -26,8 +26,10 @@ static int secret_text(clawsync_engine *e, struct cs_command *c, char *text, siz
         return cs_fail((struct cs_error *)err, CS_EINVAL, "the buffer is smaller than %zu bytes", max);
     if (!cs_buf_reserve(&out, max)) /* at once: what grows leaves copies behind */
         return cs_fail((struct cs_error *)err, CS_ENOMEM, "out of memory");
+    /* cppcheck-suppress autoVariables ; the command is over, and forgotten, before this returns */
     c->out = &out;
     rc = cs_engine_command(e, c, err);
+    c->out = NULL;
     if (rc == CS_OK)
         snprintf(text, size, "%.*s", (int)out.len, (const char *)out.data);
     cs_wipe(out.data, out.cap);

@@ -123,7 +123,7 @@ static void fold_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_member_step *s = &e->member;
     uint32_t before = e->members.seq;
-    struct cs_hub_head head;
+    struct cs_hub_head head = { 0 };
 
     if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, &j->err)) == CS_OK &&
         (j->rc = check_floor(e, &head, &j->err)) == CS_OK && (j->rc = note_surplus(e, before, &j->err)) == CS_OK)

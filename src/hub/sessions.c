@@ -41,7 +41,8 @@ int cs_sessions_new(struct cs_hub *h, struct cs_sessions **out)
 {
     struct cs_sessions *t = calloc(1, sizeof *t);
 
-    if ((*out = t) == NULL)
+    *out = t;
+    if (t == NULL)
         return CS_ENOMEM;
     t->hub = h;
     cs_random(&h->env.rng, t->hash_key, sizeof t->hash_key);
@@ -57,8 +58,14 @@ static struct cs_hub_session **bucket_of(struct cs_sessions *t, const uint8_t id
 
 static void use_unlink(struct cs_sessions *t, struct cs_hub_session *s)
 {
-    *(s->newer != NULL ? &s->newer->older : &t->newest) = s->older;
-    *(s->older != NULL ? &s->older->newer : &t->oldest) = s->newer;
+    if (s == t->newest)
+        t->newest = s->older;
+    else
+        s->newer->older = s->older;
+    if (s == t->oldest)
+        t->oldest = s->newer;
+    else
+        s->older->newer = s->newer;
 }
 
 static void use_link(struct cs_sessions *t, struct cs_hub_session *s)
@@ -113,7 +120,7 @@ static void make_room(struct cs_sessions *t, const char *key)
     size_t n = 0;
 
     drop_idle(t);
-    if (t->n >= MAX_SESSIONS)
+    if (t->n >= MAX_SESSIONS && t->oldest != NULL)
         session_drop(t, t->oldest);
     if (key[0] == '\0')
         return;
@@ -166,8 +173,14 @@ static struct account **account_bucket(struct cs_sessions *t, const char *key)
 
 static void account_unlink(struct cs_sessions *t, struct account *a)
 {
-    *(a->newer != NULL ? &a->newer->older : &t->last_used) = a->older;
-    *(a->older != NULL ? &a->older->newer : &t->first_used) = a->newer;
+    if (a == t->last_used)
+        t->last_used = a->older;
+    else
+        a->newer->older = a->older;
+    if (a == t->first_used)
+        t->first_used = a->newer;
+    else
+        a->older->newer = a->newer;
 }
 
 static void account_link(struct cs_sessions *t, struct account *a)
@@ -226,7 +239,7 @@ static struct account *account_by_key(struct cs_sessions *t, const char key[CS_R
     if (a != NULL) {
         account_unlink(t, a);
     } else {
-        if (t->naccounts >= MAX_ACCOUNTS)
+        if (t->naccounts >= MAX_ACCOUNTS && t->first_used != NULL)
             account_drop(t, t->first_used);
         if ((a = calloc(1, sizeof *a)) == NULL)
             return NULL;
@@ -298,11 +311,19 @@ void cs_sessions_failed(struct cs_sessions *t, const char *peer)
 
 void cs_sessions_free(struct cs_sessions *t)
 {
+    struct cs_hub_session *s, *newer;
+    struct account *a, *later;
+
     if (t == NULL)
         return;
-    while (t->oldest != NULL)
-        session_drop(t, t->oldest);
-    while (t->first_used != NULL)
-        account_drop(t, t->first_used);
+    for (s = t->oldest; s != NULL; s = newer) {
+        newer = s->newer;
+        cs_wipe(s, sizeof *s);
+        free(s);
+    }
+    for (a = t->first_used; a != NULL; a = later) {
+        later = a->newer;
+        free(a);
+    }
     free(t);
 }

@@ -157,8 +157,8 @@ static void try_values(struct cs_phrase_fix *fix, size_t *hits, struct words *wo
 {
     uint16_t typed = words->w[i];
 
-    for (uint16_t v = 0; v < WORD_VALUES; v++) {
-        words->w[i] = v;
+    for (unsigned v = 0; v < WORD_VALUES; v++) {
+        words->w[i] = (uint16_t)v;
         if (v != typed)
             hit(fix, hits, words, i, false);
     }

@@ -84,7 +84,7 @@ int cs_ahead_read(struct cs_replica *r, struct cs_ahead *a, struct cs_table *t, 
 
     a->streak = op == a->last + 1 ? a->streak + 1 : 0;
     a->last = op;
-    if (a->table == t && op >= a->next && op < a->end) {
+    if (a->table != NULL && a->table == t && op >= a->next && op < a->end) {
         if (op - a->next > BEGIN_AFTER) /* most rows are not asked for */
             cs_ahead_end(a);
     } else {

@@ -592,6 +592,7 @@ static int take_run(struct cs_replica *r, struct extract *x, struct source *src,
         if (src->key.len > 0)
             rc = take_row(r, x, src, first + 1 + i, &run, full, err);
     }
+    src->plain = NULL; /* it was of this run */
     return rc;
 }
 

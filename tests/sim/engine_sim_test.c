@@ -39,7 +39,7 @@ struct device {
     struct run *run;
     struct cs_world *world;
     struct virtual_vfs vfs;
-    char name[16], dir[128], db[160];
+    char name[24], dir[128], db[160];
     clawsync_config config;
     clawsync_engine *engine;
     unsigned own; /* rows that only this device writes */
@@ -262,7 +262,7 @@ static void device_init(struct run *r, unsigned i)
     struct cs_error err;
 
     d->run = r;
-    snprintf(name, sizeof name, "device%u", i);
+    snprintf(name, sizeof name, "device%u", i & 0xffff); /* gcc asks how long it can get */
     memcpy(d->name, name, sizeof name);
     memcpy(dir, r->dir, sizeof dir);
     snprintf(d->dir, sizeof d->dir, "%s/%s", dir, name);
