@@ -49,7 +49,7 @@ static const char *printable(const char *name, char out[64])
 {
     size_t n = 0;
 
-    for (; name[n] != '\0' && n < 63; n++)
+    for (; n < 63 && name[n] != '\0'; n++)
         out[n] = (unsigned char)name[n] < 32 || name[n] == 127 ? '?' : name[n];
     out[n] = '\0';
     return out;
