@@ -550,7 +550,7 @@ static void check_tables(struct run *r)
     cs_buf_put_u8(&first, 0);
     for (unsigned i = 0; i < r->ndevices; i++)
         for (unsigned k = 0; k < r->devices[i].own; k++) {
-            char row[64];
+            char row[128];
 
             snprintf(row, sizeof row, "%s-%u|from %s %u|", r->devices[i].name, k, r->devices[i].name, k);
             if (strstr((const char *)first.data, row) == NULL)
