@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "audit/internal.h"
+#include "base/sqlite_code.h"
 
 enum { FORMAT = 1, BUSY_MS = 10000 };
 
@@ -24,24 +25,8 @@ static const char walk_sql[] = "SELECT " COLUMNS " FROM sync_audit_log WHERE seq
 
 int cs_audit_fail_db(cs_audit *a, const char *what, struct cs_error *err)
 {
-    int code;
-
-    switch (sqlite3_errcode(a->db) & 0xff) {
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-        code = CS_EBUSY;
-        break;
-    case SQLITE_NOMEM:
-        code = CS_ENOMEM;
-        break;
-    case SQLITE_CORRUPT:
-    case SQLITE_NOTADB:
-        code = CS_ECORRUPT;
-        break;
-    default:
-        code = CS_EIO;
-    }
-    return cs_fail(err, code, "audit log: cannot %s: %s", what, sqlite3_errmsg(a->db));
+    return cs_fail(err, cs_sqlite_code(sqlite3_errcode(a->db)), "audit log: cannot %s: %s", what,
+                   sqlite3_errmsg(a->db));
 }
 
 /* ---- rows ---- */

@@ -91,6 +91,13 @@ int cs_cli_say_joined(const struct cs_cli *c);
 /* One line of standard input into out, without its end; CLAWSYNC_EINVAL: there is none, or it is longer. */
 int cs_cli_read_line(char *out, size_t size, clawsync_error *err);
 
+/* open_replica.c: the configured database beside a daemon that may be running, without the lease. options: NULL, or
+ * takes those it was opened with, as cs_review_restore wants them. The caller closes *out. */
+struct cs_replica;
+struct cs_replica_options;
+int cs_cli_open_replica(const struct cs_cli *c, bool read_only, struct cs_replica_options *options,
+                        struct cs_replica **out, clawsync_error *err);
+
 /* The commands, one file each or one per family. */
 int cs_cmd_run(struct cs_cli *c);
 int cs_cmd_sync(struct cs_cli *c);

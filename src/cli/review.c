@@ -10,16 +10,6 @@
 
 enum { SHORT = 48 }; /* bytes of a value in a list */
 
-static int open_replica(struct cs_cli *c, bool read_only, struct cs_replica_options *o, cs_replica **r,
-                        clawsync_error *err)
-{
-    *o = (struct cs_replica_options){ .path = c->config.db_path,
-                                      .load_extension = c->config.load_extension,
-                                      .read_only = read_only,
-                                      .anywhere = read_only };
-    return cs_replica_open(r, c->world, o, (struct cs_error *)err);
-}
-
 /* ---- values ---- */
 
 static void put_hex(struct cs_buf *out, struct cs_slice bytes, size_t most)
@@ -220,7 +210,7 @@ static int list_hidden(struct cs_cli *c, const char *table, const char *key, boo
     struct cs_replica_options o;
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = open_replica(c, true, &o, &r, &err);
+    int rc = cs_cli_open_replica(c, true, &o, &r, &err);
 
     if (c->json)
         l.all = json_array();
@@ -263,7 +253,7 @@ int cs_cmd_hidden_export(struct cs_cli *c)
     struct cs_replica_options o;
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = open_replica(c, true, &o, &r, &err);
+    int rc = cs_cli_open_replica(c, true, &o, &r, &err);
 
     if (rc == CS_OK)
         rc = cs_review_hidden(r, c->args[0], false, export_one, NULL, (struct cs_error *)&err);
@@ -394,7 +384,7 @@ static int list_conflicts(struct cs_cli *c, const char *wanted)
     struct cs_replica_options o;
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = open_replica(c, true, &o, &r, &err);
+    int rc = cs_cli_open_replica(c, true, &o, &r, &err);
 
     if (c->json)
         l.all = json_array();
@@ -428,7 +418,7 @@ static int settle(struct cs_cli *c, bool restore, const char *what)
     struct cs_replica_options o;
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = open_replica(c, false, &o, &r, &err);
+    int rc = cs_cli_open_replica(c, false, &o, &r, &err);
 
     if (rc == CS_OK && restore)
         rc = cs_review_restore(r, &o, c->args[0], (struct cs_error *)&err);

@@ -4,17 +4,6 @@
 #include "cli/cli.h"
 #include "replica/replica.h"
 
-/* These commands open the database beside a daemon that may be running: without the lease. */
-static int open_replica(struct cs_cli *c, bool read_only, cs_replica **r, clawsync_error *err)
-{
-    struct cs_replica_options o = { .path = c->config.db_path,
-                                    .load_extension = c->config.load_extension,
-                                    .read_only = read_only,
-                                    .anywhere = read_only };
-
-    return cs_replica_open(r, c->world, &o, (struct cs_error *)err);
-}
-
 static const char *const state_names[] = { "not tracked", "tracked", "paused" };
 
 int cs_cmd_tables(struct cs_cli *c)
@@ -25,7 +14,7 @@ int cs_cmd_tables(struct cs_cli *c)
     clawsync_error err;
     size_t n = 0;
     json_t *list;
-    int rc = open_replica(c, true, &r, &err);
+    int rc = cs_cli_open_replica(c, true, NULL, &r, &err);
 
     if (rc == CS_OK)
         rc = cs_replica_tables(r, &a, &t, &n, (struct cs_error *)&err);
@@ -69,7 +58,7 @@ int cs_cmd_track(struct cs_cli *c)
     struct cs_track_options o = { .force_rowid_key = c->force, .warn = cs_cli_warn, .arg = c };
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = open_replica(c, false, &r, &err);
+    int rc = cs_cli_open_replica(c, false, NULL, &r, &err);
 
     if (rc == CS_OK)
         rc = cs_replica_track(r, c->args[0], &o, (struct cs_error *)&err);
@@ -83,7 +72,7 @@ static int on_table(struct cs_cli *c, table_fn fn, const char *what)
 {
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = open_replica(c, false, &r, &err);
+    int rc = cs_cli_open_replica(c, false, NULL, &r, &err);
 
     if (rc == CS_OK)
         rc = fn(r, c->args[0], (struct cs_error *)&err);
@@ -117,7 +106,7 @@ struct looked {
 static int look(struct cs_cli *c, struct looked *l, clawsync_error *err)
 {
     cs_replica *r = NULL;
-    int rc = open_replica(c, true, &r, err);
+    int rc = cs_cli_open_replica(c, true, NULL, &r, err);
 
     if (rc == CS_OK && (rc = cs_replica_counts(r, &l->n, (struct cs_error *)err)) == CS_OK) {
         l->set_up = cs_replica_is_set_up(r);

@@ -6,6 +6,7 @@
 #include <sqlite3.h>
 #include <stdlib.h>
 
+#include "base/sqlite_code.h"
 #include "base/world.h"
 
 enum { SCHEMA_VERSION = 2, MAX_IDLE = 8, BUSY_MS = 10000 };
@@ -118,21 +119,11 @@ struct sqlite_store {
  * would commit by itself, which `lost` prevents. */
 static int fail_db(struct conn *c, const char *what, struct cs_error *err)
 {
-    int rc = sqlite3_errcode(c->db) & 0xff;
-    int code = CS_EDB;
+    int rc = sqlite3_errcode(c->db);
+    int code = (rc & 0xff) == SQLITE_CONSTRAINT ? CS_EEXIST : cs_sqlite_code(rc);
 
     if (sqlite3_get_autocommit(c->db))
         c->lost = true;
-    if (rc == SQLITE_BUSY || rc == SQLITE_LOCKED)
-        code = CS_EBUSY;
-    else if (rc == SQLITE_NOMEM)
-        code = CS_ENOMEM;
-    else if (rc == SQLITE_IOERR || rc == SQLITE_FULL || rc == SQLITE_CANTOPEN || rc == SQLITE_READONLY)
-        code = CS_EIO;
-    else if (rc == SQLITE_CORRUPT || rc == SQLITE_NOTADB)
-        code = CS_ECORRUPT;
-    else if (rc == SQLITE_CONSTRAINT)
-        code = CS_EEXIST;
     return cs_fail(err, code, "cannot %s in \"%s\": %s", what, c->store->path, sqlite3_errmsg(c->db));
 }
 

@@ -1,5 +1,6 @@
 #include <limits.h>
 
+#include "base/sqlite_code.h"
 #include "replica/statements.h"
 #include "replica/store.h"
 
@@ -74,30 +75,7 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
 
 int(cs_db_fail)(struct cs_replica *r, struct cs_error *err, const char *what)
 {
-    int code;
-
-    switch (sqlite3_errcode(r->db) & 0xff) {
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-        code = CS_EBUSY;
-        break;
-    case SQLITE_NOMEM:
-        code = CS_ENOMEM;
-        break;
-    case SQLITE_IOERR:
-    case SQLITE_FULL:
-    case SQLITE_CANTOPEN:
-    case SQLITE_READONLY:
-        code = CS_EIO;
-        break;
-    case SQLITE_CORRUPT:
-    case SQLITE_NOTADB:
-        code = CS_ECORRUPT;
-        break;
-    default:
-        code = CS_EDB;
-    }
-    return cs_fail(err, code, "%s: %s", what, sqlite3_errmsg(r->db));
+    return cs_fail(err, cs_sqlite_code(sqlite3_errcode(r->db)), "%s: %s", what, sqlite3_errmsg(r->db));
 }
 
 int cs_db_exec(struct cs_replica *r, const char *sql, struct cs_error *err)

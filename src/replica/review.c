@@ -1,5 +1,6 @@
 #include "replica/review.h"
 
+#include "base/sqlite_code.h"
 #include "replica/apply.h"
 #include "replica/store.h"
 
@@ -554,14 +555,10 @@ static int give_key(struct restore *x, struct cs_error *err)
 
 static int app_fail(sqlite3 *db, const char *what, struct cs_error *err)
 {
-    int code = sqlite3_errcode(db) & 0xff;
+    int rc = sqlite3_errcode(db);
+    int code = (rc & 0xff) == SQLITE_CONSTRAINT ? CS_EINVAL : cs_sqlite_code(rc);
 
-    return cs_fail(err,
-                   code == SQLITE_BUSY || code == SQLITE_LOCKED ? CS_EBUSY
-                   : code == SQLITE_NOMEM                       ? CS_ENOMEM
-                   : code == SQLITE_CONSTRAINT                  ? CS_EINVAL
-                                                                : CS_EDB,
-                   "%s: %s", what, sqlite3_errmsg(db));
+    return cs_fail(err, code, "%s: %s", what, sqlite3_errmsg(db));
 }
 
 static int write_row(struct restore *x, sqlite3 *db, struct cs_error *err)

@@ -1,5 +1,6 @@
 #include <math.h>
 
+#include "base/sqlite_code.h"
 #include "replica/apply.h"
 
 /* ---- statements ---- */
@@ -8,8 +9,7 @@ static int aside_fail(struct cs_replica *r, struct cs_error *err)
 {
     sqlite3 *aside = cs_apply_of(r)->aside;
 
-    return cs_fail(err, (sqlite3_errcode(aside) & 0xff) == SQLITE_NOMEM ? CS_ENOMEM : CS_EDB,
-                   "cannot examine a row: %s", sqlite3_errmsg(aside));
+    return cs_fail(err, cs_sqlite_code(sqlite3_errcode(aside)), "cannot examine a row: %s", sqlite3_errmsg(aside));
 }
 
 static int prepare_on(struct cs_replica *r, sqlite3 *db, sqlite3_stmt **out, struct cs_buf *sql, struct cs_error *err)
