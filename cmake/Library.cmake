@@ -5,7 +5,7 @@ if(NOT TARGET cs_engine)
 endif()
 include(CMakePackageConfigHelpers)
 
-set(rooms base crypto crdt delta replica audit identity rpc engine proto)
+set(rooms base crypto crdt delta replica queue audit identity rpc engine proto)
 set(uses PkgConfig::sqlite3 PkgConfig::libsodium PkgConfig::libuv PkgConfig::libnghttp2 PkgConfig::protobuf
   PkgConfig::libzstd PkgConfig::liblz4 PkgConfig::zlib PkgConfig::jansson OpenSSL::SSL OpenSSL::Crypto Threads::Threads m)
 # The same as linker flags: what a program that links the static library names too.

@@ -164,23 +164,12 @@ static int prepare(cs_audit *a, bool read_only, struct cs_error *err)
     return rc;
 }
 
-static int make_file(struct cs_world *w, const char *path, bool read_only, struct cs_error *err)
-{
-    struct cs_file_info info;
-    int rc = w->files.ops->stat(w->files.self, path, &info, err);
-
-    if (rc != CS_ENOTFOUND || read_only)
-        return rc;
-    rc = w->files.ops->write_new(w->files.self, path, CS_SLICE_NULL, 0600, err);
-    return rc == CS_EEXIST ? CS_OK : rc;
-}
-
 int cs_audit_open(cs_audit **out, struct cs_world *w, const char *path, bool read_only,
                   const struct cs_audit_owner *owner, struct cs_error *err)
 {
     int flags = SQLITE_OPEN_NOMUTEX | (read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     cs_audit *a;
-    int rc = make_file(w, path, read_only, err);
+    int rc = cs_file_ensure(w, path, read_only, 0600, err);
 
     *out = NULL;
     if (rc != CS_OK)

@@ -78,6 +78,19 @@ static inline uint64_t cs_monotonic_ns(const struct cs_world *w)
     return w->clock.ops->monotonic_ns(w->clock.self);
 }
 
+/* Makes an empty file where there is none: SQLite would give it other permissions. read_only: CS_ENOTFOUND instead. */
+static inline int cs_file_ensure(struct cs_world *w, const char *path, bool read_only, uint32_t mode,
+                                 struct cs_error *err)
+{
+    struct cs_file_info info;
+    int rc = w->files.ops->stat(w->files.self, path, &info, err);
+
+    if (rc != CS_ENOTFOUND || read_only)
+        return rc;
+    rc = w->files.ops->write_new(w->files.self, path, CS_SLICE_NULL, mode, err);
+    return rc == CS_EEXIST ? CS_OK : rc;
+}
+
 /* The operating system's world. One object, static storage, thread-safe. */
 struct cs_world *cs_world_real(void);
 
