@@ -176,8 +176,7 @@ static int crash(struct cs_sim_host *h, const struct place *at, struct cs_slice 
 {
     if (cs_sim_draw(h->sim, 2) == 0)
         replace(h, at, data, mode, NULL);
-    h->down = true;
-    cs_sim_plan(h->sim, &h->kill, h->sim->now_ns);
+    cs_sim_crash(h);
     return fail_path(err, EIO, "write", path);
 }
 

@@ -109,6 +109,7 @@ uint64_t cs_sim_draw_between(cs_sim *sim, uint64_t least, uint64_t greatest); /*
 /* Plans e for at_ns, or now if that is over; replaces an earlier plan. A dead loop's events are not planned. */
 void cs_sim_plan(cs_sim *sim, struct cs_sim_event *e, uint64_t at_ns);
 void cs_sim_unplan(cs_sim *sim, struct cs_sim_event *e);
+void cs_sim_crash(struct cs_sim_host *h); /* dies when the present event is over */
 void cs_sim_trace_word(cs_sim *sim, uint64_t v);
 void cs_sim_trace_bytes(cs_sim *sim, struct cs_slice s);
 /* Runs one event; false: there is none. The lock is held before and after. */

@@ -317,6 +317,14 @@ static void kill_locked(void *arg)
     h->down = false;
 }
 
+void cs_sim_crash(struct cs_sim_host *h)
+{
+    if (h->down)
+        return;
+    h->down = true;
+    cs_sim_plan(h->sim, &h->kill, h->sim->now_ns);
+}
+
 void cs_sim_kill_host(struct cs_world *host)
 {
     struct cs_sim_host *h = cs_sim_host_of(host);
@@ -335,6 +343,15 @@ bool cs_sim_lives(struct cs_world *host)
 void cs_sim_crash_at_write(struct cs_world *host, unsigned nth)
 {
     cs_sim_host_of(host)->crash_in = nth;
+}
+
+void cs_sim_crash_now(struct cs_world *host)
+{
+    struct cs_sim_host *h = cs_sim_host_of(host);
+
+    pthread_mutex_lock(&h->sim->lock);
+    cs_sim_crash(h);
+    pthread_mutex_unlock(&h->sim->lock);
 }
 
 void cs_sim_disk_full(struct cs_world *host, bool on)

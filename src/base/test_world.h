@@ -57,6 +57,8 @@ bool cs_sim_lives(struct cs_world *host);
 /* As the nth write (1: the next; 0: never mind) of a file happens: it fails, having put the old or the new file there,
  * whole, and the host is killed as soon as the event that wrote is over. */
 void cs_sim_crash_at_write(struct cs_world *host, unsigned nth);
+/* The host's processes die as soon as the present event is over; until then its files cannot be read or written. */
+void cs_sim_crash_now(struct cs_world *host);
 /* Writes of files fail for want of space, and leave what was there. */
 void cs_sim_disk_full(struct cs_world *host, bool on);
 /* Makes the file at path (with its folders) if it is not there, and tells those who watch the folder: for a file whose
