@@ -200,6 +200,7 @@ typedef struct clawsync_status {
     int64_t conflicts;     /**< open records of concurrent edits */
     int64_t tracked_tables;
     int64_t held_back;         /**< rows that cannot be sent (too large, NULL in the key) */
+    int64_t set_aside;         /**< sets of operations that the hub refused for good: claw-sync queue list */
     uint64_t log_number;       /**< how far this device has pulled */
     uint64_t hub_log_number;   /**< newest head known; 0: not connected since opening */
     int64_t last_push_ms;      /**< Unix ms of the last push that ended well; 0: none since opening */
@@ -216,7 +217,7 @@ typedef enum clawsync_event_type {
     CLAWSYNC_EVENT_PUSH_COMPLETED = 1,    /**< stats: this round */
     CLAWSYNC_EVENT_PULL_COMPLETED = 2,    /**< stats: this round */
     CLAWSYNC_EVENT_CONFLICT_DETECTED = 3, /**< count: conflicts that want a decision */
-    CLAWSYNC_EVENT_OFFLINE_QUEUED = 4,    /**< count: rows that wait for the hub */
+    CLAWSYNC_EVENT_OFFLINE_QUEUED = 4,    /**< after max_retries; count: operations that wait for the hub */
     CLAWSYNC_EVENT_SYNC_ERROR = 5,        /**< error; name: the named finding, as "BAD_SIGNATURE", or "" */
     CLAWSYNC_EVENT_CONNECTED = 6,
     CLAWSYNC_EVENT_DISCONNECTED = 7,        /**< error: why */
@@ -395,6 +396,31 @@ typedef struct clawsync_audit_entry {
 CLAWSYNC_API int clawsync_read_audit_log(const clawsync_config *c, uint64_t last,
                                          void (*fn)(void *arg, const clawsync_audit_entry *e), void *arg,
                                          clawsync_error *err);
+
+/** A set of operations in the queue (queue.db). */
+typedef struct clawsync_queue_entry {
+    const char *id;    /**< 32 hexadecimal digits */
+    const char *state; /**< "pending", "in_flight", "failed" (refused by the hub for good), "done" */
+    const char *reason;
+    uint64_t operations, bytes; /**< bytes: of the content, before it is packed */
+    uint64_t attempts;
+    uint64_t batch_number; /**< of the batch that carries it, or carried it last */
+    int64_t queued_ms, changed_ms;
+} clawsync_queue_entry;
+/**
+ * Calls fn for each set in the queue of the configuration's data_dir, oldest first; the struct is valid during the
+ * call. Edits that are unsent are not here: the application's database keeps those, and they coalesce
+ * (clawsync_status). Works beside a running engine.
+ * @return CLAWSYNC_ENOTFOUND: there is no queue yet; CLAWSYNC_ECORRUPT.
+ */
+CLAWSYNC_API int clawsync_queue_list(const clawsync_config *c, void (*fn)(void *arg, const clawsync_queue_entry *e),
+                                     void *arg, clawsync_error *err);
+/**
+ * Sends a refused set once more, with the next round: its edits become unsent again, where nothing newer took their
+ * place. id: the set's, or the beginning of it; NULL: all. Works beside a running engine. @param n Optional: how many.
+ * @return CLAWSYNC_ENOTFOUND: no queue, or no refused set has this id; CLAWSYNC_EINVAL: more than one begins with it.
+ */
+CLAWSYNC_API int clawsync_queue_retry(const clawsync_config *c, const char *id, uint64_t *n, clawsync_error *err);
 
 /** A short stable name of a code, as "unavailable". Never NULL. */
 CLAWSYNC_API const char *clawsync_code_name(int code);

@@ -534,6 +534,7 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
     if ((rc = open_self(e, c, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
         (rc = find_db_dir(e, err)) != CS_OK || (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
         (!e->beside && (rc = cs_record_open(e, err)) != CS_OK) ||
+        (!e->beside && (rc = cs_offline_open(e, err)) != CS_OK) ||
         (!e->beside && (rc = track_tables(e, err)) != CS_OK) ||
         (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||
         (rc = cs_loop_new(e->world, &e->loop, err)) != CS_OK || (rc = cs_hub_session_init(e, err)) != CS_OK ||
@@ -598,6 +599,7 @@ void cs_engine_free(struct clawsync_engine *e)
     }
     cs_packer_free(e->packer);
     cs_record_close(e);
+    cs_offline_close(e);
     cs_replica_close(e->replica);
     cs_secret_free(e->keys);
     cs_keystore_free(e->ks);

@@ -16,6 +16,7 @@
 #include "delta/pack.h"
 #include "engine/config.h"
 #include "identity/membership.h"
+#include "queue/queue.h"
 #include "replica/replica.h"
 #include "rpc/rpc.h"
 
@@ -200,6 +201,21 @@ enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pul
 
 /* push.c */
 void cs_step_push(struct clawsync_engine *e, cs_step_done done);
+/* offline.c: the engine's side of queue.db. In jobs. */
+int cs_offline_open(struct clawsync_engine *e, struct cs_error *err);
+void cs_offline_close(struct clawsync_engine *e);
+/* Before what is bound is sent: settles what a crash left between queue.db and the database, and makes the sets that
+ * are retried unsent edits again. */
+int cs_offline_begin(struct clawsync_engine *e, struct cs_error *err);
+/* The hub is away: copies of what is bound go to the queue. *operations: in them. */
+int cs_offline_store(struct clawsync_engine *e, const char *reason, uint64_t *operations, struct cs_error *err);
+/* The hub refused this batch for good: it is set aside, the other waiting ones are unsent again. Nothing in flight. */
+int cs_offline_aside(struct clawsync_engine *e, uint64_t number, const char *reason, struct cs_error *err);
+/* queue_api.c: the entry whose id begins so. CS_ENOTFOUND; CS_EINVAL: there are several. */
+int cs_queue_find(cs_queue *q, struct cs_arena *a, const char *text, const struct cs_queue_entry **out,
+                  struct cs_error *err);
+/* Every set that the queue alone has becomes unsent edits. */
+int cs_offline_take_all(struct clawsync_engine *e, struct cs_error *err);
 /* Takes every waiting batch back: its operations are unsent again. In a job, while nothing is in flight. */
 int cs_push_take_back(struct clawsync_engine *e, struct cs_error *err);
 struct cs_push_item {
@@ -227,6 +243,7 @@ struct cs_push_step {
     unsigned made;         /* batches bound in this step */
     uint64_t acked, total; /* operations of this step, for progress; total 0: this is no long work */
     int refused_code;
+    uint64_t refused_number; /* of the batch */
     char refused[32]; /* kind of the first refusal; empty: none */
     char reason[256];
     unsigned tries;
@@ -386,6 +403,7 @@ struct cs_schedule {
     bool look_pending;
     unsigned relooks;
     struct cs_replica_counts counts;
+    struct cs_queue_counts queued;
     uint64_t counted_ms;
     uint64_t looked_ms, found_ms; /* the last look, and the last that found something */
     struct cs_job count_job;
@@ -394,6 +412,10 @@ struct cs_schedule {
     bool counting;
     struct cs_job record_job; /* a finding about the hub goes into the audit log */
     struct cs_error finding;
+    struct cs_job store_job; /* the hub is away: what is bound is copied to the queue */
+    struct cs_error away;
+    uint64_t queued_ops; /* [job] operations that wait */
+    bool told_queued;    /* in this outage */
 };
 int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err);
 void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bool notified);
@@ -424,6 +446,8 @@ struct clawsync_engine {
     struct cs_buf member_log;   /* [job] the file's bytes: u32 length ‖ entry, repeated */
     struct cs_buf entry_hashes; /* [job] 32 bytes per entry */
     struct cs_audit *audit;     /* [job] NULL: beside another engine */
+    cs_queue *queue;            /* [job] NULL: beside another engine */
+    bool queue_reconciled;      /* [job] with the database, since opening */
     uint32_t recorded_seq;      /* [job] the audit log has the membership up to this entry */
     char recorded[256];         /* [job] the last finding about the hub that went into it */
     bool member_log_dirty;

@@ -339,10 +339,11 @@ int cs_self_renew(struct clawsync_engine *e, size_t *lost, struct cs_error *err)
         cs_uuid_text(text, &have.workspace);
         return cs_fail(err, CS_EEXIST, "%s belongs to workspace %s; use that workspace id", e->config.db_path, text);
     }
-    if (cs_uuid_cmp(&have.device, &e->device) == 0)
-        rc = cs_push_take_back(e, err);
-    else
+    if (cs_uuid_cmp(&have.device, &e->device) != 0)
         rc = count_waiting(e, lost, err);
+    else if ((rc = f->ops->mkdir(f->self, e->config.data_dir, 0700, err)) == CS_OK &&
+             (rc = cs_offline_open(e, err)) == CS_OK && (rc = cs_offline_take_all(e, err)) == CS_OK)
+        rc = cs_push_take_back(e, err);
     if (rc != CS_OK || (rc = keep_old(e, err)) != CS_OK)
         return rc;
     cs_keystore_free(e->ks);

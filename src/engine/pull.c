@@ -119,8 +119,10 @@ static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h,
 
         if (bound[i].number != h->number)
             continue;
-        if (bound[i].state == CS_BOUND_WAITING && same) /* the acknowledgement was lost */
-            return cs_replica_bound_accepted(e->replica, h->number, s->log_number, err);
+        if (bound[i].state == CS_BOUND_WAITING && same) { /* the acknowledgement was lost */
+            rc = cs_replica_bound_accepted(e->replica, h->number, s->log_number, err);
+            return rc == CS_OK ? cs_queue_accepted(e->queue, s->batch.hash, err) : rc;
+        }
         if (bound[i].state == CS_BOUND_ACCEPTED &&
             (!same || (bound[i].log_number != 0 && bound[i].log_number != s->log_number)))
             return cs_fail(err, CS_EHUB, "HUB_FORK: the hub acknowledged another batch than it has in its log");

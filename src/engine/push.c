@@ -3,7 +3,8 @@
  *
  *   load ──▶ answers, next batch ──▶ send ──▶ … ──▶ nothing unsent, nothing in flight
  *     ▲             │ refused: drain what is in flight
- *     └── bind anew ◀── pull ◀── membership ◀┘ */
+ *     ├── bind anew ◀── pull ◀── membership ◀┤
+ *     └── set aside ◀── refused for good ◀───┘ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -269,6 +270,7 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
             snprintf(s->refused, sizeof s->refused, "%s", r->kind[0] != '\0' ? r->kind : "unknown");
             snprintf(s->reason, sizeof s->reason, "%s", r->reason);
             s->refused_code = code_of_refusal(r->status);
+            s->refused_number = it.number;
         }
         return CS_OK;
     }
@@ -276,7 +278,8 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
         return cs_fail(err, CS_EHUB, "the hub acknowledged another batch than the one that was sent");
     if (r->head != NULL && (rc = cs_engine_head(e, r->head, &head, err)) != CS_OK)
         return rc;
-    if ((rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK)
+    if ((rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK ||
+        (rc = cs_queue_accepted(e->queue, it.hash, err)) != CS_OK)
         return rc;
     if (s->acked == 0)
         s->acked_first = it.number;
@@ -343,7 +346,8 @@ static void push_run(struct clawsync_engine *e, struct cs_job *j)
     if ((j->rc = take_answers(e, &j->err)) != CS_OK || s->refused[0] != '\0')
         return;
     if (!s->loaded) {
-        if ((j->rc = cs_replica_check_schema(e->replica, &changed, &j->err)) == CS_OK)
+        if ((j->rc = cs_replica_check_schema(e->replica, &changed, &j->err)) == CS_OK &&
+            (j->rc = cs_offline_begin(e, &j->err)) == CS_OK)
             j->rc = load_bound(e, &j->err);
     } else if (!s->nothing_more && has_room(e)) {
         if ((j->rc = cs_engine_seal(e, &more, &j->err)) == CS_OK && !more)
@@ -368,7 +372,8 @@ static int bind_anew(struct clawsync_engine *e, struct cs_error *err)
     if (keys == NULL)
         return epoch_missing(e, err);
     cs_replica_chain(e->replica, &number, prev);
-    rc = cs_replica_bound(e->replica, &s->arena, true, &bound, &n, err);
+    if ((rc = cs_queue_release(e->queue, err)) == CS_OK)
+        rc = cs_replica_bound(e->replica, &s->arena, true, &bound, &n, err);
     for (size_t i = 0; i < n && rc == CS_OK; i++) {
         const struct cs_epoch_keys *old_keys;
 
@@ -394,43 +399,6 @@ static int bind_anew(struct clawsync_engine *e, struct cs_error *err)
         memcpy(prev, s->batch.hash, 32);
     }
     cs_batch_free(&old);
-    return rc;
-}
-
-int cs_push_take_back(struct clawsync_engine *e, struct cs_error *err)
-{
-    cs_packer *packer[CS_PUSH_MAX] = { NULL }; /* each holds the delta set that it opened */
-    struct cs_delta delta[CS_PUSH_MAX];
-    struct cs_batch batch = { 0 };
-    struct cs_batch_header h;
-    enum cs_unpack_fault fault;
-    struct cs_bound *bound = NULL;
-    struct cs_arena arena = { 0 };
-    size_t n = 0, nwaiting = 0;
-    int rc = cs_replica_bound(e->replica, &arena, true, &bound, &n, err);
-
-    for (size_t i = 0; i < n && rc == CS_OK && nwaiting < CS_PUSH_MAX; i++) {
-        const struct cs_epoch_keys *keys;
-
-        if (bound[i].state != CS_BOUND_WAITING)
-            continue;
-        cs_batch_free(&batch);
-        if ((rc = cs_batch_decode(&batch, bound[i].stored, err)) != CS_OK ||
-            (rc = cs_batch_header_decode(&h, cs_slice(batch.header, sizeof batch.header), err)) != CS_OK ||
-            (rc = cs_packer_new(&packer[nwaiting], &e->rng, err)) != CS_OK)
-            break;
-        if ((keys = cs_keystore_epoch(e->ks, h.epoch)) == NULL)
-            rc = epoch_missing(e, err);
-        else
-            rc = cs_unpack(packer[nwaiting], &batch, keys, &delta[nwaiting], &fault, err);
-        nwaiting++;
-    }
-    if (rc == CS_OK && nwaiting > 0)
-        rc = cs_replica_unbind(e->replica, delta, nwaiting, err);
-    for (size_t i = 0; i < nwaiting; i++)
-        cs_packer_free(packer[i]);
-    cs_batch_free(&batch);
-    cs_arena_free(&arena);
     return rc;
 }
 
@@ -485,6 +453,24 @@ static void membered(struct clawsync_engine *e, int rc, const struct cs_error *e
         cs_step_pull(e, pulled);
 }
 
+static void aside_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_push_step *s = &e->push;
+    char reason[sizeof s->refused + sizeof s->reason + 4];
+
+    snprintf(reason, sizeof reason, "%s (%s)", s->reason, s->refused);
+    cs_arena_reset(&s->arena);
+    j->rc = cs_offline_aside(e, s->refused_number, reason, &j->err);
+    s->refused[0] = '\0';
+    s->loaded = s->nothing_more = false;
+}
+
+/* Whatever is sent later, this batch will never be taken; the others may be. */
+static bool refused_for_good(const struct cs_push_step *s)
+{
+    return s->refused_code == CS_EINTERNAL && !refused_by_clock(s);
+}
+
 static void recover(struct clawsync_engine *e)
 {
     struct cs_push_step *s = &e->push;
@@ -495,6 +481,10 @@ static void recover(struct clawsync_engine *e)
                  strcmp(s->refused, "order") == 0 || strcmp(s->refused, "duplicate") == 0;
 
     cs_hub_call_cancel(&s->call);
+    if (refused_for_good(s) && !stale) {
+        next_job(e, aside_run, recover_done);
+        return;
+    }
     if ((stale || refused_by_clock(s)) && s->tries < MAX_TRIES) {
         s->tries++;
         e->totals.retries++;

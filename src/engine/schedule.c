@@ -55,6 +55,7 @@ static void publish(struct clawsync_engine *e)
     e->status.conflicts = s->counts.conflicts;
     e->status.tracked_tables = s->counts.tracked;
     e->status.held_back = s->counts.held_back;
+    e->status.set_aside = (int64_t)s->queued.failed;
     e->status.log_number = mark.number;
     e->status.hub_log_number = e->head.number;
     e->status.totals = e->totals;
@@ -79,7 +80,8 @@ static void look_for_duty(struct clawsync_engine *e)
 static void count_run(struct clawsync_engine *e, struct cs_job *j)
 {
     look_for_duty(e);
-    j->rc = cs_replica_counts(e->replica, &e->schedule.counts, &j->err);
+    if ((j->rc = cs_replica_counts(e->replica, &e->schedule.counts, &j->err)) == CS_OK && e->queue != NULL)
+        j->rc = cs_queue_counts(e->queue, &e->schedule.queued, &j->err);
 }
 
 static void count_done(struct clawsync_engine *e, struct cs_job *j)
@@ -188,20 +190,20 @@ static void finding_name(char out[32], const char *msg)
     }
 }
 
+static bool is_offline(int rc)
+{
+    return rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT;
+}
+
 static void daemon_failed(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
-    bool offline = rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT;
     char name[32];
 
     s->wanted |= s->taken & ~(unsigned)CS_WANT_DUTY; /* the next count finds it again */
     s->backing_off = true;
-    if (offline) {
-        bool was = s->connected;
-
+    if (is_offline(rc)) {
         set_connected(e, false, err);
-        if (was || s->failures == 0)
-            event(e, CLAWSYNC_EVENT_OFFLINE_QUEUED, (uint64_t)(s->counts.unsent + s->counts.unsealed));
         cs_hub_call_cancel(&s->watch);
     } else if (s->failures == 0 || !cs_code_is_transient(rc)) {
         finding_name(name, err->msg);
@@ -247,6 +249,7 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
     s->busy = false;
     set_error(e, rc, err);
     if (rc == CS_OK) {
+        s->told_queued = s->told_queued && !s->pushed;
         round_events(e, &stats);
         pthread_mutex_lock(&e->lock);
         if (s->pushed)
@@ -260,6 +263,8 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
         publish(e);
         if (s->running && rc == CS_OK)
             daemon_succeeded(e);
+        else if (s->running && is_offline(rc))
+            s->wanted |= CS_WANT_PUSH | CS_WANT_PULL; /* and tried again by itself */
         finish_all(e, c, rc, err, &stats);
     } else if (rc == CS_OK) {
         daemon_succeeded(e);
@@ -284,6 +289,41 @@ static void record_done(struct clawsync_engine *e, struct cs_job *j)
     task_finish(e, e->schedule.finding.code, &e->schedule.finding);
 }
 
+/* Tried often enough: whoever waits is told that it is queued, the daemon's user once in an outage. */
+static bool is_given_up(const struct clawsync_engine *e, int rc)
+{
+    const struct cs_schedule *s = &e->schedule;
+    bool pushes = false;
+
+    for (int i = 0; i < s->nsteps; i++)
+        pushes = pushes || s->step[i] == cs_step_push;
+    if (!pushes || !is_offline(rc) || s->closing)
+        return false;
+    return s->current != NULL || (!s->told_queued && s->failures >= e->config.max_retries);
+}
+
+static void store_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    if ((j->rc = cs_offline_store(e, s->away.msg, &s->queued_ops, &j->err)) == CS_OK &&
+        (j->rc = cs_replica_counts(e->replica, &s->counts, &j->err)) == CS_OK)
+        s->queued_ops += (uint64_t)(s->counts.unsent + s->counts.unsealed);
+}
+
+/* What could not be copied is still bound. */
+static void store_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    if (j->rc != CS_OK)
+        cs_emit_error(e, CLAWSYNC_EVENT_WARNING, "", &j->err);
+    set_connected(e, false, &s->away);
+    s->told_queued = true;
+    event(e, CLAWSYNC_EVENT_OFFLINE_QUEUED, s->queued_ops);
+    task_finish(e, s->away.code, &s->away);
+}
+
 static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
@@ -302,6 +342,13 @@ static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *
         e->totals.retries++;
         s->at = 0;
         cs_timer_start(s->retry, retry_pause(e, s->attempt++));
+        return;
+    }
+    if (rc != CS_OK && is_given_up(e, rc)) {
+        s->away = *err;
+        s->away.code = rc;
+        s->store_job = (struct cs_job){ .run = store_run, .done = store_done };
+        cs_engine_job(e, &s->store_job);
         return;
     }
     if (rc == CS_EHUB) {
@@ -429,6 +476,7 @@ static void daemon_stop(struct clawsync_engine *e)
 static void look_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_schedule *s = &e->schedule;
+    struct cs_queue_counts queued = { 0 };
     bool changed, unsealed = false, unsent = false;
 
     s->look_pending = false;
@@ -436,7 +484,9 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
         j->rc = cs_replica_check_schema(e->replica, &changed, &j->err);
     if (j->rc == CS_OK)
         j->rc = cs_replica_pending(e->replica, &unsealed, &unsent, &j->err);
-    s->look_pending = unsealed || unsent;
+    if (j->rc == CS_OK && !unsealed && !unsent && e->queue != NULL)
+        j->rc = cs_queue_counts(e->queue, &queued, &j->err);
+    s->look_pending = unsealed || unsent || queued.own > 0;
 }
 
 /* The write of a file is told before the commit can be seen: in WAL mode the writer syncs the log first, for as long as

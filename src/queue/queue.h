@@ -69,9 +69,10 @@ struct cs_queue_set {
 int cs_queue_put(cs_queue *q, const struct cs_queue_set *sets, size_t n, enum cs_queue_state state, const char *reason,
                  struct cs_error *err);
 
+/* These four do nothing without a queue (NULL), and cost nothing while no set names a batch. */
 /* Copies of bound batches: those that wait are on their way now. */
 int cs_queue_sending(cs_queue *q, struct cs_error *err);
-/* The hub has this batch: the set that it carried is done. Costs nothing while no set names a batch. */
+/* The hub has this batch: the set that it carried is done. */
 int cs_queue_accepted(cs_queue *q, const uint8_t batch[32], struct cs_error *err);
 /* Batches are about to be bound anew or taken back: their copies go, refused sets stay. To be called first. */
 int cs_queue_release(cs_queue *q, struct cs_error *err);

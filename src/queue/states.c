@@ -153,7 +153,7 @@ static int change(cs_queue *q, int which, int now_param, const void *batch, stru
     sqlite3_stmt *s;
     int rc;
 
-    if (q->named == 0)
+    if (q == NULL || q->named == 0)
         return CS_OK;
     if ((rc = cs_queue_begin(q, err)) != CS_OK)
         return rc;

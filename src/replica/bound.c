@@ -320,3 +320,16 @@ int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, st
     cs_db_rollback(r);
     return rc;
 }
+
+int cs_replica_restore(cs_replica *r, const struct cs_delta *d, struct cs_error *err)
+{
+    int rc = begin_durable(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    cs_scratch_reset(r);
+    cs_extract_stale(r);
+    if ((rc = restore_set(r, d, err)) == CS_OK)
+        rc = cs_meta_put_int(r, "next_unsent", (int64_t)r->next_unsent, err);
+    return end_durable(r, rc, err);
+}

@@ -114,6 +114,9 @@ int cs_replica_rebind(cs_replica *r, uint64_t number, const uint8_t hash[32], st
 /* Takes waiting batches back: their operations (decoded by the caller, in order) become unsent again, with their
  * stamps, where those still stand; the bound rows go. */
 int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, struct cs_error *err);
+/* Operations of ours that no hub has are unsent again, with their stamps, where those still stand; they are merged
+ * already (cs_replica_apply). Durable when it returns; a second time changes nothing. */
+int cs_replica_restore(cs_replica *r, const struct cs_delta *d, struct cs_error *err);
 /* Did the hub refuse a batch of this hash, that was bound anew or taken back since? Known until the number is taken. */
 int cs_replica_was_refused(cs_replica *r, const uint8_t hash[32], bool *out, struct cs_error *err);
 /* Own chain: number and hash of the last accepted batch (0: none). A batch of ours that cs_replica_apply takes from the

@@ -33,6 +33,11 @@ struct between {
     struct cs_buf kept;
     unsigned requests, dropped; /* of Push; answers of it that the test wants not to pass */
     unsigned refusals;          /* to come */
+    /* For tests that refuse one batch of a call: on the loop's thread but for the orders. */
+    _Atomic unsigned orders;     /* which batch of the next Push call; 0: none */
+    const struct relay *current; /* that call, the same for it, answers that passed, an answer of the test's is due */
+    unsigned nth, answers;
+    bool owed;
     const char *kind;           /* of a refusal */
     int status;
 };

@@ -79,8 +79,7 @@ static inline void hub_stop(struct hub *h)
 
 static inline void hub_init(struct hub *h)
 {
-    snprintf(h->dir, sizeof h->dir, "/tmp/cs-hub-XXXXXX");
-    assert_non_null(mkdtemp(h->dir));
+    scratch_folder(h->dir, "hub");
     snprintf(h->database, sizeof h->database, "%s/hub.db", h->dir);
     hub_start(h);
 }

@@ -262,7 +262,6 @@ static void other_refusals_are_final(void **state)
         const char *kind;
         int status, code;
     } finals[] = { { "revoked", CS_RPC_PERMISSION_DENIED, CLAWSYNC_EAUTH },
-                   { "malformed", CS_RPC_INVALID_ARGUMENT, CLAWSYNC_EINTERNAL },
                    { "limit", CS_RPC_RESOURCE_EXHAUSTED, CLAWSYNC_ELIMIT },
                    { "no such kind", 99, CLAWSYNC_EHUB },
                    { "", CS_RPC_UNAVAILABLE, CLAWSYNC_EUNAVAILABLE } };

@@ -4,26 +4,37 @@
 #define FAULT_VFS_H
 
 #include <sqlite3.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct fault_file {
     sqlite3_file base;
     sqlite3_file *real;
+    bool fails;
 };
 
 static sqlite3_vfs fault_vfs, *fault_real;
-static long fault_after = -1; /* operations until it fails; -1: never */
+static _Atomic long fault_after = -1; /* operations until it fails; -1: never */
+static const char *fault_only;        /* files with this in their names; NULL: all. Set before they are opened. */
 
-static inline int fault(void)
+static inline bool fault_applies(const char *name)
 {
-    if (fault_after < 0)
-        return SQLITE_OK;
-    if (fault_after == 0)
-        return SQLITE_IOERR_WRITE;
-    fault_after--;
-    return SQLITE_OK;
+    return fault_only == NULL || (name != NULL && strstr(name, fault_only) != NULL);
 }
 
+static inline int fault(bool fails)
+{
+    long left = fault_after;
+
+    while (fails && left > 0)
+        if (atomic_compare_exchange_strong(&fault_after, &left, left - 1))
+            break;
+    return fails && left == 0 ? SQLITE_IOERR_WRITE : SQLITE_OK;
+}
+
+#define FAILS(f) (((struct fault_file *)(void *)(f))->fails)
 #define REAL(f) (((struct fault_file *)(void *)(f))->real)
 #define FORWARD(name, params, args)                                                                                    \
     static inline int fault_##name params                                                                              \
@@ -33,7 +44,7 @@ static inline int fault(void)
 #define FAILING(name, params, args)                                                                                    \
     static inline int fault_##name params                                                                              \
     {                                                                                                                  \
-        return fault() != SQLITE_OK ? SQLITE_IOERR_WRITE : REAL(f)->pMethods->x##name args;                            \
+        return fault(FAILS(f)) != SQLITE_OK ? SQLITE_IOERR_WRITE : REAL(f)->pMethods->x##name args;                    \
     }
 FORWARD(Read, (sqlite3_file * f, void *p, int n, sqlite3_int64 at), (REAL(f), p, n, at))
 FAILING(Write, (sqlite3_file * f, const void *p, int n, sqlite3_int64 at), (REAL(f), p, n, at))
@@ -95,6 +106,7 @@ static inline int fault_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f
         return rc;
     }
     ((struct fault_file *)(void *)f)->real = real;
+    ((struct fault_file *)(void *)f)->fails = fault_applies(name);
     f->pMethods = &fault_methods;
     return SQLITE_OK;
 }
@@ -102,7 +114,7 @@ static inline int fault_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f
 static inline int fault_delete(sqlite3_vfs *vfs, const char *name, int sync)
 {
     (void)vfs;
-    return fault() != SQLITE_OK ? SQLITE_IOERR_DELETE : fault_real->xDelete(fault_real, name, sync);
+    return fault(fault_applies(name)) != SQLITE_OK ? SQLITE_IOERR_DELETE : fault_real->xDelete(fault_real, name, sync);
 }
 
 /* From now on every connection that is opened has it. */
