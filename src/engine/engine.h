@@ -244,7 +244,7 @@ struct cs_push_step {
     uint64_t acked, total; /* operations of this step, for progress; total 0: this is no long work */
     int refused_code;
     uint64_t refused_number; /* of the batch */
-    char refused[32]; /* kind of the first refusal; empty: none */
+    char refused[32];        /* kind of the first refusal; empty: none */
     char reason[256];
     unsigned tries;
     uint64_t acked_first, acked_last; /* numbers of batches, for the audit log */

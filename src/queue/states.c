@@ -62,8 +62,9 @@ static int open_sealed(const cs_queue *q, const uint8_t id[CS_QUEUE_ID_LEN], str
     cs_wipe(key, sizeof key);
     out->len = opened ? before + n : before;
     return opened ? CS_OK
-                  : cs_fail(err, CS_ECORRUPT, "queue: an entry does not open with this device's key: it was changed, "
-                                              "or is another device's");
+                  : cs_fail(err, CS_ECORRUPT,
+                            "queue: an entry does not open with this device's key: it was changed, "
+                            "or is another device's");
 }
 
 int cs_queue_content(cs_queue *q, const uint8_t id[CS_QUEUE_ID_LEN], struct cs_buf *out, struct cs_error *err)

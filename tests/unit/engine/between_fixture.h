@@ -38,7 +38,7 @@ struct between {
     const struct relay *current; /* that call, the same for it, answers that passed, an answer of the test's is due */
     unsigned nth, answers;
     bool owed;
-    const char *kind;           /* of a refusal */
+    const char *kind; /* of a refusal */
     int status;
 };
 

@@ -219,7 +219,8 @@ static bool refuse_nth(struct between *b, struct relay *r, struct cs_slice m)
     unsigned nth = b->nth % EVERY;
 
     (void)m;
-    if (!is_method(r, "Push") || r != b->current || nth == 0 || ++b->requests < nth || (b->requests > nth && b->nth < EVERY))
+    if (!is_method(r, "Push") || r != b->current || nth == 0 || ++b->requests < nth ||
+        (b->requests > nth && b->nth < EVERY))
         return true;
     if (b->answers == nth - 1)
         say_malformed(r);

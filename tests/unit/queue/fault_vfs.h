@@ -35,7 +35,7 @@ static inline int fault(bool fails)
 }
 
 #define FAILS(f) (((struct fault_file *)(void *)(f))->fails)
-#define REAL(f) (((struct fault_file *)(void *)(f))->real)
+#define REAL(f)  (((struct fault_file *)(void *)(f))->real)
 #define FORWARD(name, params, args)                                                                                    \
     static inline int fault_##name params                                                                              \
     {                                                                                                                  \

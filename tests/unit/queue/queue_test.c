@@ -312,11 +312,11 @@ static void run(struct scene *s, const char *sql)
 
 static void damaged_entries_are_told(void **state)
 {
-    static const char *const changes[] = {
-        "UPDATE sync_queue SET sealed = x'00'", "UPDATE sync_queue SET sealed = zeroblob(40)",
-        "UPDATE sync_queue SET sealed = CAST(sealed || x'00' AS BLOB)", "UPDATE sync_queue SET id = zeroblob(16)",
-        "UPDATE sync_queue SET sealed = substr(sealed, 1, length(sealed) - 1)"
-    };
+    static const char *const changes[] = { "UPDATE sync_queue SET sealed = x'00'",
+                                           "UPDATE sync_queue SET sealed = zeroblob(40)",
+                                           "UPDATE sync_queue SET sealed = CAST(sealed || x'00' AS BLOB)",
+                                           "UPDATE sync_queue SET id = zeroblob(16)",
+                                           "UPDATE sync_queue SET sealed = substr(sealed, 1, length(sealed) - 1)" };
     struct scene *s = *state;
     struct cs_buf out = { 0 };
     struct cs_error err;
