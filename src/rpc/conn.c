@@ -440,10 +440,9 @@ static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *hd, void 
     if (hd->type == NGHTTP2_CONTINUATION)
         return 0;
     conn->block_bytes = 0;
-    /* of a stream that is over: nghttp2 skips it, without a word to us */
-    if (hd->type == NGHTTP2_HEADERS && conn->ops->server && nghttp2_session_find_stream(h2, hd->stream_id) == NULL &&
-        hd->stream_id <= nghttp2_session_get_last_proc_stream_id(h2))
-        cs_rpc_guard_charge(conn, 1);
+    if (conn->ops->server && !conn->aborting && hd->type == NGHTTP2_HEADERS &&
+        nghttp2_session_find_stream(h2, hd->stream_id) == NULL)
+        cs_rpc_guard_headers(conn, hd->stream_id);
     return 0;
 }
 
@@ -461,6 +460,7 @@ static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *frame, voi
     }
     if (conn->aborting)
         return 0;
+    cs_rpc_guard_taken(conn, frame->hd.stream_id);
     if ((c = conn->ops->accept(conn)) == NULL)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     c->id = frame->hd.stream_id;
@@ -669,6 +669,9 @@ static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
     if (frame->hd.type == NGHTTP2_HEADERS && !conn->ops->server &&
         (c = nghttp2_session_get_stream_user_data(h2, id)) != NULL)
         c->sent = true;
+    if (frame->hd.type == NGHTTP2_RST_STREAM && conn->ops->server &&
+        nghttp2_session_get_stream_remote_close(h2, id) != 1)
+        cs_rpc_guard_cut(conn, id);
     if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_CANCEL && conn->ops->server)
         cs_rpc_guard_charge(conn, RESET_COST);
     /* a server that has said everything wants no more of the request (RFC 9113 section 8.1) */
@@ -762,6 +765,8 @@ static void plain_input(cs_rpc_conn *conn, struct cs_slice bytes)
         return;
     if (n == NGHTTP2_ERR_BAD_CLIENT_MAGIC)
         cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "the peer does not speak HTTP/2");
+    else if (n == NGHTTP2_ERR_FLOODED) /* nghttp2 has stopped by itself, and says nothing */
+        cs_rpc_conn_abort(conn, NGHTTP2_ENHANCE_YOUR_CALM, "too_many_control_frames");
     else
         cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "HTTP/2: %s", nghttp2_strerror((int)n));
 }

@@ -9,6 +9,8 @@ enum {
     UPDATES = 2,         /* the stream's window and the connection's */
     UPDATE_BYTES = 4096, /* of a large message, the least that a reader gives back at once */
     THOUSAND = 1000,
+    PIECES = 8,      /* of a header block after the first; nghttp2 would hang up without a word at the next */
+    REMEMBERED = 64, /* streams */
 };
 
 const struct cs_rpc_limits cs_rpc_no_limits = {
@@ -73,6 +75,7 @@ static void frame_begins(cs_rpc_conn *conn)
 
     g->frame_left = (size_t)g->head[0] << 16 | (size_t)g->head[1] << 8 | g->head[2];
     if (type == NGHTTP2_HEADERS) {
+        g->pieces = 0;
         g->block_ms = now_of(conn);
         cs_rpc_guard_after(conn, conn->limits->header_ms);
     }
@@ -84,6 +87,8 @@ static void frame_begins(cs_rpc_conn *conn)
         cs_rpc_conn_abort(conn, NGHTTP2_FRAME_SIZE_ERROR, "PRIORITY: size");
     else if (type == NGHTTP2_PRIORITY && (cs_load_u32(g->head + 5) & INT32_MAX) == 0)
         cs_rpc_conn_abort(conn, NGHTTP2_PROTOCOL_ERROR, "PRIORITY: stream_id == 0");
+    else if (type == NGHTTP2_CONTINUATION && ++g->pieces > PIECES)
+        cs_rpc_conn_abort(conn, NGHTTP2_ENHANCE_YOUR_CALM, "too_many_continuations");
     else if (type == NGHTTP2_PRIORITY || type >= NGHTTP2_CONTINUATION)
         cs_rpc_guard_charge(conn, 1);
 }
@@ -108,6 +113,55 @@ void cs_rpc_guard_watch(cs_rpc_conn *conn, struct cs_slice bytes)
         }
         bytes = cs_slice(bytes.data + n, bytes.len - n);
     }
+}
+
+/* The bit of a stream's number; 0: it is older than those that are remembered. */
+static uint64_t bit_of(const struct cs_rpc_guard *g, int32_t id)
+{
+    uint32_t back = ((uint32_t)g->newest_id - (uint32_t)id) / 2;
+
+    return back < REMEMBERED ? (uint64_t)1 << back : 0;
+}
+
+static void stream_begins(struct cs_rpc_guard *g, int32_t id)
+{
+    uint32_t ahead = ((uint32_t)id - (uint32_t)g->newest_id) / 2;
+
+    g->begun = (ahead < REMEMBERED ? g->begun << ahead : 0) | 1;
+    g->cut = (ahead < REMEMBERED ? g->cut << ahead : 0) | 1; /* until it is taken: nghttp2 may refuse it */
+    g->newest_id = id;
+}
+
+void cs_rpc_guard_headers(cs_rpc_conn *conn, int32_t id)
+{
+    struct cs_rpc_guard *g = &conn->guard;
+    uint64_t bit;
+
+    if (id % 2 == 0)
+        return; /* nghttp2 has the word for these */
+    if (id > g->newest_id) {
+        stream_begins(g, id);
+        return;
+    }
+    bit = bit_of(g, id);
+    /* after our GOAWAY streams are passed over, and nobody keeps count of them */
+    if (bit == 0 || (g->cut & bit) != 0 || conn->going)
+        cs_rpc_guard_charge(conn, 1);
+    else if ((g->begun & bit) != 0)
+        cs_rpc_conn_abort(conn, NGHTTP2_STREAM_CLOSED, "HEADERS on a stream that is over");
+    else
+        cs_rpc_conn_abort(conn, NGHTTP2_PROTOCOL_ERROR, "a stream's number that goes back");
+}
+
+void cs_rpc_guard_taken(cs_rpc_conn *conn, int32_t id)
+{
+    conn->guard.cut &= ~bit_of(&conn->guard, id);
+}
+
+void cs_rpc_guard_cut(cs_rpc_conn *conn, int32_t id)
+{
+    if (id % 2 != 0 && id <= conn->guard.newest_id)
+        conn->guard.cut |= bit_of(&conn->guard, id);
 }
 
 void cs_rpc_guard_written(cs_rpc_conn *conn, size_t n)
@@ -367,6 +421,7 @@ int cs_rpc_guard_init(cs_rpc_conn *conn)
     struct cs_rpc_guard *g = &conn->guard;
 
     g->due_ms = UINT64_MAX;
+    g->newest_id = -1; /* so that 1 is the next */
     g->frame_left = conn->ops->server ? NGHTTP2_CLIENT_MAGIC_LEN : 0;
     g->opened_ms = g->heard_ms = g->idle_ms = g->credit_ms = now_of(conn);
     g->credit = (uint64_t)conn->limits->flood_burst * THOUSAND;

@@ -43,8 +43,13 @@ struct cs_rpc_guard {
     uint8_t head_len;
     size_t frame_left; /* bytes of the frame after its head, still to come */
     bool in_block;     /* the newest frame is a piece of a header block */
+    uint8_t pieces;    /* CONTINUATIONs of that block */
     bool block_ends;   /* the last one */
     bool pinging, draining, peer_pinged;
+    /* Of the peer's newest streams, a bit each: bit i is number newest_id - 2 * i. */
+    int32_t newest_id;
+    uint64_t begun;
+    uint64_t cut; /* ended by us before the peer had ended its side: more of these may be on its way */
 };
 
 /* Opens the clocks. CS_OK, CS_ENOMEM. */
@@ -56,6 +61,13 @@ void cs_rpc_guard_after(cs_rpc_conn *conn, uint32_t ms);
 void cs_rpc_guard_heard(cs_rpc_conn *conn);
 /* The peer's bytes, before nghttp2 gets them: it skips some frames without a word, and those cost and take time too. */
 void cs_rpc_guard_watch(cs_rpc_conn *conn, struct cs_slice bytes);
+/* The peer's HEADERS on a number that is not open, as nghttp2 begins to read them: a new stream, one whose trailers
+ * crossed our end of it (they cost), or one that it had no right to speak on (the connection is aborted). */
+void cs_rpc_guard_headers(cs_rpc_conn *conn, int32_t id);
+/* nghttp2 has let that new stream in. */
+void cs_rpc_guard_taken(cs_rpc_conn *conn, int32_t id);
+/* A RST_STREAM of ours went out, on a stream whose other side was open. */
+void cs_rpc_guard_cut(cs_rpc_conn *conn, int32_t id);
 void cs_rpc_guard_written(cs_rpc_conn *conn, size_t n); /* before the stream takes them */
 void cs_rpc_guard_idle(cs_rpc_conn *conn);              /* no call is left */
 void cs_rpc_guard_busy(cs_rpc_conn *conn);              /* the first call began */

@@ -257,7 +257,7 @@ struct cs_rpc_server_options {
     /* Frames that cost us something and carry nothing (PING, SETTINGS, PRIORITY, empty DATA, further pieces of a header
      * block, types that HTTP/2 does not know, windows beyond what our messages used up, RST_STREAM, resets that the
      * client provokes): so many at once, and so many per second. Frames with messages or headers that we send earn
-     * credit. 0: 500 and 100. */
+     * credit. 0: 500 and 100. Whatever these say, a header block has at most nine pieces. */
     uint32_t flood_burst, flood_rate;
 
     /* Calls begin unadmitted: until the handler says cs_rpc_call_admit, a call may take up at most 4 KiB of memory.

@@ -209,12 +209,17 @@ static const struct bad_case clients[] = {
       FINE }, /* a stream that is forgotten may get late frames: they are thrown away */
     { "HEADERS after RST_STREAM",
       { HANG, F(RST_STREAM, 0, 1, "\0\0\0\x8"), F(HEADERS, 5, 1, REQUEST), F(HEADERS, 5, 3, REQUEST) },
-      FINE },
-    { "HEADERS on an answered stream", { CALL, AND_WAIT, CALL, F(HEADERS, 5, 3, REQUEST) }, FINE_TWICE },
+      ALL(STREAM_CLOSED) },
+    { "HEADERS on an answered stream", { CALL, AND_WAIT, CALL, F(HEADERS, 5, 3, REQUEST) }, ALL(STREAM_CLOSED) },
+    { "DATA and trailers that cross our reset",
+      { F(HEADERS, END_HEADERS, 1, POST HTTP "\x04\x04/t.X" HOST TYPE), AND_WAIT, F(DATA, 0, 1, "x"),
+        F(HEADERS, 5, 1, "\0\x01y\x01z"), F(HEADERS, 5, 3, REQUEST) },
+      FINE_TWICE },
     { "a stream of even number", { F(HEADERS, 5, 2, REQUEST) }, ALL(PROTOCOL_ERROR) },
     { "a stream number that goes back",
       { F(HEADERS, 5, 5, REQUEST), F(HEADERS, 5, 3, REQUEST), F(HEADERS, 5, 7, REQUEST) },
-      FINE_TWICE }, /* as it cannot be told from one that is forgotten */
+      ALL(PROTOCOL_ERROR) },
+    { "stream numbers that leave some out", { CALL, F(HEADERS, 5, 201, REQUEST) }, FINE_TWICE },
 
     /* 6.1: DATA */
     { "DATA on stream 0", { F(DATA, 0, 0, "x") }, ALL(PROTOCOL_ERROR) },
