@@ -35,6 +35,14 @@ static const struct cs_cli_command commands[] = {
       "The application's triggers run and its constraints hold, as if it had made the edit. Where the row was\n"
       "deleted it is inserted again with all the values that were lost with it.",
       cs_cmd_conflicts_restore },
+    { "queue list", "", 0, 0, 0, "what waits for the hub, and what it refused for good",
+      "Works beside a running daemon. Unsent edits are counted: they stay in the database, where they coalesce.",
+      cs_cmd_queue_list },
+    { "queue retry", "[ID]", 0, 1, 0, "send a refused set once more, or all of them",
+      "It goes with the next round, as its edits are by then; the first digits of the id will do.",
+      cs_cmd_queue_retry },
+    { "queue export", "[ID]", 0, 1, 0, "their operations on standard output, a JSON object per line", NULL,
+      cs_cmd_queue_export },
     { "invite", "", 0, 0, CS_OPT_EXPIRES | CS_OPT_QR, "print a code with which one device joins, once",
       "The code is a password: whoever has it can join until it expires. This device may be offline then.\n"
       "On a terminal it is shown as a QR code too.",

@@ -59,6 +59,8 @@ void cs_cli_warn(void *cli, const char *sentence);                  /* to stderr
 int cs_cli_fail(const struct cs_cli *c, const clawsync_error *err); /* prints, returns the exit code */
 int cs_cli_usage(const struct cs_cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cs_cli_json(json_t *o); /* one line on stdout; takes the reference */
+struct cs_value;
+json_t *cs_cli_json_value(const struct cs_value *v); /* NULL pointer: null */
 int cs_cli_exit_code(int code);
 
 /* progress.c: a bar on a terminal, plain lines otherwise, on stderr. */
@@ -131,6 +133,9 @@ int cs_cmd_recovery_use(struct cs_cli *c);
 int cs_cmd_audit_verify(struct cs_cli *c);
 int cs_cmd_audit_tail(struct cs_cli *c);
 int cs_cmd_audit_export(struct cs_cli *c);
+int cs_cmd_queue_list(struct cs_cli *c);
+int cs_cmd_queue_retry(struct cs_cli *c);
+int cs_cmd_queue_export(struct cs_cli *c);
 int cs_cmd_version(struct cs_cli *c);
 
 #endif

@@ -1,7 +1,10 @@
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "cli/cli.h"
+#include "crdt/value.h"
 
 void cs_cli_say(const struct cs_cli *c, const char *fmt, ...)
 {
@@ -70,4 +73,26 @@ void cs_cli_json(json_t *o)
     putchar('\n');
     fflush(stdout);
     json_decref(o);
+}
+
+/* Text as a string, bytes and what is no UTF-8 as {"hex": …}. */
+json_t *cs_cli_json_value(const struct cs_value *v)
+{
+    json_t *text;
+    char *hex;
+
+    if (v == NULL || v->type == CS_NULL)
+        return json_null();
+    if (v->type == CS_INTEGER)
+        return json_integer(v->u.i);
+    if (v->type == CS_REAL)
+        return isfinite(v->u.r) ? json_real(v->u.r) : json_string(v->u.r > 0 ? "Infinity" : "-Infinity");
+    if (v->type == CS_TEXT && (text = json_stringn((const char *)v->u.bytes.data, v->u.bytes.len)) != NULL)
+        return text;
+    if ((hex = malloc(2 * v->u.bytes.len + 1)) == NULL)
+        return NULL;
+    cs_hex(hex, v->u.bytes.data, v->u.bytes.len);
+    text = json_pack("{s:s}", "hex", hex);
+    free(hex);
+    return text;
 }

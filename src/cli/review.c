@@ -2,7 +2,6 @@
 #include "replica/review.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -77,34 +76,12 @@ static void put_key(struct cs_buf *out, const struct cs_value *key, uint32_t n, 
     }
 }
 
-/* Text as a string, bytes and what is no UTF-8 as {"hex": …}. */
-static json_t *json_value(const struct cs_value *v)
-{
-    json_t *text;
-    char *hex;
-
-    if (v == NULL || v->type == CS_NULL)
-        return json_null();
-    if (v->type == CS_INTEGER)
-        return json_integer(v->u.i);
-    if (v->type == CS_REAL)
-        return isfinite(v->u.r) ? json_real(v->u.r) : json_string(v->u.r > 0 ? "Infinity" : "-Infinity");
-    if (v->type == CS_TEXT && (text = json_stringn((const char *)v->u.bytes.data, v->u.bytes.len)) != NULL)
-        return text;
-    if ((hex = malloc(2 * v->u.bytes.len + 1)) == NULL)
-        return NULL;
-    cs_hex(hex, v->u.bytes.data, v->u.bytes.len);
-    text = json_pack("{s:s}", "hex", hex);
-    free(hex);
-    return text;
-}
-
 static json_t *json_key(const struct cs_value *key, uint32_t n)
 {
     json_t *list = json_array();
 
     for (uint32_t i = 0; i < n; i++)
-        json_array_append_new(list, json_value(&key[i]));
+        json_array_append_new(list, cs_cli_json_value(&key[i]));
     return list;
 }
 
@@ -156,7 +133,7 @@ static json_t *hidden_json(const struct cs_review_hidden *h)
                   h->reason, "meaning", hidden_meaning(h->reason), "blocker", h->blocker, "values", values);
 
     for (uint32_t i = 0; i < h->ncells; i++)
-        json_object_set_new(values, h->cells[i].column, json_value(&h->cells[i].value));
+        json_object_set_new(values, h->cells[i].column, cs_cli_json_value(&h->cells[i].value));
     return o;
 }
 
@@ -283,9 +260,9 @@ static json_t *conflict_json(const struct cs_review_conflict *x)
                   "table", x->table, "key", json_key(x->key, x->nkey), "column", x->column, "device", device,
                   "edited_ms", (json_int_t)x->edited_ms, "noticed_ms", (json_int_t)x->noticed_ms);
     if (x->losing != NULL)
-        json_object_set_new(o, "losing", json_value(x->losing));
+        json_object_set_new(o, "losing", cs_cli_json_value(x->losing));
     if (x->now != NULL)
-        json_object_set_new(o, "now", json_value(x->now));
+        json_object_set_new(o, "now", cs_cli_json_value(x->now));
     return o;
 }
 

@@ -100,8 +100,16 @@ struct looked {
     struct cs_replica_identity id;
     struct cs_replica_counts n;
     struct cs_pull_mark mark;
+    int64_t set_aside;
     bool set_up;
 };
+
+static void count_failed(void *arg, const clawsync_queue_entry *e)
+{
+    struct looked *l = arg;
+
+    l->set_aside += strcmp(e->state, "failed") == 0;
+}
 
 static int look(struct cs_cli *c, struct looked *l, clawsync_error *err)
 {
@@ -114,6 +122,8 @@ static int look(struct cs_cli *c, struct looked *l, clawsync_error *err)
         cs_replica_pull_mark(r, &l->mark);
     }
     cs_replica_close(r);
+    if (rc == CS_OK && (rc = clawsync_queue_list(&c->config, count_failed, l, err)) == CS_ENOTFOUND)
+        rc = CS_OK;
     return rc;
 }
 
@@ -132,12 +142,12 @@ static void status_json(const struct cs_cli *c, const struct looked *l)
     const struct cs_replica_counts *n = &l->n;
 
     cs_cli_json(json_pack(
-        "{s:s, s:b, s:s?, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "database", c->config.db_path, "set_up",
-        (int)l->set_up, "workspace_id", id_text(workspace, &l->id.workspace), "device_id",
+        "{s:s, s:b, s:s?, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "database", c->config.db_path,
+        "set_up", (int)l->set_up, "workspace_id", id_text(workspace, &l->id.workspace), "device_id",
         id_text(device, &l->id.device), "tracked_tables", (json_int_t)n->tracked, "unsealed", (json_int_t)n->unsealed,
         "unsent", (json_int_t)n->unsent, "bound_batches", (json_int_t)n->bound, "hidden_rows", (json_int_t)n->hidden,
         "conflicts", (json_int_t)n->conflicts, "held_back", (json_int_t)n->held_back, "taking_in",
-        (json_int_t)n->taking_in, "log_number", (json_int_t)l->mark.number));
+        (json_int_t)n->taking_in, "log_number", (json_int_t)l->mark.number, "set_aside", (json_int_t)l->set_aside));
 }
 
 static void status_text(const struct cs_cli *c, const struct looked *l)
@@ -169,6 +179,8 @@ static void status_text(const struct cs_cli *c, const struct looked *l)
     if (n->held_back > 0)
         cs_cli_say(c, "held back       %" PRId64 " rows that cannot be sent (above 16 MiB, or NULL in the key)",
                    n->held_back);
+    if (l->set_aside > 0)
+        cs_cli_say(c, "set aside       %" PRId64 " sets that the hub refused: claw-sync queue list", l->set_aside);
 }
 
 int cs_cmd_status(struct cs_cli *c)

@@ -240,6 +240,14 @@ int clawsync_config_check(const clawsync_config *c, clawsync_error *error)
     return rc;
 }
 
+const char *cs_config_data_dir(const clawsync_config *c)
+{
+    for (int i = 0; i < NFIELDS && (c->data_dir == NULL || c->data_dir[0] == '\0'); i++)
+        if (strcmp(fields[i].name, "data_dir") == 0)
+            return fields[i].text;
+    return c->data_dir;
+}
+
 int cs_config_copy(clawsync_config *out, struct cs_arena *a, const clawsync_config *c, struct cs_error *err)
 {
     int rc = clawsync_config_check(c, (clawsync_error *)err);

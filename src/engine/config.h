@@ -20,6 +20,7 @@ struct cs_endpoint {
 bool cs_endpoint_is_local(const struct cs_endpoint *ep); /* by its name: this machine */
 int cs_endpoint_parse(struct cs_endpoint *out, const char *url, struct cs_error *err);
 
+const char *cs_config_data_dir(const clawsync_config *c); /* as given, or the usual one; nothing else is checked */
 /* A checked copy whose strings live in the arena and whose zeros are replaced by the defaults. */
 int cs_config_copy(clawsync_config *out, struct cs_arena *a, const clawsync_config *c, struct cs_error *err);
 

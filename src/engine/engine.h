@@ -214,6 +214,9 @@ int cs_offline_aside(struct clawsync_engine *e, uint64_t number, const char *rea
 /* queue_api.c: the entry whose id begins so. CS_ENOTFOUND; CS_EINVAL: there are several. */
 int cs_queue_find(cs_queue *q, struct cs_arena *a, const char *text, const struct cs_queue_entry **out,
                   struct cs_error *err);
+/* The queue of that data_dir, only to be looked at. key: NULL, or the device's local key, borrowed. */
+int cs_queue_open_beside(cs_queue **out, struct cs_arena *a, const clawsync_config *c, const uint8_t *key,
+                         struct cs_error *err);
 /* Every set that the queue alone has becomes unsent edits. */
 int cs_offline_take_all(struct clawsync_engine *e, struct cs_error *err);
 /* Takes every waiting batch back: its operations are unsent again. In a job, while nothing is in flight. */

@@ -4,24 +4,25 @@
 
 #include "engine/engine.h"
 
-static int open_beside(cs_queue **out, struct cs_arena *a, const clawsync_config *c, bool read_only,
-                       struct cs_error *err)
+static int open_file(cs_queue **out, struct cs_arena *a, const clawsync_config *c, struct cs_queue_options o,
+                     struct cs_error *err)
 {
-    struct cs_queue_options o = { .read_only = read_only };
-    clawsync_config config;
-    char *path;
-    size_t n;
-    int rc = cs_config_copy(&config, a, c, err);
+    const char *dir = cs_config_data_dir(c);
+    size_t n = strlen(dir) + sizeof "/queue.db";
+    char *path = cs_arena_alloc(a, n);
 
     *out = NULL;
-    if (rc != CS_OK)
-        return rc;
-    n = strlen(config.data_dir) + sizeof "/queue.db";
-    if ((path = cs_arena_alloc(a, n)) == NULL)
+    if (path == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    snprintf(path, n, "%s/queue.db", config.data_dir);
+    snprintf(path, n, "%s/queue.db", dir);
     o.path = path;
     return cs_queue_open(out, cs_world_real(), &o, err);
+}
+
+int cs_queue_open_beside(cs_queue **out, struct cs_arena *a, const clawsync_config *c, const uint8_t *key,
+                         struct cs_error *err)
+{
+    return open_file(out, a, c, (struct cs_queue_options){ .read_only = true, .key = key }, err);
 }
 
 int clawsync_queue_list(const clawsync_config *c, void (*fn)(void *arg, const clawsync_queue_entry *e), void *arg,
@@ -32,7 +33,7 @@ int clawsync_queue_list(const clawsync_config *c, void (*fn)(void *arg, const cl
     struct cs_error err = { 0 };
     cs_queue *q;
     size_t n = 0;
-    int rc = open_beside(&q, &arena, c, true, &err);
+    int rc = cs_queue_open_beside(&q, &arena, c, NULL, &err);
 
     if (rc == CS_OK)
         rc = cs_queue_list(q, &arena, &list, &n, &err);
@@ -92,10 +93,10 @@ int clawsync_queue_retry(const clawsync_config *c, const char *id, uint64_t *n, 
     struct cs_error err = { 0 };
     uint64_t count = 0;
     cs_queue *q;
-    int rc = open_beside(&q, &arena, c, true, &err); /* where there is none, none is made */
+    int rc = cs_queue_open_beside(&q, &arena, c, NULL, &err); /* where there is none, none is made */
 
     cs_queue_close(q);
-    if (rc == CS_OK && (rc = open_beside(&q, &arena, c, false, &err)) == CS_OK) {
+    if (rc == CS_OK && (rc = open_file(&q, &arena, c, (struct cs_queue_options){ 0 }, &err)) == CS_OK) {
         if (id != NULL)
             rc = cs_queue_find(q, &arena, id, &entry, &err);
         if (rc == CS_OK)

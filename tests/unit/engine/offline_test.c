@@ -60,26 +60,22 @@ static int push(struct scene *s, clawsync_error *err)
     return clawsync_engine_push_now(s->device.engine, NULL, err);
 }
 
-static int64_t in_file(const char *path, const char *sql)
-{
-    struct device file = { 0 };
-
-    snprintf(file.db, sizeof file.db, "%s", path);
-    return number_in(&file, sql);
-}
-
 static int64_t queue_has(const struct scene *s, const char *state)
 {
-    char path[120], sql[100];
+    struct device file = { 0 };
+    char sql[100];
 
-    snprintf(path, sizeof path, "%s/queue.db", s->device.data);
+    snprintf(file.db, sizeof file.db, "%.80s/queue.db", s->device.data);
     snprintf(sql, sizeof sql, "SELECT count(*) FROM sync_queue WHERE state = '%s'", state);
-    return in_file(path, sql);
+    return number_in(&file, sql);
 }
 
 static int64_t log_length(const struct scene *s)
 {
-    return in_file(s->between.hub.database, "SELECT count(*) FROM log");
+    struct device hub = { 0 };
+
+    memcpy(hub.db, s->between.hub.database, sizeof hub.db);
+    return number_in(&hub, "SELECT count(*) FROM log");
 }
 
 static int64_t waiting(const struct scene *s)

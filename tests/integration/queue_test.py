@@ -1,0 +1,116 @@
+"""The queue of real clients: a hub that is away, processes that are killed, and what a hub refuses."""
+import contextlib
+import json
+import signal
+import sys
+import time
+
+from claw import *
+
+MANY = 10000
+
+
+class QueueTest(ClawTest):
+    def numbers(self):
+        """Batches in the hub's log."""
+        with contextlib.closing(self.hub.database()) as db:
+            return db.execute("SELECT count(*) FROM log").fetchone()[0]
+
+    def queue(self, device):
+        return json.loads(device.claw("queue", "list", "--json").stdout)
+
+    def write(self, device, ids, body):
+        with device.connect() as db:
+            db.execute("BEGIN")
+            db.executemany("INSERT INTO memory_records(id, body) VALUES (?, ?)", ((i, body) for i in ids))
+            db.execute("COMMIT")
+
+    def drained(self, device):
+        wait_until(lambda: device.status()["unsent"] + device.status()["unsealed"] + device.status()["bound_batches"] == 0,
+                   lambda: f"drained: {device.status()}")
+
+
+class Offline(QueueTest):
+    def test_edits_made_offline_drain_by_themselves(self):
+        a, b = self.workspace_of(2)
+        self.hub.stop(signal.SIGKILL)
+        a.start(CLAW_RETRY_BASE_MS=20, CLAW_MAX_RETRIES=2)
+        wait_until(lambda: "offline, queued=" in a.daemon_log(), a.daemon_log)
+        self.write(a, [f"r{i}" for i in range(MANY)], "x" * 100)
+        for _ in range(20):
+            a.sql("UPDATE memory_records SET title = coalesce(title, '') || 'y' WHERE id = 'r7';")
+        before = self.queue(a)
+        self.assertEqual([e for e in before["entries"] if e["state"] != "done"], [])  # they coalesce in the database
+        began = time.monotonic()
+        self.hub.start()
+        self.drained(a)  # nobody writes any more: a timer brings it about
+        print(f"{MANY} offline edits drained in {time.monotonic() - began:.1f} s", file=sys.stderr)
+        a.stop()
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT count(*) FROM memory_records"), MANY)
+        self.assertEqual(b.value("SELECT title FROM memory_records WHERE id = 'r7'"), "y" * 20)
+
+    def test_the_queue_of_a_hub_that_was_never_there(self):
+        self.start_hub()
+        a = self.device("a")
+        self.assertEqual(self.queue(a), {"unsent": 0, "unsealed": 0, "bound_batches": 0, "entries": []})
+        self.assertEqual(a.claw("queue", "retry").stdout, "retried=0\n")
+        a.claw("queue", "retry", "abc", want=2)
+        a.sync()
+        self.assertEqual(self.queue(a)["entries"], [])
+        self.assertEqual(a.claw("queue", "export").stdout, "")
+
+class Refused(QueueTest):
+    def bind_and_lose_the_hub(self, device, rows):
+        """Leaves batches that are bound and that no hub has: the hub stops in the midst and dies."""
+        self.hub.process.send_signal(signal.SIGSTOP)
+        self.write(device, rows, "some text")
+        wait_until(lambda: device.status()["bound_batches"] >= 3, device.status)
+        device.stop(signal.SIGKILL)
+        self.hub.stop(signal.SIGKILL)
+
+    def break_signature(self, device):
+        """Of the second batch that waits: no hub will ever take it."""
+        with device.connect() as db:
+            number, stored = db.execute("SELECT number, batch FROM sync_bound WHERE state = 0 ORDER BY number LIMIT 1 "
+                                        "OFFSET 1").fetchone()
+            at = 4 + 208  # the length of a chunk, and the header
+            broken = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1:]
+            db.execute("UPDATE sync_bound SET batch = ? WHERE number = ?", (broken, number))
+
+    def test_a_refused_set_is_shown_exported_and_sent_again(self):
+        a, b = self.workspace_of(2)
+        settings = {"CLAW_RETRY_BASE_MS": 20, "CLAW_MAX_DELTA_ROWS": 10, "CLAW_SYNC_INTERVAL_SECS": 1}
+        a.start(**settings)
+        wait_until(lambda: "connected to" in a.daemon_log(), a.daemon_log)
+        self.bind_and_lose_the_hub(a, [f"r{i:03}" for i in range(60)])
+        self.break_signature(a)
+        self.hub.start()
+        a.start(**settings)
+        self.drained(a)
+        wait_until(lambda: a.status()["set_aside"] == 1, a.status)
+        entry, = [e for e in self.queue(a)["entries"] if e["state"] == "failed"]
+        self.assertEqual(entry["operations"], 10)
+        self.assertIn("signed", entry["reason"])
+        self.assertIn("set aside       1", a.claw("status").stdout)
+        self.assertIn(entry["id"][:12], a.claw("queue", "list").stdout)
+        b.sync()
+        here = {r[0] for r in b.query("SELECT id FROM memory_records")}
+        self.assertEqual(len(here), 50)  # the rest flowed
+        self.assertEqual(a.value("SELECT count(*) FROM memory_records"), 60)
+        exported = [json.loads(x) for x in a.claw("queue", "export", entry["id"][:8]).stdout.splitlines()]
+        self.assertEqual({x["key"][0] for x in exported} | here, {f"r{i:03}" for i in range(60)})
+        for x in exported:
+            self.assertEqual((x["operation"], x["table"], x["state"]), ("insert", "memory_records", "failed"))
+            self.assertIn(["body", "some text"], x["values"])
+        self.assertEqual(json.loads(a.claw("queue", "retry", entry["id"][:8], "--json").stdout), {"retried": 1})
+        wait_until(lambda: a.status()["set_aside"] == 0 and self.numbers() >= 6, a.status)
+        self.drained(a)  # the daemon found it by itself
+        a.stop()
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT count(*) FROM memory_records"), 60)
+        self.assertNotIn(b"some text", b"".join(p.read_bytes() for p in a.data.rglob("queue.db*")))
+
+
+if __name__ == "__main__":
+    main()
