@@ -89,6 +89,11 @@ static const struct cs_cli_command commands[] = {
     { "audit tail", "[ROWS]", 0, 1, 0, "its newest rows, 20 or so many; --json: a JSON object per line", NULL,
       cs_cmd_audit_tail },
     { "audit export", "", 0, 0, 0, "all of it on standard output, a JSON object per line", NULL, cs_cmd_audit_export },
+    { "doctor", "", 0, 0, 0, "is all well here? One line per check: ok, warning or failed, and what to do",
+      "Looks at configuration, file modes and places, database, triggers, membership, audit log, hub, TLS and\n"
+      "clock, and fetches the newest batch of this device back to show that the hub has ciphertext. Writes\n"
+      "nothing; a daemon may run. Exit code 1: something failed; 3: the hub cannot be reached, and all else is well.",
+      cs_cmd_doctor },
     { "version", "", 0, 0, 0, "print the version", NULL, cs_cmd_version },
 };
 enum { NCOMMANDS = sizeof commands / sizeof commands[0] };

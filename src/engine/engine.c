@@ -517,8 +517,6 @@ static int open_self(struct clawsync_engine *e, const clawsync_config *c, struct
         (rc = cs_endpoint_parse(&e->hub, e->config.hub_endpoint, err)) != CS_OK)
         return rc;
     e->hub.tls = e->hub.tls || e->config.tls_enabled;
-    if ((rc = check_transport(e, err)) != CS_OK)
-        return rc;
     if ((rc = keep_passphrase(e, err)) != CS_OK)
         return rc;
     cs_uuid_parse(&e->workspace, e->config.workspace_id);
@@ -531,8 +529,9 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
 {
     int rc;
 
-    if ((rc = open_self(e, c, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
-        (rc = find_db_dir(e, err)) != CS_OK || (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
+    if ((rc = open_self(e, c, err)) != CS_OK || (rc = check_transport(e, err)) != CS_OK ||
+        (rc = open_replica(e, err)) != CS_OK || (rc = find_db_dir(e, err)) != CS_OK ||
+        (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
         (!e->beside && (rc = cs_record_open(e, err)) != CS_OK) ||
         (!e->beside && (rc = cs_offline_open(e, err)) != CS_OK) ||
         (!e->beside && (rc = track_tables(e, err)) != CS_OK) ||

@@ -315,6 +315,22 @@ struct cs_devices_step {
     const struct cs_command *cmd;
     cs_step_done done;
 };
+/* doctor.c: what `claw-sync doctor` asks. Nothing is written; for an engine beside another, too. */
+struct cs_hub_look {
+    int64_t asked_ms, answered_ms, hub_ms; /* by this clock, by this clock, by the hub's */
+    struct cs_hub_head head;               /* verified */
+};
+int cs_engine_look_at_hub(clawsync_engine *e, struct cs_hub_look *out, clawsync_error *err);
+struct cs_own_look {
+    uint64_t number;     /* of the newest batch of ours that the hub took; 0: none, and there is nothing else */
+    uint64_t log_number; /* 0: it is too long ago to know where it is, and there is nothing else */
+    uint32_t nchunks, nops;
+    size_t content, stored; /* bytes: of the operations before packing, of the chunks as the hub has them */
+    size_t searched, found; /* texts of its content, of 8 bytes and more, and how many of them lie open in the chunks */
+};
+/* Fetches that batch back and opens it. CS_ECORRUPT: what the hub gave is not the batch that this device sent. */
+int cs_engine_look_at_own(clawsync_engine *e, struct cs_own_look *out, clawsync_error *err);
+
 /* The fingerprint that people compare: 16 characters of base32 over the hash of the signing key, in fours. */
 void cs_fingerprint(const uint8_t sign_pk[32], char out[24]);
 

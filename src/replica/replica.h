@@ -174,6 +174,14 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
 /* Rows that sealing has still to look at, about: the changelog's, and all of the tables that are being taken in or
  * compared. Reads all of them. */
 int cs_replica_unsealed(cs_replica *r, int64_t *rows, struct cs_error *err);
+/* How the file is kept, and whether our triggers are on it as we made them. */
+struct cs_replica_health {
+    char journal_mode[16];
+    int sqlite_version; /* of the library that this program uses, as sqlite3_libversion_number() */
+    int64_t tracked, altered;
+    char altered_table[64]; /* the first of those */
+};
+int cs_replica_health(cs_replica *r, struct cs_replica_health *out, struct cs_error *err);
 /* Has another connection committed since the last call? Cheap. */
 int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err);
 /* Is anything waiting in the changelog, the backfill or unsent? Cheap (no counting). */

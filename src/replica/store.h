@@ -43,6 +43,8 @@ int cs_triggers_install(struct cs_replica *r, const struct cs_table *t, struct c
 int cs_triggers_drop(struct cs_replica *r, int64_t table, struct cs_error *err);
 /* All of the table's triggers are there as cs_triggers_install would make them. */
 int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *present, struct cs_error *err);
+/* The same, and each with the very text; for somebody may have replaced one by another of its name. */
+int cs_triggers_exact(struct cs_replica *r, const struct cs_table *t, bool *exact, struct cs_error *err);
 
 /* gap.c: one slice of backfill or comparison inside an open transaction; *more: another slice is needed. */
 int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);

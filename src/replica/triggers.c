@@ -368,3 +368,43 @@ int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *pr
     cs_buf_free(&sql);
     return rc;
 }
+
+/* SQLite keeps a trigger's text as it was given, without the semicolon behind it. */
+static int count_text(struct cs_replica *r, sqlite3_stmt *s, const struct cs_table *t, struct cs_slice text,
+                      bool *exact, struct cs_error *err)
+{
+    sqlite3_bind_text(s, 1, t->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(s, 2, (const char *)text.data, (int)text.len, SQLITE_STATIC);
+    if (sqlite3_step(s) != SQLITE_ROW)
+        return cs_db_fail(r, err, "cannot read the schema");
+    *exact = *exact && sqlite3_column_int(s, 0) == 1;
+    sqlite3_reset(s);
+    return CS_OK;
+}
+
+int cs_triggers_exact(struct cs_replica *r, const struct cs_table *t, bool *exact, struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+    sqlite3_stmt *s = NULL;
+    const uint8_t *p, *end;
+    int rc = cs_triggers_present(r, t, exact, err);
+
+    if (rc != CS_OK || !*exact)
+        return rc;
+    put_all(&sql, t);
+    if (sql.failed) {
+        cs_buf_free(&sql);
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    }
+    if (sqlite3_prepare_v2(r->db,
+                           "SELECT count(*) FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 AND "
+                           "sql = ?2",
+                           -1, &s, NULL) != SQLITE_OK)
+        rc = cs_db_fail(r, err, "cannot read the schema");
+    for (p = sql.data; rc == CS_OK && *exact && (end = (const uint8_t *)strstr((const char *)p, " END;\n")) != NULL;
+         p = end + 6)
+        rc = count_text(r, s, t, cs_slice(p, (size_t)(end + 4 - p)), exact, err);
+    sqlite3_finalize(s);
+    cs_buf_free(&sql);
+    return rc;
+}

@@ -96,6 +96,13 @@ class Audit(ClawTest):
         with contextlib.closing(sqlite3.connect(b.data / "audit.db")) as db:
             self.assertEqual(db.execute("SELECT count(*) FROM sync_audit_log").fetchall(), [(len(old),)])
 
+    def test_nothing_is_sent_so_the_way_to_the_hub_does_not_matter(self):
+        a, = self.workspace_of(1)
+        a.endpoint = "http://hub.example.org:50051"  # elsewhere, without TLS, and not allowed by name
+        a.claw("sync", want=2)
+        for name in ("verify", "tail", "export"):
+            a.claw("audit", name)
+
     def test_beside_a_daemon_and_wrong_use(self):
         a, = self.workspace_of(1)
         a.start()
