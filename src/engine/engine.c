@@ -534,6 +534,7 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
         (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
         (!e->beside && (rc = cs_record_open(e, err)) != CS_OK) ||
         (!e->beside && (rc = cs_offline_open(e, err)) != CS_OK) ||
+        (!e->beside && (rc = cs_checkpoint_open(e, err)) != CS_OK) ||
         (!e->beside && (rc = track_tables(e, err)) != CS_OK) ||
         (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||
         (rc = cs_loop_new(e->world, &e->loop, err)) != CS_OK || (rc = cs_hub_session_init(e, err)) != CS_OK ||
@@ -751,6 +752,7 @@ static void save_positions(struct clawsync_engine *e)
     memcpy(e->ks->log_hash, mark.log_hash, 32);
     cs_replica_chain(e->replica, &e->ks->own_number, e->ks->own_hash);
     cs_self_save(e, NULL);
+    cs_checkpoint_save(e, &e->schedule.last_push, &e->schedule.last_pull, NULL);
 }
 
 void clawsync_engine_close(clawsync_engine *e)

@@ -14,6 +14,7 @@
 #include "crypto/keystore.h"
 #include "crypto/session.h"
 #include "delta/pack.h"
+#include "engine/checkpoint.h"
 #include "engine/config.h"
 #include "identity/membership.h"
 #include "queue/queue.h"
@@ -431,6 +432,11 @@ struct cs_schedule {
     bool counting;
     struct cs_job record_job; /* a finding about the hub goes into the audit log */
     struct cs_error finding;
+    struct cs_moved last_push, last_pull;     /* rounds that moved something */
+    struct cs_moved saving_push, saving_pull; /* [job] */
+    cs_timer *checkpoint; /* the file is written a little after a round, once for all that end meanwhile */
+    bool checkpoint_waits;
+    struct cs_job checkpoint_job;
     struct cs_job store_job; /* the hub is away: what is bound is copied to the queue */
     struct cs_error away;
     uint64_t queued_ops; /* [job] operations that wait */
@@ -450,6 +456,7 @@ struct clawsync_engine {
     struct cs_uuid workspace, device;
     char workspace_text[CS_UUID_TEXT], device_text[CS_UUID_TEXT];
     const char *identity_dir, *keystore_path, *members_path, *pending_path, *db_dir;
+    const char *checkpoint_dir, *checkpoint_path; /* [set] NULL: beside another engine */
     cs_loop *loop;
     pthread_t thread;
     bool has_thread;
@@ -548,6 +555,12 @@ int cs_record_registered(struct clawsync_engine *e, struct cs_error *err);
 int cs_record_members(struct clawsync_engine *e, struct cs_error *err); /* what is new of the membership log */
 int cs_record_hub(struct clawsync_engine *e, const struct cs_error *why, struct cs_error *err);
 int cs_record_peer(struct clawsync_engine *e, const struct cs_batch *b, const char *message, struct cs_error *err);
+
+/* checkpoint.c. In a job, or while none runs. Opening tells of a file that is missing or not the database's, and makes
+ * it anew. */
+int cs_checkpoint_open(struct clawsync_engine *e, struct cs_error *err);
+int cs_checkpoint_save(struct clawsync_engine *e, const struct cs_moved *push, const struct cs_moved *pull,
+                       struct cs_error *err);
 
 /* identity_store.c */
 int cs_self_open(struct clawsync_engine *e, struct cs_error *err);       /* reads or makes; writes nothing */

@@ -9,7 +9,7 @@
 
 #include "engine/engine.h"
 
-enum { DEBOUNCE_MS = 20, LOOK_GAP_MS = 2, RETRY_MAX_MS = 30000, COUNT_MS = 500, DUTY_MS = 60000 };
+enum { DEBOUNCE_MS = 20, LOOK_GAP_MS = 2, RETRY_MAX_MS = 30000, COUNT_MS = 500, DUTY_MS = 60000, CHECKPOINT_MS = 1000 };
 
 static void schedule(struct clawsync_engine *e);
 static void run_step(struct clawsync_engine *e);
@@ -238,6 +238,51 @@ static void finish_all(struct clawsync_engine *e, struct cs_command *c, int rc, 
     }
 }
 
+/* ---- the checkpoint file ---- */
+
+static void checkpoint_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    j->rc = cs_checkpoint_save(e, &e->schedule.saving_push, &e->schedule.saving_pull, &j->err);
+}
+
+/* The position in the database stands, whatever became of the file. */
+static void checkpoint_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    e->schedule.checkpoint_waits = false;
+    if (j->rc != CS_OK)
+        cs_emit_error(e, CLAWSYNC_EVENT_WARNING, "", &j->err);
+}
+
+static void on_checkpoint(void *arg)
+{
+    struct clawsync_engine *e = arg;
+
+    if (e->schedule.closing) /* closing writes it */
+        return;
+    e->schedule.saving_push = e->schedule.last_push;
+    e->schedule.saving_pull = e->schedule.last_pull;
+    e->schedule.checkpoint_job = (struct cs_job){ .run = checkpoint_run, .done = checkpoint_done };
+    cs_engine_job(e, &e->schedule.checkpoint_job);
+}
+
+static void note_moved(struct clawsync_engine *e, const clawsync_stats *s)
+{
+    int64_t now = cs_now_ms(e->world);
+
+    if (s->deltas_pushed > 0)
+        e->schedule.last_push =
+            (struct cs_moved){ now,           s->deltas_pushed, s->operations_pushed, s->chunks_pushed, s->bytes_pushed,
+                               s->duration_ms };
+    if (s->deltas_pulled > 0)
+        e->schedule.last_pull =
+            (struct cs_moved){ now,           s->deltas_pulled, s->operations_pulled, s->chunks_pulled, s->bytes_pulled,
+                               s->duration_ms };
+    if ((s->deltas_pushed == 0 && s->deltas_pulled == 0) || e->schedule.checkpoint_waits)
+        return;
+    e->schedule.checkpoint_waits = true;
+    cs_timer_start(e->schedule.checkpoint, CHECKPOINT_MS);
+}
+
 static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
@@ -247,6 +292,7 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
 
     stats_since(e, &stats);
     s->busy = false;
+    note_moved(e, &stats);
     set_error(e, rc, err);
     if (rc == CS_OK) {
         s->told_queued = s->told_queued && !s->pushed;
@@ -827,6 +873,7 @@ int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err)
         cs_timer_new(e->loop, on_look, e, &s->look) != CS_OK ||
         cs_timer_new(e->loop, on_interval, e, &s->interval) != CS_OK ||
         cs_timer_new(e->loop, on_heartbeat, e, &s->heartbeat) != CS_OK ||
+        cs_timer_new(e->loop, on_checkpoint, e, &s->checkpoint) != CS_OK ||
         cs_timer_new(e->loop, on_duty, e, &s->duty) != CS_OK || cs_timer_new(e->loop, cut, e, &s->close) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     return CS_OK;
@@ -845,4 +892,5 @@ void cs_schedule_free(struct clawsync_engine *e)
     cs_timer_close(s->heartbeat);
     cs_timer_close(s->close);
     cs_timer_close(s->duty);
+    cs_timer_close(s->checkpoint);
 }

@@ -510,6 +510,11 @@ static int save_peer(struct cs_replica *r, const struct cs_pull_mark *m, struct 
     return cs_db_step(r, s, "cannot save a device's position", err);
 }
 
+int64_t cs_replica_hlc(const cs_replica *r)
+{
+    return r->hlc;
+}
+
 int cs_mark_save(struct cs_replica *r, const struct cs_pull_mark *m, struct cs_error *err)
 {
     uint8_t b[MARK_LEN];

@@ -164,6 +164,7 @@ int cs_replica_peer(cs_replica *r, const struct cs_uuid *device, struct cs_peer 
 
 /* ---- looking ---- */
 
+int64_t cs_replica_hlc(const cs_replica *r); /* the newest stamp made or received; 0: none yet */
 struct cs_replica_counts {
     int64_t unsealed, unsent, bound, hidden, conflicts, held_back, tracked;
     int64_t taking_in; /* tables whose rows were not all looked at yet: existing ones, or those of a capture gap */
