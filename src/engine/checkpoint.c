@@ -206,6 +206,8 @@ static void compare(struct clawsync_engine *e, const struct cs_checkpoint *file,
     why[0] = '\0';
     if (cs_uuid_cmp(&file->workspace, &now.workspace) != 0 || cs_uuid_cmp(&file->device, &now.device) != 0)
         snprintf(why, size, "is another device's or workspace's");
+    else if (e->recovering) /* the database is known to be an older one, and told of */
+        return;
     else if (file->log_id != now.log_id || file->number != now.number ||
              memcmp(file->state_hash, now.state_hash, 32) != 0)
         snprintf(why, size, "is at number %" PRIu64 ", the database at %" PRIu64, file->number, now.number);
