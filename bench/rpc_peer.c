@@ -23,7 +23,7 @@ static void down_fill(cs_rpc_call *c, void *service)
 
     (void)service;
     while (d != NULL && d->messages > 0 && cs_rpc_call_queued(c) < QUEUE) {
-        if (cs_rpc_call_send(c, cs_slice(data, d->size)) != CS_OK)
+        if (cs_rpc_call_lend(c, cs_slice(data, d->size), NULL, NULL) != CS_OK)
             return;
         if (--d->messages == 0)
             cs_rpc_call_finish(c, CS_RPC_OK, NULL, NULL);

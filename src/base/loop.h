@@ -55,7 +55,7 @@ struct cs_loop_ops {
 
     void (*stream_accept)(cs_stream *s, const struct cs_stream_cb *cb, void *arg);
     void (*stream_read)(cs_stream *s, bool on);
-    int (*stream_write)(cs_stream *s, struct cs_slice bytes);
+    int (*stream_write)(cs_stream *s, const struct cs_slice *pieces, size_t n);
     size_t (*stream_pending)(const cs_stream *s);
     const char *(*stream_peer)(const cs_stream *s);
     void (*stream_close)(cs_stream *s);
@@ -184,10 +184,15 @@ static inline void cs_stream_read(cs_stream *s, bool on)
 {
     s->ops->stream_read(s, on);
 }
-/* Copies the bytes and sends them in order; CS_ENOMEM, or CS_OK (a later break comes by cb->ended). */
+/* Sends the pieces one after the other, and copies what the kernel does not take at once; CS_ENOMEM, or CS_OK (a later
+ * break comes by cb->ended). */
+static inline int cs_stream_write_pieces(cs_stream *s, const struct cs_slice *pieces, size_t n)
+{
+    return s->ops->stream_write(s, pieces, n);
+}
 static inline int cs_stream_write(cs_stream *s, struct cs_slice bytes)
 {
-    return s->ops->stream_write(s, bytes);
+    return s->ops->stream_write(s, &bytes, 1);
 }
 /* Bytes written and not yet taken by the kernel. */
 static inline size_t cs_stream_pending(const cs_stream *s)

@@ -37,6 +37,8 @@ struct real_work {
     void *arg;
 };
 
+enum { PIECES = 64 }; /* of one write */
+
 struct real_listener {
     struct cs_listener base;
     uv_tcp_t uv;
@@ -633,30 +635,60 @@ static void on_written(uv_write_t *h, int status)
         s->cb->drained(s->arg);
 }
 
-static int stream_write(cs_stream *st, struct cs_slice bytes)
+/* What the kernel takes of the pieces at once, in bytes. */
+static size_t write_now(struct real_stream *s, const struct cs_slice *pieces, size_t n)
+{
+    uv_buf_t bufs[PIECES];
+    size_t done = 0, asked, taken, k;
+    int r;
+
+    if (s->pending > 0)
+        return 0;
+    for (; n > 0; pieces += k, n -= k) {
+        for (k = asked = 0; k < n && k < PIECES; k++) {
+            bufs[k] = uv_buf_init((char *)pieces[k].data, (unsigned)pieces[k].len);
+            asked += pieces[k].len;
+        }
+        r = asked == 0 ? 0 : uv_try_write((uv_stream_t *)&s->uv, bufs, (unsigned)k);
+        taken = r > 0 ? (size_t)r : 0;
+        done += taken;
+        if (taken < asked)
+            break;
+    }
+    return done;
+}
+
+/* The pieces without the first `skip` bytes. */
+static void join(uint8_t *out, const struct cs_slice *pieces, size_t n, size_t skip)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t from = skip < pieces[i].len ? skip : pieces[i].len;
+
+        skip -= from;
+        if (pieces[i].len > from)
+            memcpy(out, pieces[i].data + from, pieces[i].len - from);
+        out += pieces[i].len - from;
+    }
+}
+
+static int stream_write(cs_stream *st, const struct cs_slice *pieces, size_t n)
 {
     struct real_stream *s = (struct real_stream *)st;
     struct write_request *w;
+    size_t done, len = 0;
     uv_buf_t buf;
 
-    if (s->closing || s->ended || !s->connected || bytes.len == 0)
+    if (s->closing || s->ended || !s->connected)
         return CS_OK;
-    if (s->pending == 0) {
-        int n;
-
-        buf = uv_buf_init((char *)bytes.data, (unsigned)bytes.len);
-        n = uv_try_write((uv_stream_t *)&s->uv, &buf, 1);
-        if (n > 0) {
-            bytes.data += n;
-            bytes.len -= (size_t)n;
-        }
-        if (bytes.len == 0)
-            return CS_OK;
-    }
-    if ((w = malloc(sizeof *w + bytes.len)) == NULL)
+    for (size_t i = 0; i < n; i++)
+        len += pieces[i].len;
+    done = write_now(s, pieces, n);
+    if (done == len)
+        return CS_OK;
+    if ((w = malloc(sizeof *w + len - done)) == NULL)
         return CS_ENOMEM;
-    memcpy(w->bytes, bytes.data, bytes.len);
-    w->len = bytes.len;
+    join(w->bytes, pieces, n, done);
+    w->len = len - done;
     w->stream = s;
     w->uv.data = w;
     buf = uv_buf_init((char *)w->bytes, (unsigned)w->len);

@@ -144,7 +144,7 @@ uint16_t cs_sim_listener_port(cs_listener *s);
 void cs_sim_listener_close(cs_listener *s);
 void cs_sim_stream_accept(cs_stream *s, const struct cs_stream_cb *cb, void *arg);
 void cs_sim_stream_read(cs_stream *s, bool on);
-int cs_sim_stream_write(cs_stream *s, struct cs_slice bytes);
+int cs_sim_stream_write(cs_stream *s, const struct cs_slice *pieces, size_t n);
 size_t cs_sim_stream_pending(const cs_stream *s);
 const char *cs_sim_stream_peer(const cs_stream *s);
 void cs_sim_stream_close(cs_stream *s);

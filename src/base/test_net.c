@@ -662,13 +662,16 @@ void cs_sim_stream_read(cs_stream *base, bool on)
     unlock(sim);
 }
 
-int cs_sim_stream_write(cs_stream *base, struct cs_slice bytes)
+int cs_sim_stream_write(cs_stream *base, const struct cs_slice *pieces, size_t n)
 {
     struct side *s = side_of(base);
     cs_sim *sim = s->conn->sim;
+    size_t len = 0;
     bool failed;
 
-    if (s->closed || s->ended || !s->connected || bytes.len == 0)
+    for (size_t i = 0; i < n; i++)
+        len += pieces[i].len;
+    if (s->closed || s->ended || !s->connected || len == 0)
         return CS_OK;
     lock(sim);
     if (s->finished) {
@@ -677,10 +680,11 @@ int cs_sim_stream_write(cs_stream *base, struct cs_slice bytes)
         unlock(sim);
         return CS_OK;
     }
-    failed = !cs_buf_reserve(&s->unsent, bytes.len);
+    failed = !cs_buf_reserve(&s->unsent, len);
     s->unsent.failed = false;
     if (!failed) {
-        cs_buf_put_slice(&s->unsent, bytes);
+        for (size_t i = 0; i < n; i++)
+            cs_buf_put_slice(&s->unsent, pieces[i]);
         send_more(s);
     }
     unlock(sim);

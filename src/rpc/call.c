@@ -5,6 +5,8 @@
 #include "rpc/conn.h"
 #include "rpc/gzip.h"
 
+enum { LEND_MIN = 2048 }; /* below, a copy is cheaper than keeping the message */
+
 void cs_rpc_call_init(cs_rpc_call *c, const struct cs_rpc_call_ops *ops, struct cs_rpc_conn *conn, size_t max_message)
 {
     *c = (struct cs_rpc_call){ .ops = ops, .conn = conn, .in.max = max_message, .reading = true };
@@ -99,22 +101,45 @@ static int put_message(cs_rpc_call *c, struct cs_slice message)
     return rc;
 }
 
-int cs_rpc_call_send(cs_rpc_call *c, struct cs_slice message)
+static int may_send(const cs_rpc_call *c, struct cs_slice message)
 {
-    bool first = c->out.bytes == 0;
-    int rc;
-
     if (c->over || c->out_end)
         return CS_ECANCELED;
-    if (message.len > CS_RPC_MAX_SEND)
-        return CS_ELIMIT;
-    if ((rc = put_message(c, message)) != CS_OK)
-        return rc;
+    return message.len > CS_RPC_MAX_SEND ? CS_ELIMIT : CS_OK;
+}
+
+/* Something was queued; it was `first` behind nothing. */
+static void is_queued(cs_rpc_call *c, bool first)
+{
     if (first && c->conn->ops->server) {
         c->moved_ms = cs_loop_now_ms(c->conn->loop);
         cs_rpc_guard_after(c->conn, c->conn->limits->stream_stall_ms);
     }
     cs_rpc_call_more(c);
+}
+
+int cs_rpc_call_send(cs_rpc_call *c, struct cs_slice message)
+{
+    bool first = c->out.bytes == 0;
+    int rc = may_send(c, message);
+
+    if (rc == CS_OK && (rc = put_message(c, message)) == CS_OK)
+        is_queued(c, first);
+    return rc;
+}
+
+int cs_rpc_call_lend(cs_rpc_call *c, struct cs_slice message, void (*release)(void *arg), void *arg)
+{
+    bool first = c->out.bytes == 0, copy = c->compress || message.len < LEND_MIN;
+    int rc = may_send(c, message);
+
+    if (rc == CS_OK)
+        rc = copy ? put_message(c, message) : cs_rpc_sendq_lend(&c->out, message, release, arg);
+    if (rc != CS_OK)
+        return rc;
+    if (copy && release != NULL)
+        release(arg);
+    is_queued(c, first);
     return CS_OK;
 }
 
@@ -152,19 +177,22 @@ ssize_t cs_rpc_call_pull(nghttp2_session *h2, int32_t id, uint8_t *buf, size_t n
 {
     cs_rpc_conn *conn = arg;
     cs_rpc_call *c = nghttp2_session_get_stream_user_data(h2, id);
-    size_t before, taken;
+    size_t left, taken;
 
+    (void)buf;
     (void)source;
     if (c == NULL || c->over || conn->dead)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    before = c->out.bytes;
-    taken = cs_rpc_sendq_take(&c->out, buf, n);
+    /* it stays in the queue until the frame goes out */
+    taken = c->out.bytes < n ? c->out.bytes : n;
+    left = c->out.bytes - taken;
     if (taken > 0) {
+        *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
         cs_rpc_guard_owe_updates(conn, taken, c->out.fresh);
         c->out.fresh = 0;
     }
     c->moved_ms = cs_loop_now_ms(conn->loop);
-    if (c->out.bytes == 0 && c->out_end) {
+    if (left == 0 && c->out_end) {
         *flags |= NGHTTP2_DATA_FLAG_EOF;
         if (c->ops->trailers != NULL) {
             cs_rpc_fields_reset(&conn->fields);
@@ -180,7 +208,7 @@ ssize_t cs_rpc_call_pull(nghttp2_session *h2, int32_t id, uint8_t *buf, size_t n
         return NGHTTP2_ERR_DEFERRED;
     }
     /* a writer that stopped at a bound of its own below the mark waits for the empty queue */
-    if (c->out.bytes == 0 || (before >= CS_RPC_LOW_WATER && c->out.bytes < CS_RPC_LOW_WATER)) {
+    if (left == 0 || (c->out.bytes >= CS_RPC_LOW_WATER && left < CS_RPC_LOW_WATER)) {
         c->writable_due = true;
         cs_rpc_conn_mark(conn, c);
     }
@@ -208,14 +236,26 @@ static void deliver(cs_rpc_call *c, struct cs_slice *in)
     }
 }
 
+/* A bulk sender should not have to wait for our updates. */
+static void widen(cs_rpc_call *c)
+{
+    c->wide = true;
+    if (!c->remote_ended && nghttp2_session_set_local_window_size(c->conn->h2, NGHTTP2_FLAG_NONE, c->id,
+                                                                  CS_RPC_WINDOW_WIDE) == NGHTTP2_ERR_NOMEM)
+        cs_rpc_conn_fail(c->conn, CS_ENOMEM, "out of memory");
+}
+
 /* Gives the stream's window back what was consumed, unless the reader has paused since. */
 static void acknowledge(cs_rpc_call *c)
 {
     if (c->unacked == 0 || !c->reading || c->over || !c->stream)
         return;
+    c->taken += c->unacked;
     if (nghttp2_session_consume_stream(c->conn->h2, c->id, c->unacked) == NGHTTP2_ERR_NOMEM)
         cs_rpc_conn_fail(c->conn, CS_ENOMEM, "out of memory");
     c->unacked = 0;
+    if (!c->wide && !c->unadmitted && c->taken >= CS_RPC_WIDEN)
+        widen(c);
 }
 
 void cs_rpc_call_input(cs_rpc_call *c, struct cs_slice bytes)

@@ -15,6 +15,8 @@ enum {
     CS_RPC_FIELD_OVERHEAD = 32,           /* of each field, in that count */
     CS_RPC_LOW_WATER = 64 * 1024,         /* `writable` comes when the queue falls below */
     CS_RPC_WINDOW = 1 << 20,              /* of a stream */
+    CS_RPC_WINDOW_WIDE = 4 << 20,         /* of one whose reader keeps up */
+    CS_RPC_WIDEN = 128 * 1024,            /* bytes that it has shown that with */
     /* of a stream whose call is not admitted: with the structs of the call and its stream in 4 KiB */
     CS_RPC_WINDOW_UNADMITTED = 1536,
 };
@@ -73,6 +75,8 @@ struct cs_rpc_call {
     struct cs_buf held;  /* arrived while reading was off */
     size_t held_at;      /* bytes of `held` that are decoded already */
     size_t unacked;      /* decoded, not given back to the stream's window yet */
+    uint64_t taken;      /* decoded and given back */
+    bool wide;           /* the window is CS_RPC_WINDOW_WIDE */
     size_t header_bytes; /* of the block that is arriving */
     bool reading;
     bool resume_due;

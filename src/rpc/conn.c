@@ -5,11 +5,14 @@
 #include <stdlib.h>
 
 enum {
-    WINDOW_CONN = 4 << 20,
+    WINDOW_CONN = 8 << 20,
     FRAME_MAX = 128 * 1024, /* one DATA frame, either way; bulk messages of 64 KiB go in one */
     FRAME_MIN = 16 * 1024,
-    PENDING_MAX = 256 * 1024,    /* bytes in the stream's queue above which nothing is pulled from nghttp2 */
-    BATCH = 64 * 1024,           /* bytes of frames that go into one write */
+    FRAME_HEAD = 9,
+    BATCH = 256 * 1024,          /* bytes of frames that go into one write */
+    BATCH_PIECES = 64,           /* and in how many pieces */
+    BATCH_COPIED = 16 * 1024,    /* of small pieces */
+    PIECE_COPIED = 2048,         /* up to here a copy is cheaper than a piece of its own */
     TURN_MAX = 4 * 1024 * 1024,  /* bytes sent in one turn before others on the loop get theirs */
     HELD_MAX = 16 * 1024 * 1024, /* bytes held back by readers above which the connection's window stays closed */
     TLS_READ = 16 * 1024,
@@ -144,15 +147,6 @@ static void run_dirty(cs_rpc_conn *conn)
     }
 }
 
-static void write_stream(cs_rpc_conn *conn, struct cs_slice bytes)
-{
-    if (bytes.len == 0 || conn->failed)
-        return;
-    cs_rpc_guard_written(conn, bytes.len);
-    if (cs_stream_write(conn->stream, bytes) != CS_OK)
-        cs_rpc_conn_fail(conn, CS_ENOMEM, "out of memory");
-}
-
 static void write_tls_output(cs_rpc_conn *conn)
 {
     struct cs_slice bytes = cs_rpc_tls_output(conn->tls);
@@ -167,53 +161,126 @@ static void write_tls_output(cs_rpc_conn *conn)
     cs_rpc_tls_output_sent(conn->tls);
 }
 
-static void write_plain(cs_rpc_conn *conn, struct cs_slice bytes)
+/* Frames on their way to the stream, in order: what is large stays where it is until it is written. */
+struct cs_rpc_batch {
+    struct cs_slice pieces[BATCH_PIECES];
+    struct cs_rpc_block *blocks[BATCH_PIECES]; /* of each piece; NULL: its memory is `copied`, or lasts anyway */
+    size_t n, bytes, ncopied;
+    uint8_t copied[BATCH_COPIED];
+};
+
+static void write_pieces_tls(cs_rpc_conn *conn, const struct cs_rpc_batch *b)
 {
     struct cs_error err;
 
-    if (conn->tls == NULL) {
-        write_stream(conn, bytes);
-        return;
-    }
-    if (cs_rpc_tls_write(conn->tls, bytes, &err) != CS_OK)
-        fail_err(conn, &err);
+    for (size_t i = 0; i < b->n && !conn->failed; i++)
+        if (cs_rpc_tls_write(conn->tls, b->pieces[i], &err) != CS_OK)
+            fail_err(conn, &err);
     write_tls_output(conn);
 }
 
-static void write_batch(cs_rpc_conn *conn)
+static void write_batch(cs_rpc_conn *conn, struct cs_rpc_batch *b)
 {
-    if (conn->out.failed)
-        cs_rpc_conn_fail(conn, CS_ENOMEM, "out of memory");
-    else if (conn->out.len > 0)
-        write_plain(conn, cs_buf_slice(&conn->out));
-    conn->out.len = 0;
+    if (b->n == 0)
+        return;
+    if (conn->tls != NULL) {
+        write_pieces_tls(conn, b);
+    } else {
+        cs_rpc_guard_written(conn, b->bytes);
+        if (cs_stream_write_pieces(conn->stream, b->pieces, b->n) != CS_OK)
+            cs_rpc_conn_fail(conn, CS_ENOMEM, "out of memory");
+    }
+    for (size_t i = 0; i < b->n; i++)
+        if (b->blocks[i] != NULL)
+            cs_rpc_block_drop(b->blocks[i]);
+    b->n = b->bytes = b->ncopied = 0;
+}
+
+static void batch_refer(cs_rpc_conn *conn, struct cs_rpc_batch *b, struct cs_slice piece, struct cs_rpc_block *block)
+{
+    if (b->n == BATCH_PIECES)
+        write_batch(conn, b);
+    b->pieces[b->n] = piece;
+    b->blocks[b->n++] = block;
+    b->bytes += piece.len;
+}
+
+static void batch_copy(cs_rpc_conn *conn, struct cs_rpc_batch *b, struct cs_slice bytes)
+{
+    struct cs_slice *last;
+
+    if (sizeof b->copied - b->ncopied < bytes.len)
+        write_batch(conn, b);
+    if (bytes.len > sizeof b->copied) {
+        batch_refer(conn, b, bytes, NULL);
+        write_batch(conn, b); /* its memory does not last */
+        return;
+    }
+    if (b->n == BATCH_PIECES && b->blocks[b->n - 1] != NULL)
+        write_batch(conn, b);
+    last = b->n > 0 && b->blocks[b->n - 1] == NULL ? &b->pieces[b->n - 1] : NULL;
+    memcpy(b->copied + b->ncopied, bytes.data, bytes.len);
+    if (last != NULL) {
+        last->len += bytes.len;
+        b->bytes += bytes.len;
+    } else {
+        batch_refer(conn, b, cs_slice(b->copied + b->ncopied, bytes.len), NULL);
+    }
+    b->ncopied += bytes.len;
+}
+
+/* nghttp2 sends a DATA frame, whose payload is what it left in the call's queue. */
+static int on_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *head, size_t length,
+                        nghttp2_data_source *source, void *arg)
+{
+    cs_rpc_conn *conn = arg;
+    cs_rpc_call *c = nghttp2_session_get_stream_user_data(h2, frame->hd.stream_id);
+    /* TLS copies anyway, and makes a record of each piece */
+    size_t copied = conn->tls == NULL ? PIECE_COPIED : BATCH_COPIED / 2;
+    struct cs_rpc_batch *b = conn->batch;
+    struct cs_rpc_block *block;
+    struct cs_slice piece;
+
+    (void)source;
+    if (c == NULL || c->out.bytes < length)
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    batch_copy(conn, b, cs_slice(head, FRAME_HEAD));
+    for (; length > 0; length -= piece.len) {
+        piece = cs_rpc_sendq_take(&c->out, length, &block);
+        if (piece.len > copied) {
+            batch_refer(conn, b, piece, block);
+        } else {
+            batch_copy(conn, b, piece);
+            cs_rpc_block_drop(block);
+        }
+    }
+    if (b->bytes >= BATCH)
+        write_batch(conn, b);
+    return 0;
 }
 
 /* Sends what nghttp2 has, as long as the kernel keeps up; returns the bytes. */
 static size_t flush(cs_rpc_conn *conn, size_t max)
 {
-    size_t moved = 0;
+    struct cs_rpc_batch batch;
+    uint64_t before = conn->guard.written;
     const uint8_t *p;
     ssize_t n;
 
     if (conn->h2 == NULL)
         return 0;
-    while (!conn->failed && moved < max && cs_stream_pending(conn->stream) + conn->out.len < PENDING_MAX) {
+    batch.n = batch.bytes = batch.ncopied = 0;
+    conn->batch = &batch;
+    while (!conn->failed && conn->guard.written - before < max && cs_stream_pending(conn->stream) == 0) {
         if ((n = nghttp2_session_mem_send(conn->h2, &p)) < 0)
             cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "HTTP/2: %s", nghttp2_strerror((int)n));
         if (n <= 0)
             break;
-        moved += (size_t)n;
-        if (conn->out.len == 0 && n >= BATCH / 2) {
-            write_plain(conn, cs_slice(p, (size_t)n));
-            continue;
-        }
-        cs_buf_put(&conn->out, p, (size_t)n);
-        if (conn->out.len >= BATCH || conn->out.failed)
-            write_batch(conn);
+        batch_copy(conn, &batch, cs_slice(p, (size_t)n));
     }
-    write_batch(conn);
-    return moved;
+    write_batch(conn, &batch);
+    conn->batch = NULL;
+    return (size_t)(conn->guard.written - before);
 }
 
 static void pump(cs_rpc_conn *conn)
@@ -235,8 +302,9 @@ static void pump(cs_rpc_conn *conn)
         if (conn->dirty == NULL)
             break;
     }
-    if (conn->ended || conn->aborting ||
-        (conn->h2 != NULL && !nghttp2_session_want_read(conn->h2) && !nghttp2_session_want_write(conn->h2)))
+    /* all is said, and some of it perhaps still on its way */
+    conn->finished = conn->h2 != NULL && !nghttp2_session_want_read(conn->h2) && !nghttp2_session_want_write(conn->h2);
+    if (conn->ended || conn->aborting || conn->finished)
         cs_rpc_conn_fail(conn, CS_EUNAVAILABLE, "%s",
                          conn->cause.msg[0] != 0 ? conn->cause.msg : "the peer closed the connection");
 }
@@ -262,7 +330,7 @@ static void conn_free(cs_rpc_conn *conn)
 
     if (conn->stream != NULL && conn->h2 != NULL && !conn->failed) {
         nghttp2_session_terminate_session(conn->h2, NGHTTP2_NO_ERROR);
-        flush(conn, PENDING_MAX);
+        flush(conn, TURN_MAX);
     }
     if (conn->tls != NULL && conn->stream != NULL && !conn->ended) {
         cs_rpc_tls_shutdown(conn->tls);
@@ -278,7 +346,6 @@ static void conn_free(cs_rpc_conn *conn)
     cs_timer_close(conn->turn);
     cs_rpc_guard_fini(conn);
     cs_rpc_fields_fini(&conn->fields);
-    cs_buf_free(&conn->out);
     free(conn->peer);
     free(conn);
 }
@@ -681,7 +748,7 @@ static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *arg)
     return 0;
 }
 
-/* As large as the queue asks for, so that nghttp2's frame buffer stays small on connections that carry little. */
+/* As large as the queue asks for: nghttp2 reserves what we name. */
 static ssize_t frame_size(nghttp2_session *h2, uint8_t type, int32_t id, int32_t conn_window, int32_t stream_window,
                           uint32_t peer_max, void *arg)
 {
@@ -712,6 +779,7 @@ static int h2_new(cs_rpc_conn *conn)
     nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_stream_close);
     nghttp2_session_callbacks_set_on_frame_not_send_callback(cb, on_not_sent);
     nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_sent);
+    nghttp2_session_callbacks_set_send_data_callback(cb, on_send_data);
     nghttp2_session_callbacks_set_data_source_read_length_callback(cb, frame_size);
     nghttp2_option_set_no_auto_window_update(opt, 1);
     nghttp2_option_set_no_closed_streams(opt, 1);

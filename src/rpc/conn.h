@@ -48,7 +48,7 @@ struct cs_rpc_conn {
     cs_rpc_tls_session *tls;     /* NULL: plain */
     nghttp2_session *h2;         /* NULL until the transport stands */
     struct cs_rpc_fields fields; /* scratch for header blocks */
-    struct cs_buf out;           /* scratch: frames on their way to the stream */
+    struct cs_rpc_batch *batch;  /* while it sends: frames on their way to the stream */
     cs_timer *turn;
     bool turn_set;
     const struct cs_rpc_limits *limits; /* the owner's, and gone with it: not for a connection that is dead */
@@ -68,6 +68,7 @@ struct cs_rpc_conn {
     bool going;            /* takes no new calls */
     bool aborting;         /* the peer is heard no more; it fails when the GOAWAY is sent */
     bool said_why;         /* a GOAWAY or alert with an error was sent: the peer should get to read it */
+    bool finished;         /* HTTP/2 has ended in order */
     bool calmed;           /* the peer had passed a limit */
     bool ended;            /* the peer's bytes are at an end */
     bool failed;           /* to be taken down by the outermost leave */

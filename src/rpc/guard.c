@@ -409,10 +409,13 @@ static void on_timer(void *arg)
 
 bool cs_rpc_guard_linger(cs_rpc_conn *conn)
 {
-    if (!conn->said_why || conn->ended || conn->stream == NULL)
+    bool reading = conn->finished && conn->ops->server && !conn->said_why;
+
+    if ((!conn->said_why && !reading) || conn->ended || conn->stream == NULL)
         return false;
     conn->guard.due_ms = UINT64_MAX;
-    cs_rpc_guard_after(conn, LINGER_MS);
+    /* who was told all in order may have much to read yet, and hangs up when it is done */
+    cs_rpc_guard_after(conn, reading ? conn->limits->keepalive_timeout_ms : LINGER_MS);
     return true;
 }
 

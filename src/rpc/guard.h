@@ -83,7 +83,7 @@ void cs_rpc_guard_update(cs_rpc_conn *conn);
 /* The peer's PING. */
 void cs_rpc_guard_ping(cs_rpc_conn *conn);
 
-/* The connection has failed, and perhaps said why: whether to wait for the peer to read it. Closing at once, with bytes
+/* The connection has ended, and perhaps said why: whether to wait for the peer to read it. Closing at once, with bytes
  * of the peer's unread, would make the kernel throw away what was said. */
 bool cs_rpc_guard_linger(cs_rpc_conn *conn);
 

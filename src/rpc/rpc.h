@@ -75,6 +75,12 @@ typedef struct cs_rpc_call cs_rpc_call;
  * That it returns CS_OK says nothing about the peer: only the status at the call's end does. */
 int cs_rpc_call_send(cs_rpc_call *c, struct cs_slice message);
 
+/* The same without copying the message: its bytes are lent, and stay as they are until release(arg), which comes once,
+ * when they are sent or the call is over, at the latest before the call's last callback has returned. It may come from
+ * inside any function of this library, this one included, and calls none itself. NULL: they outlast the call. When
+ * this returns an error, nothing was lent and release is not called. */
+int cs_rpc_call_lend(cs_rpc_call *c, struct cs_slice message, void (*release)(void *arg), void *arg);
+
 /* Whether the messages that are sent from now on are compressed with gzip, for each of them that gets smaller by it.
  * Off at first. To be chosen anew before any message, so that what is secret beside what an attacker chose can be left
  * alone. Messages that were queued before are not touched.
@@ -87,8 +93,8 @@ int cs_rpc_call_compress(cs_rpc_call *c, bool on);
 size_t cs_rpc_call_queued(const cs_rpc_call *c);
 
 /* Stops or resumes the delivery of messages; on at first. What has arrived meanwhile is kept, at most one window's
- * worth (1 MiB), and the peer is held up. The status of a client's call waits with them: `done` comes after the last
- * message.
+ * worth (1 MiB, or 4 MiB once the call has taken 128 KiB), and the peer is held up. The status of a client's call waits
+ * with them: `done` comes after the last message.
  */
 void cs_rpc_call_read(cs_rpc_call *c, bool on);
 

@@ -78,6 +78,50 @@ static void client_streaming(void **state)
     case_close(&w);
 }
 
+static void count_one(void *arg)
+{
+    ++*(int *)arg;
+}
+
+/* Lent messages arrive as others do, and each is released once: sent, or given up with the call. */
+static void messages_that_are_lent(void **state)
+{
+    enum { LARGE = 300 * 1000, N = 20 };
+    uint8_t *large = malloc(LARGE);
+    struct seen s = { 0 }, waiting = { 0 };
+    struct world_case w;
+    int released = 0;
+
+    (void)state;
+    memset(large, 'x', LARGE);
+    case_open(&w);
+    start_call(&w, &s, "/t.S/Count", NULL, 0);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(cs_rpc_call_lend(s.call, cs_slice(large, LARGE), count_one, &released), CS_OK);
+        assert_int_equal(cs_rpc_call_lend(s.call, cs_slice(large, 10), count_one, &released), CS_OK);
+        assert_int_equal(cs_rpc_call_send(s.call, cs_slice(large, 10)), CS_OK);
+    }
+    cs_rpc_call_half_close(s.call);
+    finish_call(&w, &s);
+    assert_int_equal(s.status, CS_RPC_OK);
+    assert_memory_equal(s.first.data, "6000400", 7);
+    assert_int_equal(released, 2 * N);
+
+    released = 0;
+    start_call(&w, &waiting, "/t.S/Wait", NULL, 0);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(cs_rpc_call_lend(waiting.call, cs_slice(large, LARGE), count_one, &released), CS_OK);
+    run_ms(&w, 5);
+    cs_rpc_call_cancel(waiting.call);
+    assert_int_equal(cs_rpc_call_lend(waiting.call, cs_slice(large, LARGE), count_one, &released), CS_ECANCELED);
+    finish_call(&w, &waiting);
+    assert_int_equal(released, N);
+    seen_free(&s);
+    seen_free(&waiting);
+    case_close(&w);
+    free(large);
+}
+
 static void ten_thousand_messages_both_ways(void **state)
 {
     struct world_case w;
@@ -457,6 +501,7 @@ int main(void)
         cmocka_unit_test(unary_calls_share_a_connection),
         cmocka_unit_test(many_calls_at_once),
         cmocka_unit_test(client_streaming),
+        cmocka_unit_test(messages_that_are_lent),
         cmocka_unit_test(ten_thousand_messages_both_ways),
         cmocka_unit_test(large_messages_both_ways),
         cmocka_unit_test(slow_reader),

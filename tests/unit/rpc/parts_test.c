@@ -198,6 +198,72 @@ static void metadata_becomes_fields(void **state)
     cs_rpc_fields_fini(&f);
 }
 
+static size_t take(struct cs_rpc_sendq *q, uint8_t *out, size_t n)
+{
+    size_t done = 0;
+
+    while (done < n && q->bytes > 0) {
+        struct cs_rpc_block *block;
+        struct cs_slice piece = cs_rpc_sendq_take(q, n - done, &block);
+
+        memcpy(out + done, piece.data, piece.len);
+        done += piece.len;
+        cs_rpc_block_drop(block);
+    }
+    return done;
+}
+
+static void count_one(void *arg)
+{
+    ++*(int *)arg;
+}
+
+/* Lent messages between copied ones: each released once, when its last byte is dropped or the queue cleared. */
+static void messages_that_are_lent(void **state)
+{
+    static const char text[] = "0123456789";
+    struct cs_rpc_block *held[4];
+    struct cs_rpc_sendq q = { 0 };
+    int first = 0, second = 0;
+    uint8_t wire[64];
+    struct cs_slice piece;
+
+    (void)state;
+    assert_int_equal(cs_rpc_sendq_lend(&q, cs_slice_str(text), count_one, &first), CS_OK);
+    assert_int_equal(cs_rpc_sendq_put(&q, cs_slice_str("abc"), false), CS_OK);
+    assert_int_equal(cs_rpc_sendq_lend(&q, cs_slice_str(text), NULL, NULL), CS_OK);
+    assert_int_equal(cs_rpc_sendq_lend(&q, cs_slice_str(text), count_one, &second), CS_OK);
+    assert_int_equal(q.bytes, 15 + 8 + 15 + 15);
+    assert_int_equal(take(&q, wire, 5), 5);
+    assert_memory_equal(wire, "\0\0\0\0\x0a", 5);
+    piece = cs_rpc_sendq_take(&q, 4, &held[0]);
+    assert_ptr_equal(piece.data, text);
+    assert_int_equal(piece.len, 4);
+    piece = cs_rpc_sendq_take(&q, 100, &held[1]);
+    assert_ptr_equal(piece.data, text + 4);
+    assert_int_equal(piece.len, 6);
+    assert_int_equal(first, 0);
+    cs_rpc_block_drop(held[0]);
+    assert_int_equal(first, 0);
+    cs_rpc_block_drop(held[1]);
+    assert_int_equal(first, 1);
+    assert_int_equal(take(&q, wire, 8 + 15 + 3), 26);
+    assert_memory_equal(wire,
+                        "\0\0\0\0\3abc\0\0\0\0\x0a"
+                        "0123456789\0",
+                        24);
+    /* the last one's prefix is in part sent, its bytes are not */
+    piece = cs_rpc_sendq_take(&q, 100, &held[2]);
+    piece = cs_rpc_sendq_take(&q, 3, &held[3]);
+    assert_ptr_equal(piece.data, text);
+    cs_rpc_sendq_clear(&q);
+    assert_int_equal(q.bytes, 0);
+    assert_int_equal(second, 0);
+    cs_rpc_block_drop(held[2]);
+    cs_rpc_block_drop(held[3]);
+    assert_int_equal(second, 1);
+}
+
 /* The same messages, whatever the pieces. */
 static void messages_in_pieces(void **state)
 {
@@ -214,10 +280,10 @@ static void messages_in_pieces(void **state)
     total = q.bytes;
     wire = malloc(total);
     for (n = 0; n < total;)
-        n += cs_rpc_sendq_take(&q, wire + n, 977);
+        n += take(&q, wire + n, 977);
     assert_int_equal(n, total);
     assert_int_equal(q.bytes, 0);
-    assert_int_equal(cs_rpc_sendq_take(&q, wire, 1), 0);
+    assert_null(q.head);
     for (size_t piece = 1; piece < total; piece = piece * 3 + 1) {
         struct cs_rpc_decoder d = { .max = 300000 };
         struct cs_error err;
@@ -375,7 +441,7 @@ static void compressed_messages_in_pieces(void **state)
     assert_int_equal(cs_rpc_gzip(&packed, cs_slice_str("hello")), CS_OK);
     for (int i = 0; i < 3; i++)
         assert_int_equal(cs_rpc_sendq_put(&q, i == 1 ? cs_slice_str("hello") : cs_buf_slice(&packed), i != 1), CS_OK);
-    n = cs_rpc_sendq_take(&q, wire, sizeof wire);
+    n = take(&q, wire, sizeof wire);
     for (size_t i = 0; i < n; i++) {
         in = cs_slice(wire + i, 1);
         if (cs_rpc_decode(&d, &in, &msg, &status, &err) == 0)
@@ -509,6 +575,7 @@ int main(void)
         cmocka_unit_test(percent_encoding),
         cmocka_unit_test(fields_become_metadata),
         cmocka_unit_test(metadata_becomes_fields),
+        cmocka_unit_test(messages_that_are_lent),
         cmocka_unit_test(messages_in_pieces),
         cmocka_unit_test(broken_messages),
         cmocka_unit_test(a_large_promise_costs_nothing),
