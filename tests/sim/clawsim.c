@@ -15,7 +15,7 @@
 
 struct options {
     uint64_t from, seeds, steps, seconds; /* seconds: 0, or for how long to go on */
-    bool twice;
+    bool twice, no_shrink;
     const char *log;
 };
 
@@ -26,7 +26,8 @@ static const char usage[] = "usage: clawsim [options]\n"
                             "  --steps N      how much happens in a run (40)\n"
                             "  --hours H      runs until that time has passed\n"
                             "  --twice        every seed runs twice\n"
-                            "  --verbose      what happens, on the standard output\n"
+                            "  --no-shrink    a failure is not made shorter\n"
+    "  --verbose      what happens, on the standard output\n"
                             "  --log FILE     every event of the run, a line each\n"
                             "  --keep DIR     the databases of a run that fails go there\n";
 
@@ -149,7 +150,8 @@ static bool check(const struct options *o, uint64_t seed, struct outcome *all)
     struct outcome first = { 0 }, again = { 0 };
 
     if (!run_apart(seed, o->steps, o->log, false, &first)) {
-        shrink(seed, o->steps);
+        if (!o->no_shrink)
+            shrink(seed, o->steps);
         return false;
     }
     if ((o->twice || seed % 100 == 1) && (!run_apart(seed, o->steps, NULL, false, &again) ||
@@ -200,6 +202,8 @@ static bool parse(struct options *o, int argc, char **argv)
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--twice") == 0)
             o->twice = true;
+        else if (strcmp(argv[i], "--no-shrink") == 0)
+            o->no_shrink = true;
         else if (strcmp(argv[i], "--verbose") == 0)
             sim_verbose = true;
         else if (i + 1 == argc || !take_option(o, argv[i], argv[i + 1]))

@@ -69,9 +69,16 @@ static void check_files(struct run *r)
     static const char sound[] = "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'";
     static const char gaps[] = "SELECT max(number) - count(*) + (min(number) <> 1) FROM log";
 
-    for (unsigned i = 0; i < r->ndevices; i++)
-        if (ask(r, r->devices[i].disk, r->devices[i].db, sound) != 0)
-            die(r, "%s: the database is damaged", r->devices[i].name);
+    static const char copies[] = "SELECT count(*) FROM sync_conflicts WHERE why = 'copied-device'";
+
+    for (unsigned i = 0; i < r->ndevices; i++) {
+        struct device *d = &r->devices[i];
+
+        if (ask(r, d->disk, d->db, sound) != 0)
+            die(r, "%s: the database is damaged", d->name);
+        if (ask(r, d->disk, d->db, copies) != 0)
+            die(r, "%s met one version with two values", d->name);
+    }
     if (ask(r, r->hub.disk, "/hub/hub.db", sound) != 0)
         die(r, "the hub's database is damaged");
     if (ask(r, r->hub.disk, "/hub/hub.db", gaps) != 0)
@@ -136,7 +143,9 @@ void settle(struct run *r)
     for (unsigned i = 0; i < r->ndevices; i++) {
         cs_sim_partition(r->sim, r->devices[i].world, r->hub.world, CS_SIM_UP);
         heal(&r->devices[i]);
+        cs_sim_skew(r->devices[i].world, (int64_t)draw(r, 40000) - 20000);
     }
+    cs_sim_skew(r->hub.world, 0);
     sim_disk_faults(r->hub.disk, NULL);
     if (!sim_disk_is_down(r->hub.disk))
         sim_disk_crash_at(r->hub.disk, 0, false);

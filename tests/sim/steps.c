@@ -2,6 +2,8 @@
 
 enum { SHARED = 12 };
 
+#define YEAR_MS INT64_C(31557600000)
+
 static void write_shared(struct device *d)
 {
     struct run *r = d->run;
@@ -42,9 +44,31 @@ static void write_own(struct device *d, unsigned n)
     app(d, sql);
 }
 
+/* Mostly within seconds of the others'; now and then a year off. */
+static void jump(struct run *r, struct cs_world *host)
+{
+    int64_t ms = (int64_t)draw(r, 330000) - 300000;
+
+    switch (draw(r, 8)) {
+    case 0:
+        ms += YEAR_MS;
+        break;
+    case 1:
+        ms -= YEAR_MS;
+        break;
+    default:
+        break;
+    }
+    cs_sim_skew(host, ms);
+}
+
 static void something_with_the_hub(struct run *r)
 {
-    switch (draw(r, 5)) {
+    switch (draw(r, 6)) {
+    case 3:
+        note(r, "hub's clock jumps");
+        jump(r, r->hub.world);
+        return;
     case 0:
         hub_stop(r, (uint32_t)draw(r, 2) * 5000);
         break;
@@ -84,6 +108,17 @@ static void restore(struct device *d)
     device_close(d);
     if (ask(d->run, d->disk, d->db, sql) == 0 && sim_disk_restore(d->disk, d->db))
         note(d->run, "%s goes back to its backup", d->name);
+}
+
+static void rotate(struct device *d)
+{
+    clawsync_error err = { 0 };
+    uint32_t epoch = 0;
+    int rc;
+
+    heal(d); /* nobody can wait for an engine that dies */
+    rc = clawsync_engine_rotate_keys(d->engine, &epoch, &err);
+    note(d->run, "%s rotates the key: %d, epoch %u %s", d->name, rc, (unsigned)epoch, err.msg);
 }
 
 static void something_with_a_device(struct device *d)
@@ -130,7 +165,10 @@ static void something_with_a_device(struct device *d)
         return;
     case 4:
         note(r, "%s's clock jumps", d->name);
-        cs_sim_skew(d->world, (int64_t)draw(r, 330000) - 300000);
+        jump(r, d->world);
+        return;
+    case 5:
+        rotate(d);
         return;
     default:
         clawsync_engine_notify(d->engine);
@@ -153,6 +191,14 @@ void raise_the_dead(struct run *r)
         }
 }
 
+/* Rows at once: a few, a batch or two, more than a slice is sealed of. */
+static unsigned how_many(struct run *r)
+{
+    static const unsigned most[] = { 5, 5, 5, 5, 300, 300, 3000 };
+
+    return 1 + (unsigned)draw(r, most[draw(r, sizeof most / sizeof most[0])]);
+}
+
 void step(struct run *r)
 {
     struct device *d = &r->devices[draw(r, r->ndevices)];
@@ -163,7 +209,7 @@ void step(struct run *r)
     if (what < 9)
         write_shared(d);
     else if (what < 12)
-        write_own(d, 1 + (unsigned)draw(r, draw(r, 5) == 0 ? 300 : 5));
+        write_own(d, how_many(r));
     else if (what < 14)
         something_with_the_network(r);
     else if (what < 16)
