@@ -69,6 +69,8 @@ static int advance(struct clawsync_engine *e, struct cs_pull_mark *mark, const s
         mark->device_member_seq = h->member_seq;
         if (h->epoch > mark->highest_epoch)
             mark->highest_epoch = h->epoch;
+        if (h->top_stamp > mark->top_stamp)
+            mark->top_stamp = h->top_stamp;
     } else {
         memset(&mark->device, 0, sizeof mark->device);
         mark->device_number = 0;

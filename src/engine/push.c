@@ -406,8 +406,14 @@ static int bind_anew(struct clawsync_engine *e, struct cs_error *err)
 static int seal_anew(struct clawsync_engine *e, struct cs_error *err)
 {
     int rc = cs_push_take_back(e, err);
+    int64_t highest = e->head.time_ms * 65536;
+    struct cs_pull_mark mark;
 
-    return rc == CS_OK ? cs_replica_reseal(e->replica, e->head.time_ms * 65536, err) : rc;
+    /* Where the hub's clock is the wrong one, never below what others have seen: fresh stamps come after that. */
+    cs_replica_pull_mark(e->replica, &mark);
+    if (mark.top_stamp > highest)
+        highest = mark.top_stamp;
+    return rc == CS_OK ? cs_replica_reseal(e->replica, highest, err) : rc;
 }
 
 static bool refused_by_clock(const struct cs_push_step *s)
@@ -569,7 +575,7 @@ static void push_work(struct clawsync_engine *e)
     } else if (e->schedule.closing && s->nflight == 0 && !s->nothing_more) {
         finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
     } else if (!e->schedule.closing && (!s->loaded || (!s->nothing_more && has_room(e)))) {
-        if (s->made >= FAIR_SHARE && e->schedule.current == NULL && (e->schedule.wanted & CS_WANT_PULL)) {
+        if (s->loaded && s->made >= FAIR_SHARE && e->schedule.current == NULL && (e->schedule.wanted & CS_WANT_PULL)) {
             s->nothing_more = true; /* others' changes wait: theirs next, then ours again */
             e->schedule.wanted |= CS_WANT_PUSH;
             push_work(e);

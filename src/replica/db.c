@@ -335,7 +335,7 @@ int cs_replica_meta_set(cs_replica *r, const char *name, struct cs_slice value, 
 
 /* ---- what memory mirrors ---- */
 
-enum { MARK_LEN = 8 + 8 + 32 + 4, CHAIN_LEN = 8 + 32, IDENTITY_LEN = 16 + 16 + 8 };
+enum { MARK_LEN = 8 + 8 + 32 + 4 + 8, CHAIN_LEN = 8 + 32, IDENTITY_LEN = 16 + 16 + 8 };
 
 static int load_blob(struct cs_replica *r, const char *name, size_t want, struct cs_buf *out, struct cs_error *err)
 {
@@ -410,6 +410,7 @@ static int read_state(struct cs_replica *r, struct cs_buf *b, struct cs_error *e
         r->mark.number = cs_read_u64(&rd);
         cs_read_into(&rd, r->mark.log_hash, 32);
         r->mark.highest_epoch = cs_read_u32(&rd);
+        r->mark.top_stamp = (int64_t)cs_read_u64(&rd);
     }
     if ((rc == CS_OK || rc == CS_ENOTFOUND) && (rc = load_blob(r, "chain", CHAIN_LEN, b, err)) == CS_OK) {
         r->chain_number = cs_load_u64(b->data);
@@ -525,6 +526,7 @@ int cs_mark_save(struct cs_replica *r, const struct cs_pull_mark *m, struct cs_e
     cs_store_u64(b + 8, m->number);
     memcpy(b + 16, m->log_hash, 32);
     cs_store_u32(b + 48, m->header_refused ? r->mark.highest_epoch : m->highest_epoch);
+    cs_store_u64(b + 52, (uint64_t)(m->header_refused ? r->mark.top_stamp : m->top_stamp));
     if ((rc = cs_meta_put(r, "mark", cs_slice(b, sizeof b), err)) != CS_OK ||
         (rc = save_log_hash(r, m, err)) != CS_OK || (rc = save_peer(r, m, err)) != CS_OK)
         return rc;
@@ -540,5 +542,6 @@ int cs_mark_save(struct cs_replica *r, const struct cs_pull_mark *m, struct cs_e
     }
     r->mark = *m;
     r->mark.highest_epoch = cs_load_u32(b + 48);
+    r->mark.top_stamp = (int64_t)cs_load_u64(b + 52);
     return CS_OK;
 }

@@ -141,6 +141,7 @@ struct cs_pull_mark {
     uint8_t device_hash[32];
     uint32_t device_member_seq;
     uint32_t highest_epoch;
+    int64_t top_stamp;   /* highest that a batch of the log up to `number` declared */
     bool header_refused; /* only log_id, number and log_hash advance */
 };
 struct cs_apply_result {

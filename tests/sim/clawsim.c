@@ -27,7 +27,7 @@ static const char usage[] = "usage: clawsim [options]\n"
                             "  --hours H      runs until that time has passed\n"
                             "  --twice        every seed runs twice\n"
                             "  --no-shrink    a failure is not made shorter\n"
-    "  --verbose      what happens, on the standard output\n"
+                            "  --verbose      what happens, on the standard output\n"
                             "  --log FILE     every event of the run, a line each\n"
                             "  --keep DIR     the databases of a run that fails go there\n";
 

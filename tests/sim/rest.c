@@ -3,6 +3,8 @@
 
 #include "sim/system.h"
 
+enum { LOOKS = 200 }; /* a second apart: a head may be on its way to who does not know of it yet */
+
 static void dump(struct device *d, struct cs_buf *out)
 {
     struct cs_error err;
@@ -138,6 +140,7 @@ static void check_tables(struct run *r)
 void settle(struct run *r)
 {
     uint64_t end = cs_sim_now_ms(r->sim) + 6 * HOUR_MS;
+    unsigned looks = 0;
 
     note(r, "all is well from now on");
     for (unsigned i = 0; i < r->ndevices; i++) {
@@ -157,6 +160,8 @@ void settle(struct run *r)
             tell_states(r);
             die(r, "the devices do not come to rest");
         }
+        if (++looks > LOOKS)
+            die(r, "the devices rest and differ");
     } while (!all_equal(r));
     check_tables(r);
     check_files(r);
