@@ -348,7 +348,7 @@ static void check_hub(struct doctor *d)
     int rc;
 
     once.max_retries = 0; /* the first answer is what is told */
-    if ((rc = cs_engine_open_beside(&e, &once, &err)) != CS_OK) {
+    if (cs_engine_open_beside(&e, &once, &err) != CS_OK) {
         say(d, "hub", FAILED, "%s", err.msg);
         return;
     }
