@@ -135,8 +135,9 @@ CLAWSYNC_API int clawsync_engine_open_db(clawsync_engine **out, struct sqlite3 *
                                          clawsync_error *err);
 
 /**
- * Stops, drains what is connected and in flight (at most request_timeout_secs), saves where everything stands, and
- * frees. NULL is fine. No callback runs after it returns. Not from inside a callback.
+ * Stops; an engine that replicates and is connected sends what is unsent first, any other waits for what is in flight,
+ * at most request_timeout_secs. Saves where everything stands, and frees. NULL is fine. No callback runs after it
+ * returns. Not from inside a callback.
  */
 CLAWSYNC_API void clawsync_engine_close(clawsync_engine *e);
 

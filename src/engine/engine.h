@@ -416,6 +416,8 @@ struct cs_schedule {
     bool pushed, pulled;    /* which kinds of step the task has done */
     unsigned wanted, taken; /* CS_WANT_…, for the daemon: to do; being done */
     bool running, closing, connected, backing_off, look_again, looking, needs_you;
+    bool draining; /* closing, but for what is unsent: `drain` sends it */
+    struct cs_command drain;
     cs_timer *retry, *look, *interval, *heartbeat, *close, *duty;
     cs_watch *watch_files;
     struct cs_hub_call watch, beat;

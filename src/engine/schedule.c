@@ -312,7 +312,7 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
         else if (s->running && is_offline(rc))
             s->wanted |= CS_WANT_PUSH | CS_WANT_PULL; /* and tried again by itself */
         finish_all(e, c, rc, err, &stats);
-    } else if (rc == CS_OK) {
+    } else if (rc == CS_OK && s->running) {
         daemon_succeeded(e);
     } else if (s->running && !s->closing) {
         daemon_failed(e, rc, err);
@@ -384,7 +384,7 @@ static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *
         return;
     }
     if (rc != CS_OK && s->current != NULL && cs_code_is_transient(rc) && s->attempt < e->config.max_retries &&
-        !s->closing) {
+        !s->closing && !s->draining) {
         e->totals.retries++;
         s->at = 0;
         cs_timer_start(s->retry, retry_pause(e, s->attempt++));
@@ -790,10 +790,24 @@ static void begin_command(struct clawsync_engine *e, struct cs_command *c)
     }
 }
 
+/* Nothing new begins; what runs ends soon, and what waits for a retry at once. */
+static void close_now(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+    bool retry_waits = s->busy && s->attempt > 0 && s->at == 0;
+
+    s->closing = true;
+    if (retry_waits) {
+        cs_timer_stop(s->retry);
+        cs_timer_start(s->retry, 0);
+    }
+}
+
 static void cut(void *arg)
 {
     struct clawsync_engine *e = arg;
 
+    close_now(e);
     cs_hub_disconnect(e); /* every step that waits for the hub ends with "canceled" */
 }
 
@@ -807,6 +821,8 @@ static void schedule(struct clawsync_engine *e)
     struct cs_schedule *s = &e->schedule;
     struct cs_command *c;
 
+    if (s->drain.finished && !s->busy)
+        close_now(e);
     if (cs_schedule_is_closed(e))
         cs_loop_stop(e->loop);
     if (s->closing || s->busy)
@@ -826,20 +842,23 @@ static void schedule(struct clawsync_engine *e)
     task_round(e, false, s->taken & CS_WANT_PUSH, s->taken & CS_WANT_PULL, s->taken & CS_WANT_DUTY);
 }
 
+/* Who was connected sends what is unsent first, as long as the timer lets it. */
 static void close_begin(struct clawsync_engine *e)
 {
     struct cs_schedule *s = &e->schedule;
-    bool retry_waits = s->busy && s->attempt > 0 && s->at == 0;
+    bool connected = s->running && s->connected;
 
-    if (s->closing)
+    if (s->closing || s->draining)
         return;
     daemon_stop(e);
-    s->closing = true;
-    if (retry_waits) {
-        cs_timer_stop(s->retry);
-        cs_timer_start(s->retry, 0);
-    }
     cs_timer_start(s->close, (uint64_t)e->config.request_timeout_secs * 1000);
+    if (!connected) {
+        close_now(e);
+        return;
+    }
+    s->draining = true;
+    s->drain = (struct cs_command){ .kind = CS_CMD_STEPS, .step = { cs_step_push }, .next = s->waiting };
+    s->waiting = &s->drain;
 }
 
 void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bool notified)
