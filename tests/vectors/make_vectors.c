@@ -1,4 +1,4 @@
-/* Writes crypto.json and delta.json into the folder given. */
+/* Writes crypto.json, delta.json and audit.json into the folder given. */
 #include <stdio.h>
 
 #include "crypto/keys.h"
@@ -26,5 +26,5 @@ int main(int argc, char **argv)
     if (cs_crypto_init(NULL) < 0)
         return 1;
     return dump(cs_vectors_crypto(), argv[1], "crypto.json") != 0 ||
-           dump(cs_vectors_delta(), argv[1], "delta.json") != 0;
+           dump(cs_vectors_delta(), argv[1], "delta.json") != 0 || dump(cs_vectors_audit(), argv[1], "audit.json") != 0;
 }

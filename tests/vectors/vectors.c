@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "audit/audit.h"
 #include "crypto/head.h"
 #include "crypto/keystore_format.h"
 #include "crypto/session.h"
@@ -841,5 +842,77 @@ json_t *cs_vectors_delta(void)
     put(o, "all kinds", set(&d));
     put(o, "edges", edges(&a));
     cs_arena_free(&a);
+    return o;
+}
+
+/* ---- the audit log ---- */
+
+static json_t *audit_row(const struct cs_sign_key *key, struct cs_audit_row *r, uint8_t hash[32])
+{
+    struct cs_buf bytes = { 0 };
+    json_t *o = json_object();
+
+    memcpy(r->prev_entry_hash, hash, 32);
+    cs_hash_plain(r->payload, r->payload_hash);
+    memcpy(r->signer_pub_key, key->pk, 32);
+    must(cs_audit_row_bytes(&bytes, r, NULL) == CS_OK);
+    cs_hash_label("audit row", cs_buf_slice(&bytes), hash);
+    cs_sign_digest(key, hash, r->signature);
+    put_int(o, "sequence", (int64_t)r->sequence);
+    put_int(o, "occurred_at", r->occurred_at);
+    put_int(o, "ops_count", (int64_t)r->ops_count);
+    put_hex(o, "event_type", r->event_type);
+    put_hex(o, "entity_type", r->entity_type);
+    put_hex(o, "entity_ids", r->entity_ids);
+    put_hex(o, "payload", r->payload);
+    put_bytes(o, "payload_hash", r->payload_hash, 32);
+    put_bytes(o, "prev_entry_hash", r->prev_entry_hash, 32);
+    put_hex(o, "row", cs_buf_slice(&bytes));
+    put_bytes(o, "hash", hash, 32);
+    put_bytes(o, "signature", r->signature, CS_SIGNATURE_LEN);
+    cs_buf_free(&bytes);
+    return o;
+}
+
+json_t *cs_vectors_audit(void)
+{
+    static const uint8_t seed[32] = { 1, 2, 3 };
+    struct cs_audit_owner owner = { workspace, device_a };
+    struct cs_audit_row rows[] = {
+        { .sequence = 1,
+          .occurred_at = 1700000000000,
+          .event_type = cs_slice_str("DEVICE_REGISTERED"),
+          .entity_type = cs_slice_str("device"),
+          .entity_ids = cs_slice_str("64657669-6365-2d61-2d6f-662d74686500"),
+          .payload = cs_slice_str("{\"entry\":1}") },
+        { .sequence = 2,
+          .occurred_at = -1, /* a clock before 1970 */
+          .ops_count = INT64_MAX,
+          .event_type = cs_slice_str("PUSH"),
+          .entity_type = cs_slice_str("batch"),
+          .entity_ids = cs_slice_str("1-2"),
+          .payload = cs_slice_str("{\"log_number\":2}") },
+        { .sequence = 3,
+          .event_type = cs_slice_str("\xc3\xa4"),
+          .entity_type = cs_slice_str(""),
+          .entity_ids = cs_slice_str(""),
+          .payload = cs_slice_str("") },
+    };
+    json_t *o = json_object(), *list = json_array();
+    struct cs_sign_key key;
+    uint8_t hash[32];
+
+    cs_sign_key_from_seed(&key, seed);
+    cs_audit_start(&owner, hash);
+    put_bytes(o, "workspace", workspace.b, 16);
+    put_bytes(o, "device", device_a.b, 16);
+    put_bytes(o, "seed", seed, 32);
+    put_bytes(o, "signer_pub_key", key.pk, 32);
+    put_bytes(o, "start", hash, 32);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        rows[i].owner = owner;
+        must(json_array_append_new(list, audit_row(&key, &rows[i], hash)) == 0);
+    }
+    put(o, "rows", list);
     return o;
 }

@@ -7,5 +7,6 @@
 
 json_t *cs_vectors_crypto(void);
 json_t *cs_vectors_delta(void);
+json_t *cs_vectors_audit(void);
 
 #endif

@@ -39,11 +39,18 @@ static void delta_is_as_recorded(void **state)
     assert_file(CS_TESTS_DIR "/vectors/delta.json", cs_vectors_delta());
 }
 
+static void audit_is_as_recorded(void **state)
+{
+    (void)state;
+    assert_file(CS_TESTS_DIR "/vectors/audit.json", cs_vectors_audit());
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crypto_is_as_recorded),
         cmocka_unit_test(delta_is_as_recorded),
+        cmocka_unit_test(audit_is_as_recorded),
     };
 
     return cs_crypto_init(NULL) < 0 ? 1 : cmocka_run_group_tests_name("vectors", tests, NULL, NULL);
