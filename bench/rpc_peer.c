@@ -62,9 +62,9 @@ static const struct cs_rpc_method methods[] = {
 
 int main(void)
 {
-    struct cs_rpc_server_options o = { .host = "127.0.0.1",
-                                       .methods = methods,
-                                       .nmethods = sizeof methods / sizeof methods[0] };
+    struct cs_rpc_server_options o = {
+        .host = "127.0.0.1", .methods = methods, .nmethods = sizeof methods / sizeof methods[0], .max_per_address = 4096
+    };
     cs_rpc_server *server;
     struct cs_error err;
     cs_loop *loop;

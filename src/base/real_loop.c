@@ -37,11 +37,17 @@ struct real_work {
     void *arg;
 };
 
-enum { PIECES = 64 }; /* of one write */
+enum {
+    PIECES = 64,   /* of one write */
+    ACCEPTED = 16, /* connections of one turn of the loop, so that those that are there get theirs */
+};
 
 struct real_listener {
     struct cs_listener base;
     uv_tcp_t uv;
+    uv_idle_t next_turn;
+    unsigned taken; /* in this turn */
+    bool waiting;   /* libuv holds one more, and hears of no other until it is taken */
     void (*accepted)(void *arg, cs_stream *s);
     void *arg;
 };
@@ -508,13 +514,11 @@ static void refuse(uv_stream_t *server)
     uv_close((uv_handle_t *)&spare, on_refused);
 }
 
-static void on_incoming(uv_stream_t *server, int status)
+static void take_incoming(uv_stream_t *server)
 {
     struct real_listener *n = server->data;
     struct real_stream *s;
 
-    if (status != 0 || n->accepted == NULL)
-        return;
     if ((s = stream_new((struct real_loop *)((char *)server->loop - offsetof(struct real_loop, uv)))) == NULL) {
         refuse(server);
         return;
@@ -528,6 +532,40 @@ static void on_incoming(uv_stream_t *server, int status)
     uv_tcp_nodelay(&s->uv, 1);
     remember_peer(s);
     n->accepted(n->arg, &s->base);
+}
+
+static void on_next_turn(uv_idle_t *h)
+{
+    struct real_listener *n = h->data;
+
+    n->taken = n->waiting;
+    if (!n->waiting) {
+        uv_idle_stop(h);
+        return;
+    }
+    n->waiting = false;
+    take_incoming((uv_stream_t *)&n->uv);
+}
+
+static void on_incoming(uv_stream_t *server, int status)
+{
+    struct real_listener *n = server->data;
+
+    if (status != 0 || n->accepted == NULL)
+        return;
+    if (n->taken == 0)
+        uv_idle_start(&n->next_turn, on_next_turn);
+    if (n->taken == ACCEPTED) {
+        n->waiting = true;
+        return;
+    }
+    n->taken++;
+    take_incoming(server);
+}
+
+static void on_listener_closed(uv_handle_t *h)
+{
+    uv_close((uv_handle_t *)&((struct real_listener *)h->data)->next_turn, free_data);
 }
 
 static int stream_listen(cs_loop *l, const char *host, uint16_t port, void (*accepted)(void *arg, cs_stream *s),
@@ -549,13 +587,14 @@ static int stream_listen(cs_loop *l, const char *host, uint16_t port, void (*acc
         return cs_fail(err, CS_EINVAL, "cannot listen on %s:%u: %s", host, port, uv_strerror(status));
     }
     uv_tcp_init(&real(l)->uv, &n->uv);
-    n->uv.data = n;
+    uv_idle_init(&real(l)->uv, &n->next_turn);
+    n->uv.data = n->next_turn.data = n;
     status = uv_tcp_bind(&n->uv, resolve.addrinfo->ai_addr, 0);
     if (status == 0)
         status = uv_listen((uv_stream_t *)&n->uv, 1024, on_incoming);
     uv_freeaddrinfo(resolve.addrinfo);
     if (status != 0) {
-        uv_close((uv_handle_t *)&n->uv, free_data);
+        uv_close((uv_handle_t *)&n->uv, on_listener_closed);
         return cs_fail(err, CS_EIO, "cannot listen on %s:%u: %s", host, port, uv_strerror(status));
     }
     *out = &n->base;
@@ -576,7 +615,8 @@ static uint16_t listener_port(cs_listener *n)
 static void listener_close(cs_listener *n)
 {
     ((struct real_listener *)n)->accepted = NULL;
-    uv_close((uv_handle_t *)&((struct real_listener *)n)->uv, free_data);
+    uv_idle_stop(&((struct real_listener *)n)->next_turn);
+    uv_close((uv_handle_t *)&((struct real_listener *)n)->uv, on_listener_closed);
 }
 
 static void stream_accept(cs_stream *s, const struct cs_stream_cb *cb, void *arg)

@@ -1,4 +1,9 @@
 /* Connections that come, go, break and lie. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "unit/rpc/rpc_fixture.h"
 
 static void on_flag(void *arg)
@@ -58,6 +63,50 @@ static void restart(void **state)
         seen_free(&waiting);
     }
     assert_int_equal(w.up, 5);
+    case_close(&w);
+}
+
+struct turns {
+    struct world_case *w;
+    cs_wake *wake; /* rings in every turn of the loop */
+    uint64_t accepted, most;
+};
+
+static void on_a_turn(void *arg)
+{
+    struct turns *t = arg;
+    struct cs_rpc_server_stats stats;
+
+    cs_rpc_server_stats(t->w->server, &stats);
+    if (stats.accepted - t->accepted > t->most)
+        t->most = stats.accepted - t->accepted;
+    t->accepted = stats.accepted;
+    cs_wake_send(t->wake);
+}
+
+/* A crowd at the door: it comes in a few at a time, and who is in already gets his turn in between. */
+static void a_crowd_comes_in_by_turns(void **state)
+{
+    enum { CROWD = 100, TWO_TURNS = 34 }; /* as much as may lie between two bells */
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct world_case w;
+    struct turns t = { .w = &w };
+    int fd[CROWD];
+
+    (void)state;
+    case_open(&w);
+    to.sin_port = htons(w.port);
+    for (int i = 0; i < CROWD; i++) {
+        fd[i] = socket(AF_INET, SOCK_STREAM, 0);
+        assert_int_equal(connect(fd[i], (const struct sockaddr *)&to, sizeof to), 0);
+    }
+    assert_int_equal(cs_wake_new(w.loop, on_a_turn, &t, &t.wake), CS_OK);
+    cs_wake_send(t.wake);
+    RUN_UNTIL(&w, t.accepted >= CROWD);
+    assert_in_range(t.most, 1, TWO_TURNS);
+    cs_wake_close(t.wake);
+    for (int i = 0; i < CROWD; i++)
+        close(fd[i]);
     case_close(&w);
 }
 
@@ -443,6 +492,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refused),
         cmocka_unit_test(restart),
+        cmocka_unit_test(a_crowd_comes_in_by_turns),
         cmocka_unit_test(drain),
         cmocka_unit_test(drain_cuts_what_is_left),
         cmocka_unit_test(a_drained_connection_is_replaced),
