@@ -475,7 +475,6 @@ struct clawsync_engine {
     struct cs_buf entry_hashes; /* [job] 32 bytes per entry */
     struct cs_audit *audit;     /* [job] NULL: beside another engine */
     cs_queue *queue;            /* [job] NULL: beside another engine */
-    bool queue_reconciled;      /* [job] with the database, since opening */
     uint32_t recorded_seq;      /* [job] the audit log has the membership up to this entry */
     char recorded[256];         /* [job] the last finding about the hub that went into it */
     bool member_log_dirty;

@@ -201,7 +201,7 @@ static bool is_bound(void *arg, const uint8_t batch[32])
     return false;
 }
 
-/* What the last life of this process left undone between the two files. */
+/* What a death, or a failing disk, left undone between the two files. */
 static int reconcile(struct clawsync_engine *e, struct cs_error *err)
 {
     struct bound_list list = { NULL, 0 };
@@ -211,9 +211,8 @@ static int reconcile(struct clawsync_engine *e, struct cs_error *err)
     int rc;
 
     cs_replica_chain(e->replica, &truth.accepted, hash);
-    if ((rc = cs_replica_bound(e->replica, &arena, false, &list.bound, &list.n, err)) == CS_OK &&
-        (rc = cs_queue_reconcile(e->queue, &truth, err)) == CS_OK)
-        e->queue_reconciled = true;
+    if ((rc = cs_replica_bound(e->replica, &arena, false, &list.bound, &list.n, err)) == CS_OK)
+        rc = cs_queue_reconcile(e->queue, &truth, err);
     cs_arena_free(&arena);
     return rc;
 }
@@ -242,12 +241,11 @@ static int bring_back(struct clawsync_engine *e, const uint8_t id[CS_QUEUE_ID_LE
 int cs_offline_begin(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_queue_entry own;
-    int rc = CS_OK;
+    int rc;
 
     if (e->queue == NULL || e->recovering) /* what this device sent is fetched first */
         return CS_OK;
-    if (!e->queue_reconciled)
-        rc = reconcile(e, err);
+    rc = reconcile(e, err);
     while (rc == CS_OK && (rc = cs_queue_next_own(e->queue, &own, err)) == CS_OK) {
         if ((rc = bring_back(e, own.id, err)) == CS_OK)
             rc = cs_queue_done(e->queue, own.id, "taken back, and sent with what is unsent", err);

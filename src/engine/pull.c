@@ -122,8 +122,8 @@ static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h,
         if (bound[i].number != h->number)
             continue;
         if (bound[i].state == CS_BOUND_WAITING && same) { /* the acknowledgement was lost */
-            rc = cs_replica_bound_accepted(e->replica, h->number, s->log_number, err);
-            return rc == CS_OK ? cs_queue_accepted(e->queue, s->batch.hash, err) : rc;
+            rc = cs_queue_accepted(e->queue, s->batch.hash, err);
+            return rc == CS_OK ? cs_replica_bound_accepted(e->replica, h->number, s->log_number, err) : rc;
         }
         if (bound[i].state == CS_BOUND_ACCEPTED &&
             (!same || (bound[i].log_number != 0 && bound[i].log_number != s->log_number)))

@@ -278,8 +278,9 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
         return cs_fail(err, CS_EHUB, "the hub acknowledged another batch than the one that was sent");
     if (r->head != NULL && (rc = cs_engine_head(e, r->head, &head, err)) != CS_OK)
         return rc;
-    if ((rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK ||
-        (rc = cs_queue_accepted(e->queue, it.hash, err)) != CS_OK)
+    /* the copy first: it may go while the batch waits, never wait when that is gone */
+    if ((rc = cs_queue_accepted(e->queue, it.hash, err)) != CS_OK ||
+        (rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK)
         return rc;
     if (s->acked == 0)
         s->acked_first = it.number;

@@ -149,7 +149,7 @@ static int user_version(cs_queue *q, int *out, struct cs_error *err)
 
 static int prepare(cs_queue *q, bool read_only, struct cs_error *err)
 {
-    int version, rc = user_version(q, &version, err);
+    int version = 0, rc = user_version(q, &version, err);
 
     if (rc == CS_OK && version == 0 && !read_only) {
         if (sqlite3_exec(q->db, "PRAGMA journal_mode=WAL", NULL, NULL, NULL) != SQLITE_OK)

@@ -112,6 +112,21 @@ static void tables(struct device *d, struct cs_buf *out)
     sqlite3_close(db);
 }
 
+/* Nothing is left in a queue that says it waits. */
+static void check_queues(struct run *r)
+{
+    for (unsigned i = 0; i < r->ndevices; i++) {
+        struct cs_queue_counts n;
+        struct cs_error err;
+
+        must(r, cs_queue_counts(r->devices[i].engine->queue, &n, &err), &err, "queue");
+        note(r, "%s's queue: %" PRIu64 " done", r->devices[i].name, n.done);
+        if (n.pending + n.in_flight + n.failed > 0)
+            die(r, "%s's queue: %" PRIu64 " pending, %" PRIu64 " in flight, %" PRIu64 " failed", r->devices[i].name,
+                n.pending, n.in_flight, n.failed);
+    }
+}
+
 static void check_tables(struct run *r)
 {
     struct cs_buf first = { 0 }, other = { 0 };
@@ -163,6 +178,7 @@ void settle(struct run *r)
         if (++looks > LOOKS)
             die(r, "the devices rest and differ");
     } while (!all_equal(r));
+    check_queues(r);
     check_tables(r);
     check_files(r);
 }

@@ -62,6 +62,19 @@ static void jump(struct run *r, struct cs_world *host)
     cs_sim_skew(host, ms);
 }
 
+/* For so long that devices give up, queue what is bound, and go on trying. */
+static void write_without_a_hub(struct run *r)
+{
+    note(r, "no hub for long");
+    for (int i = 0; i < 4; i++) {
+        struct device *d = &r->devices[draw(r, r->ndevices)];
+
+        write_own(d, 1 + (unsigned)draw(r, 100));
+        write_shared(d);
+        pass(r, draw(r, HOUR_MS / 4));
+    }
+}
+
 static void something_with_the_hub(struct run *r)
 {
     switch (draw(r, 6)) {
@@ -83,7 +96,10 @@ static void something_with_the_hub(struct run *r)
     default:
         hub_kill(r, draw(r, 2) == 0);
     }
-    pass(r, draw(r, 20000));
+    if (draw(r, 8) == 0)
+        write_without_a_hub(r);
+    else
+        pass(r, draw(r, 20000));
     hub_start(r);
 }
 

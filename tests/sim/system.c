@@ -265,7 +265,7 @@ void device_init(struct run *r, unsigned i)
     d->config.max_chunk_bytes = UINT32_C(1024) << draw(r, 8);
     d->config.max_push_inflight = 1 + (uint32_t)draw(r, 6);
     d->config.sync_interval_secs = 5 + (uint32_t)draw(r, 60);
-    d->config.max_retries = 50;
+    d->config.max_retries = (uint32_t)draw(r, 10);
 }
 
 int64_t ask(struct run *r, struct sim_disk *disk, const char *path, const char *sql)
