@@ -266,6 +266,52 @@ static void exports(void **state)
     fixed_world_fini(&f);
 }
 
+/* The box of a key export bit by bit, and cut at every length; its head under a passphrase, byte by byte, at the least
+ * cost; its body at every length. */
+static void every_part_of_an_export_counts(void **state)
+{
+    struct cs_keystore *k = sample();
+    struct cs_key_export x = { .workspace = k->workspace, .member_seq = 3, .epochs = k->epochs, .nepochs = k->nepochs },
+                         back;
+    struct cs_buf body = { 0 }, file = { 0 }, out = { 0 };
+    struct fixed_world f;
+
+    (void)state;
+    fixed_world_init(&f);
+    k->epochs = NULL; /* moved */
+    k->nepochs = 0;
+    cs_buf_put_str(&x.invite, "bytes of a code");
+    assert_int_equal(cs_key_export_body(&body, &x, NULL), CS_OK);
+    assert_int_equal(cs_envelope_seal(&file, "CSX1", NULL, least, cs_buf_slice(&body), &f.rng, NULL), CS_OK);
+    for (size_t bit = 0; bit < file.len * 8; bit++) {
+        file.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        assert_int_not_equal(cs_envelope_open(&out, "CSX1", NULL, cs_buf_slice(&file), NULL), CS_OK);
+        file.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    for (size_t n = 0; n < file.len; n++)
+        assert_int_not_equal(cs_envelope_open(&out, "CSX1", NULL, cs_slice(file.data, n), NULL), CS_OK);
+    cs_buf_reset(&file);
+    assert_int_equal(cs_envelope_seal(&file, "CSX1", "pass", least, cs_buf_slice(&body), &f.rng, NULL), CS_OK);
+    for (size_t at = 0; at < CS_ENVELOPE_HEAD; at++) {
+        if (at >= 8 && at < 16)
+            continue; /* the cost: costs_are_bounded */
+        file.data[at] ^= 1;
+        assert_int_not_equal(cs_envelope_open(&out, "CSX1", "pass", cs_buf_slice(&file), NULL), CS_OK);
+        file.data[at] ^= 1;
+    }
+    assert_int_equal(out.len, 0);
+    for (size_t n = 0; n < body.len; n++)
+        assert_int_equal(cs_key_export_parse(&back, cs_slice(body.data, n), NULL), CS_ECORRUPT);
+    cs_buf_put_u8(&body, 0);
+    assert_int_equal(cs_key_export_parse(&back, cs_buf_slice(&body), NULL), CS_ECORRUPT);
+    cs_buf_free(&body);
+    cs_buf_free(&file);
+    cs_buf_free(&out);
+    cs_key_export_free(&x);
+    cs_keystore_free(k);
+    fixed_world_fini(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -277,6 +323,7 @@ int main(void)
         cmocka_unit_test(bodies_are_strict),
         cmocka_unit_test(epochs_are_in_order),
         cmocka_unit_test(exports),
+        cmocka_unit_test(every_part_of_an_export_counts),
     };
 
     return cs_crypto_init(NULL) < 0 ? 1 : cmocka_run_group_tests_name("keystore", tests, NULL, NULL);
