@@ -407,7 +407,7 @@ static int bind_anew(struct clawsync_engine *e, struct cs_error *err)
 static int seal_anew(struct clawsync_engine *e, struct cs_error *err)
 {
     int rc = cs_push_take_back(e, err);
-    int64_t highest = e->head.time_ms * 65536;
+    int64_t highest = e->pull.head.time_ms * 65536; /* of a moment ago: a hub's clock is put right too */
     struct cs_pull_mark mark;
 
     /* Where the hub's clock is the wrong one, never below what others have seen: fresh stamps come after that. */

@@ -173,10 +173,10 @@ static bool seen_is_right(const struct cs_batch_header *h, const struct cs_log_s
                      h->seen_number);
 }
 
-bool cs_rules_clock(int64_t now_ms, int64_t highest_accepted, int64_t highest, uint32_t ops)
+bool cs_rules_clock(int64_t now_ms, int64_t highest_accepted, int64_t highest)
 {
     int64_t by_clock = now_ms < 0 ? 0 : now_ms > (INT64_MAX >> 16) - 60000 ? INT64_MAX : (now_ms + 60000) * 65536;
-    int64_t by_log = highest_accepted > INT64_MAX - (int64_t)ops ? INT64_MAX : highest_accepted + (int64_t)ops;
+    int64_t by_log = highest_accepted > INT64_MAX - CS_CLOCK_ROOM ? INT64_MAX : highest_accepted + CS_CLOCK_ROOM;
 
     return highest <= (by_clock > by_log ? by_clock : by_log);
 }
@@ -212,7 +212,7 @@ enum cs_judgement cs_rules_judge(const struct cs_batch *b, const struct cs_log_s
     }
     if (!seen_is_right(h, s, v))
         return CS_REFUSE;
-    if (!cs_rules_clock(s->now_ms, s->head.top_stamp, h->top_stamp, h->nops)) {
+    if (!cs_rules_clock(s->now_ms, s->head.top_stamp, h->top_stamp)) {
         cs_refuse(v, CS_RPC_FAILED_PRECONDITION, "clock",
                   "the highest stamp is of %" PRId64 " ms, more than a minute ahead of the hub's clock, %" PRId64 " ms",
                   h->top_stamp >> 16, s->now_ms);

@@ -122,14 +122,48 @@ bool(cs_db_row)(struct cs_replica *r, sqlite3_stmt *s, int *rc, const char *what
     return step == SQLITE_ROW;
 }
 
+/* What memory mirrors of the database, as the transaction found it. A rollback puts it back from here: a disk that just
+ * failed to write may fail to read as well. */
+static void remember(struct cs_replica *r)
+{
+    r->before = (struct cs_mirror){
+        .id = r->id,
+        .hlc = r->hlc,
+        .ndevices = r->ndevices,
+        .next_unsent = r->next_unsent,
+        .mark = r->mark,
+        .chain_number = r->chain_number,
+        .held_back = r->held_back,
+        .huge = r->huge,
+    };
+    memcpy(r->before.chain_hash, r->chain_hash, sizeof r->chain_hash);
+    r->begun = true;
+}
+
+static void put_back(struct cs_replica *r)
+{
+    const struct cs_mirror *b = &r->before;
+
+    r->id = b->id;
+    r->hlc = b->hlc;
+    r->ndevices = b->ndevices;
+    r->next_unsent = b->next_unsent;
+    r->mark = b->mark;
+    r->chain_number = b->chain_number;
+    memcpy(r->chain_hash, b->chain_hash, sizeof r->chain_hash);
+    r->held_back = b->held_back;
+    r->huge = b->huge;
+    r->begun = false;
+}
+
 int cs_db_begin(struct cs_replica *r, struct cs_error *err)
 {
-    sqlite3_stmt *s;
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_BEGIN, err);
+    int rc = s == NULL ? err_code(err) : cs_db_step(r, s, "cannot lock the database for writing", err);
 
-    if (r->must_reload && !r->bare && cs_db_reload(r, err) != CS_OK)
-        return err_code(err);
-    s = cs_db_stmt(r, CS_STMT_BEGIN, err);
-    return s == NULL ? err_code(err) : cs_db_step(r, s, "cannot lock the database for writing", err);
+    if (rc == CS_OK)
+        remember(r);
+    return rc;
 }
 
 int cs_db_commit(struct cs_replica *r, struct cs_error *err)
@@ -141,22 +175,22 @@ int cs_db_commit(struct cs_replica *r, struct cs_error *err)
         s = cs_db_stmt(r, CS_STMT_COMMIT, err);
         rc = s == NULL ? err_code(err) : cs_db_step(r, s, "cannot commit", err);
     }
-    if (rc != CS_OK)
+    if (rc == CS_OK)
+        r->begun = false;
+    else
         cs_db_rollback(r);
     return rc;
 }
 
 void cs_db_rollback(struct cs_replica *r)
 {
-    struct cs_error ignored;
-
     if (sqlite3_get_autocommit(r->db) == 0)
         sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
     cs_run_forget(r);
-    if (!r->bare) {
-        cs_db_reload(r, &ignored);
+    if (r->begun)
+        put_back(r);
+    if (!r->bare)
         cs_gap_rolled_back(r);
-    }
 }
 
 void cs_db_finalize(struct cs_replica *r)
@@ -424,24 +458,11 @@ static int read_state(struct cs_replica *r, struct cs_buf *b, struct cs_error *e
     return rc == CS_OK || rc == CS_ENOTFOUND ? load_devices(r, err) : rc;
 }
 
-/* What memory held stays when the database cannot be read: the next transaction tries again before it begins. */
-int cs_db_reload(struct cs_replica *r, struct cs_error *err)
+int cs_db_load(struct cs_replica *r, struct cs_error *err)
 {
-    struct cs_replica was = *r;
     struct cs_buf b = { 0 };
     int rc = read_state(r, &b, err);
 
-    if (rc != CS_OK) {
-        r->hlc = was.hlc;
-        r->next_unsent = was.next_unsent;
-        r->held_back = was.held_back;
-        r->mark = was.mark;
-        r->chain_number = was.chain_number;
-        memcpy(r->chain_hash, was.chain_hash, sizeof r->chain_hash);
-        r->id = was.id;
-        r->ndevices = was.ndevices;
-    }
-    r->must_reload = rc != CS_OK;
     cs_buf_free(&b);
     return rc;
 }

@@ -32,13 +32,16 @@ void cs_gap_rolled_back(struct cs_replica *r)
     struct cs_error ignored;
     sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_GAP_NEXT, &ignored);
     struct cs_table *t;
+    int step = SQLITE_ERROR;
 
     for (size_t i = 0; s != NULL && i < r->ntables; i++)
         r->tables[i].backfilling = false;
-    while (s != NULL && sqlite3_step(s) == SQLITE_ROW)
+    while (s != NULL && (step = sqlite3_step(s)) == SQLITE_ROW)
         if ((t = cs_table_by_id(r, sqlite3_column_int64(s, 0))) != NULL)
             t->backfilling = true;
     sqlite3_reset(s);
+    if (step != SQLITE_DONE)
+        r->schema_version = -1; /* not read: the tables are looked at again before anything else */
 }
 
 /* Its rows depend on others: the projection can reach any of them. */

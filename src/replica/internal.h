@@ -61,6 +61,16 @@ struct cs_table {
     void *apply;           /* apply.c's statements and scratch; owned there */
 };
 
+/* What a transaction may change of the database's mirror in memory, for its rollback. */
+struct cs_mirror {
+    struct cs_replica_identity id;
+    int64_t hlc, held_back, huge;
+    uint32_t ndevices;
+    uint64_t next_unsent, chain_number;
+    uint8_t chain_hash[32];
+    struct cs_pull_mark mark;
+};
+
 struct cs_replica {
     sqlite3 *db; /* our own connection; foreign_keys=OFF, recursive_triggers=OFF */
     struct cs_world *world;
@@ -83,13 +93,14 @@ struct cs_replica {
     void *extract;           /* extract.c: what the last extract took, for bind */
     void *apply;             /* apply.c's state: guards, probes */
     bool lease_held, read_only;
-    bool must_reload;   /* what memory mirrors is doubtful: a rollback could not be followed by reading */
+    bool begun;         /* a transaction of ours is open, before is what it found */
     bool bare;          /* ours are gone since the last table was untracked, or never were: until one is tracked */
     int64_t held_back;  /* changes that cannot be sent: a NULL in the key */
     int64_t huge;       /* rows above 16 MiB that the last extract left */
     struct cs_buf meta; /* scratch: a row's versions, encoded */
     void *seal;         /* seal.c's state of the running transaction */
     void *run;          /* unsent_run.c: the run at hand */
+    struct cs_mirror before;
 };
 
 /* db.c: statements, transactions and errors. */
@@ -106,9 +117,9 @@ bool cs_db_row(struct cs_replica *r, sqlite3_stmt *s, int *rc, const char *what,
 #endif
 int cs_db_begin(struct cs_replica *r, struct cs_error *err);  /* BEGIN IMMEDIATE */
 int cs_db_commit(struct cs_replica *r, struct cs_error *err); /* on failure rolled back */
-void cs_db_rollback(struct cs_replica *r);
-/* Reloads all that memory mirrors (hlc, mark, chain, devices, next_unsent) after a rollback. */
-int cs_db_reload(struct cs_replica *r, struct cs_error *err);
+void cs_db_rollback(struct cs_replica *r);                    /* also when none is open: then nothing happens */
+/* Reads all that memory mirrors: hlc, mark, chain, devices, next_unsent. */
+int cs_db_load(struct cs_replica *r, struct cs_error *err);
 sqlite3_stmt *cs_db_stmt(struct cs_replica *r, int which,
                          struct cs_error *err); /* enum in statements.h; reset, no bindings */
 void cs_value_from_column(struct cs_value *out, sqlite3_stmt *s, int col);     /* borrowed until the next step */

@@ -127,7 +127,7 @@ static int open_all(struct cs_replica *r, const struct cs_replica_options *o, st
         r->bare = true;
         return cs_apply_open(r, err);
     }
-    if (rc != CS_OK || (rc = cs_db_reload(r, err)) != CS_OK || (rc = cs_apply_open(r, err)) != CS_OK ||
+    if (rc != CS_OK || (rc = cs_db_load(r, err)) != CS_OK || (rc = cs_apply_open(r, err)) != CS_OK ||
         (rc = schema_seen(r, err)) != CS_OK || (rc = cs_schema_load(r, err)) != CS_OK)
         return rc;
     return o->take_lease ? cs_lease_take(r, err) : CS_OK;

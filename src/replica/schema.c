@@ -574,7 +574,7 @@ int cs_schema_load(struct cs_replica *r, struct cs_error *err)
             "SELECT id, name, state, show_orphans, backfill IS NOT NULL, count(*) OVER () FROM main.sync_tables "
             "WHERE state <> 0 ORDER BY name",
             -1, &s, NULL) != SQLITE_OK)
-        return cs_db_fail(r, err, "cannot read our tables");
+        rc = cs_db_fail(r, err, "cannot read our tables");
     while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
         struct cs_table t;
 
@@ -611,6 +611,8 @@ int cs_schema_load(struct cs_replica *r, struct cs_error *err)
             if (parent != NULL)
                 parent->is_parent = true;
         }
+    if (rc != CS_OK)
+        r->schema_version = -1; /* half of it is at hand: it is read again before it is used */
     return rc;
 }
 

@@ -467,7 +467,7 @@ int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
     }
     if (rc == CS_OK && r->bare) { /* or tracked one again */
         r->bare = false;
-        rc = cs_db_reload(r, err);
+        rc = cs_db_load(r, err);
     }
     if (rc == CS_OK && (rc = follow_renames(r, err)) == CS_OK)
         rc = cs_schema_load(r, err);

@@ -207,19 +207,12 @@ class Doctor(ClawTest):
         self.assertEqual(self.failed(self.doctor(a, want=1)), ["ciphertext"])
 
     def test_the_clock(self):
-        late = next(BUILD.resolve().rglob("late_clock.so"))
         a = self.one()
-
-        def with_offset(secs):
-            self.hub.stop()
-            asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-            self.hub.env |= {"LD_PRELOAD": late, "LATE_CLOCK_SECS": secs, "ASAN_OPTIONS": asan.lstrip(":")}
-            self.hub.start()
-        with_offset(0)
+        self.hub.with_clock(0)
         self.assertEqual(self.doctor(a)["clock"][0][0], "ok")
-        with_offset(3600)
+        self.hub.with_clock(3600)
         self.assertEqual(self.doctor(a)["clock"][0][0], "warning")
-        with_offset(-3600)
+        self.hub.with_clock(-3600)
         found = self.doctor(a, want=1)
         self.assertEqual(self.failed(found), ["clock"])
         self.assertIn("ahead of the hub's", found["clock"][0][1])

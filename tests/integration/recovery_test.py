@@ -27,6 +27,28 @@ class Clock(ClawTest):
         self.settle([a, b])
         self.assertEqual(a.value("SELECT content FROM memories"), "newer")
 
+    def test_a_hub_whose_clock_was_a_year_ahead(self):
+        """Its log stays ahead of its clock; what is written then is taken, however often each row was changed."""
+        a, b = self.workspace_of(2)
+        self.hub.with_clock(365 * 86400)
+        with a.connect() as db:
+            db.execute("UPDATE sync_meta SET value = ? WHERE name = 'hlc'",
+                       ((int(time.time() * 1000) + 364 * 86400 * 1000) << 16,))
+        a.sql("INSERT INTO memories(id, content) VALUES ('ahead', 'x');")
+        self.settle([a, b])
+        self.hub.with_clock(0)
+        self.hub.stop()
+        impatient = {"CLAW_MAX_RETRIES": 0, "CLAW_CONNECT_TIMEOUT_SECS": 1, "CLAW_REQUEST_TIMEOUT_SECS": 1}
+        a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) "
+              "INSERT INTO memory_records(id, title) SELECT 'r' || i, i FROM n;")
+        a.claw("sync", want=3, **impatient)
+        a.sql("UPDATE memory_records SET title = title || '!';")
+        a.claw("sync", want=3, **impatient)
+        self.hub.start()
+        a.claw("sync", CLAW_MAX_DELTA_ROWS=50)
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT count(*) FROM memory_records WHERE title LIKE '%!'"), 500)
+
 
 class StrangeHub(ClawTest):
     """A listener that is no hub: one clear line, exit 3, nothing changed, the changes kept."""

@@ -62,6 +62,24 @@ static void jump(struct run *r, struct cs_world *host)
     cs_sim_skew(host, ms);
 }
 
+static void wake(struct device *d)
+{
+    if (cs_sim_lives(d->world))
+        return;
+    device_close(d);
+    device_start(d);
+}
+
+void raise_the_dead(struct run *r)
+{
+    if (!cs_sim_lives(r->hub.world)) {
+        hub_kill(r, false);
+        hub_start(r);
+    }
+    for (unsigned i = 0; i < r->ndevices; i++)
+        wake(&r->devices[i]);
+}
+
 /* For so long that devices give up, queue what is bound, and go on trying. */
 static void write_without_a_hub(struct run *r)
 {
@@ -69,9 +87,10 @@ static void write_without_a_hub(struct run *r)
     for (int i = 0; i < 4; i++) {
         struct device *d = &r->devices[draw(r, r->ndevices)];
 
+        wake(d);
         write_own(d, 1 + (unsigned)draw(r, 100));
         write_shared(d);
-        pass(r, draw(r, HOUR_MS / 4));
+        pass(r, 1 + draw(r, HOUR_MS / 4));
     }
 }
 
@@ -194,23 +213,10 @@ static void something_with_a_device(struct device *d)
     device_start(d);
 }
 
-void raise_the_dead(struct run *r)
-{
-    if (!cs_sim_lives(r->hub.world)) {
-        hub_kill(r, false);
-        hub_start(r);
-    }
-    for (unsigned i = 0; i < r->ndevices; i++)
-        if (!cs_sim_lives(r->devices[i].world)) {
-            device_close(&r->devices[i]);
-            device_start(&r->devices[i]);
-        }
-}
-
 /* Rows at once: a few, a batch or two, more than a slice is sealed of. */
 static unsigned how_many(struct run *r)
 {
-    static const unsigned most[] = { 5, 5, 5, 5, 300, 300, 3000 };
+    static const unsigned most[] = { 5, 5, 5, 5, 5, 5, 5, 5, 300, 300, 1500 };
 
     return 1 + (unsigned)draw(r, most[draw(r, sizeof most / sizeof most[0])]);
 }

@@ -439,23 +439,24 @@ static void clock_rule(void **state)
 {
     static const struct {
         int64_t now_ms, accepted, highest;
-        uint32_t ops;
         bool want;
     } cases[] = {
-        { 1000, 0, 3997696000, 1, true },
-        { 1000, 0, 3997696001, 1, false },
-        { 1000, 6553534464, 6553534467, 3, true },
-        { 1000, 6553534464, 6553534468, 3, false },
-        { INT64_MAX, 0, INT64_MAX, 1, true },
-        { 0, INT64_MAX, INT64_MAX, UINT32_MAX, true },
-        { INT64_MIN, 0, 1, 1, true },
-        { INT64_MIN, 0, 2, 1, false },
-        { (INT64_MAX >> 16) - 60000, 0, INT64_MAX, 1, false },
+        { 1000, 0, 3997696000, true },
+        { 1000, 0, 3997696001, false },
+        { 1000, 6553534464, 6553534464 + CS_CLOCK_ROOM, true },
+        { 1000, 6553534464, 6553534465 + CS_CLOCK_ROOM, false },
+        { 1000, 3997696000 - CS_CLOCK_ROOM, 3997696000, true },
+        { 1000, 3997696000 - CS_CLOCK_ROOM, 3997696001, false },
+        { INT64_MAX, 0, INT64_MAX, true },
+        { 0, INT64_MAX, INT64_MAX, true },
+        { INT64_MIN, 0, CS_CLOCK_ROOM, true },
+        { INT64_MIN, 0, CS_CLOCK_ROOM + 1, false },
+        { (INT64_MAX >> 16) - 60000, 0, INT64_MAX, false },
     };
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        assert_int_equal(cs_rules_clock(cases[i].now_ms, cases[i].accepted, cases[i].highest, cases[i].ops),
+        assert_int_equal(cs_rules_clock(cases[i].now_ms, cases[i].accepted, cases[i].highest),
                          cases[i].want);
 }
 

@@ -12,7 +12,7 @@
 
 #include "crypto/keys.h"
 #include "queue/queue.h"
-#include "unit/queue/fault_vfs.h"
+#include "fixtures/fault_vfs.h"
 
 struct scene {
     char dir[64], path[96];

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "fixtures/fault_vfs.h"
 #include "unit/replica/capture_fixture.h"
 
 #define SCHEMA                                                                                                         \
@@ -166,9 +167,49 @@ static void a_locked_database(void **state)
     close_all(&c);
 }
 
+/* What memory mirrors of a database that can be neither written nor read is what it was before. */
+static void a_disk_that_is_gone(void **state)
+{
+    struct capture c;
+    struct cs_pull_mark now, next = { .log_id = 1 };
+    struct cs_apply_result result;
+    struct cs_error err = { 0 };
+    int failures = 0;
+
+    (void)state;
+    fault_vfs_install();
+    open_database(&c, false, SCHEMA);
+    run_here(&c, "PRAGMA journal_mode=WAL");
+    open_replica(&c);
+    track_all(&c);
+    for (long n = 0; next.number < 20; n++) {
+        int rc;
+
+        cs_replica_pull_mark(c.r, &now);
+        next.number = now.number + 1;
+        fault_after = n % 40;
+        rc = cs_replica_apply(c.r, NULL, &next, &result, &err);
+        cs_replica_pull_mark(c.r, &now);
+        fault_after = -1;
+        assert_int_equal(now.number, rc == CS_OK ? next.number : next.number - 1);
+        failures += rc != CS_OK;
+        next.number = now.number;
+        if (n % 8 == 0) { /* what is on the disk is not more than what was said to be */
+            cs_replica_close(c.r);
+            open_replica(&c);
+            cs_replica_pull_mark(c.r, &now);
+            assert_int_equal(now.number, next.number);
+        }
+    }
+    assert_true(failures > 5);
+    close_all(&c);
+    sqlite3_vfs_unregister(&fault_vfs);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_disk_that_is_gone),
         { "a full disk, rollback journal", a_full_disk, NULL, NULL, (void *)"PRAGMA journal_mode=DELETE" },
         { "a full disk, write-ahead log", a_full_disk, NULL, NULL, (void *)"PRAGMA journal_mode=WAL" },
         cmocka_unit_test(a_locked_database),
