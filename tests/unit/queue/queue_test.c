@@ -11,8 +11,8 @@
 #include <cmocka.h>
 
 #include "crypto/keys.h"
-#include "queue/queue.h"
 #include "fixtures/fault_vfs.h"
+#include "queue/queue.h"
 
 struct scene {
     char dir[64], path[96];
