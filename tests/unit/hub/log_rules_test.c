@@ -456,8 +456,7 @@ static void clock_rule(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        assert_int_equal(cs_rules_clock(cases[i].now_ms, cases[i].accepted, cases[i].highest),
-                         cases[i].want);
+        assert_int_equal(cs_rules_clock(cases[i].now_ms, cases[i].accepted, cases[i].highest), cases[i].want);
 }
 
 int main(void)
