@@ -66,9 +66,9 @@ enum cs_judgement {
 };
 enum cs_judgement cs_rules_judge(const struct cs_batch *b, const struct cs_log_state *s, struct cs_verdict *v);
 
-/* The hub's clock rule: highest <= max((now_ms + 60000) << 16, highest_accepted + CS_CLOCK_ROOM). Saturates. The room is
- * for devices whose log is ahead of the clock: stamps of what waits are dense above the highest, but a batch may hold
- * some of the last ones (docs/decisions/0007). */
+/* The hub's clock rule: highest <= max((now_ms + 60000) << 16, highest_accepted + CS_CLOCK_ROOM). Saturates. The room
+ * is for devices whose log is ahead of the clock: stamps of what waits are dense above the highest, but a batch may
+ * hold some of the last ones (docs/decisions/0007). */
 enum { CS_CLOCK_ROOM = 1 << 24 };
 bool cs_rules_clock(int64_t now_ms, int64_t highest_accepted, int64_t highest);
 

@@ -1,6 +1,6 @@
 /* The queue of an engine: a hub that is away, batches that it refuses for good, retries, and a death at every write. */
-#include "unit/engine/between_fixture.h"
 #include "fixtures/fault_vfs.h"
+#include "unit/engine/between_fixture.h"
 
 static const char schema[] = "CREATE TABLE memories(id TEXT PRIMARY KEY, content TEXT);";
 
