@@ -1,5 +1,5 @@
 // Health checks and reflection of the hub, asked with the schemas that other implementations publish.
-// usage: node inspect.mjs SERVER
+// usage: node hub_inspect.mjs SERVER
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
