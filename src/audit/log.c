@@ -140,7 +140,7 @@ static int user_version(cs_audit *a, int *out, struct cs_error *err)
 
 static int prepare(cs_audit *a, bool read_only, struct cs_error *err)
 {
-    int version, rc = user_version(a, &version, err);
+    int version = 0, rc = user_version(a, &version, err);
 
     if (rc == CS_OK && version == 0 && !read_only) {
         /* under the lock: another process may be making it, too */

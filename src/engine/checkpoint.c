@@ -218,7 +218,7 @@ static void compare(struct clawsync_engine *e, const struct cs_checkpoint *file,
 int cs_checkpoint_open(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_files *f = &e->world->files;
-    struct cs_checkpoint file, now = { 0 };
+    struct cs_checkpoint file = { 0 }, now = { 0 };
     struct cs_buf text = { 0 };
     char why[sizeof err->msg], sentence[1200];
     struct cs_error one;

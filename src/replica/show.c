@@ -722,6 +722,7 @@ static int put_into_clone(struct cs_replica *r, const struct cs_table *t, const 
     struct cs_table_sql *s = cs_sql_of(t);
     int step, rc = CS_OK;
 
+    *holds = true;
     step = sqlite3_step(s->clone_clear);
     sqlite3_reset(s->clone_clear);
     if (step != SQLITE_DONE)
