@@ -162,8 +162,9 @@ static int batch_write(const struct group *g, struct place *p, struct cs_write *
     case CS_ACCEPT:
         if (quota->bytes != 0 && (p->head.bytes > quota->bytes || b->bytes > quota->bytes - p->head.bytes)) {
             cs_refuse(&w->verdict, CS_RPC_RESOURCE_EXHAUSTED, "limit",
-                      "the workspace has used %" PRIu64 " of its %" PRIu64 " bytes on this hub", p->head.bytes,
-                      quota->bytes);
+                      "the workspace has used %" PRIu64 " of its %" PRIu64
+                      " bytes on this hub; ask who runs it for more (CLAW_SYNC_QUOTA_BYTES)",
+                      p->head.bytes, quota->bytes);
             return CS_OK;
         }
         return batch_put(g, p, w, err);
@@ -296,7 +297,9 @@ static int entry_write(const struct group *g, struct place *p, struct cs_write *
     /* An entry that makes them no more passes: the way back under the quota stays open. */
     if (rc == CS_OK && most != 0 && after > most && after > before) {
         cs_refuse(&w->verdict, CS_RPC_RESOURCE_EXHAUSTED, "limit",
-                  "the workspace has %zu devices, as many as it may have on this hub; remove one first", before);
+                  "the workspace has %zu devices, as many as it may have on this hub; remove one first (claw-sync "
+                  "devices revoke), or ask who runs the hub for more (CLAW_SYNC_QUOTA_DEVICES)",
+                  before);
         return CS_OK;
     }
     if (rc == CS_OK) {

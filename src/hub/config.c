@@ -6,8 +6,12 @@
 #include "crypto/keys.h"
 
 enum { SEED_MIN = 32, KEY_LEN = 32 };
-#define QUOTA_MAX      UINT64_C(1000000000000000)                       /* bytes */
-#define QUOTA_RATE_MAX UINT64_C(1000000000000)                          /* bytes per second */
+#define QUOTA_MAX      UINT64_C(1000000000000000) /* bytes */
+#define QUOTA_RATE_MAX UINT64_C(1000000000000)    /* bytes per second */
+/* What nobody's notes and memories reach, and what no single workspace can use up of a small machine. */
+#define QUOTA_DEVICES UINT64_C(64)
+#define QUOTA_BYTES   UINT64_C(10000000000)
+#define QUOTA_RATE    UINT64_C(20000000)
 static const char default_seed[] = "claw-sync-server-default-key-seed"; /* known to everyone: for trying things out */
 
 /* Unset and empty are the same. */
@@ -28,18 +32,18 @@ static int flag(bool *out, cs_getenv *env, const char *name, struct cs_error *er
     return cs_fail(err, CS_EINVAL, "%s is \"%s\"; it is 1 or 0", name, v);
 }
 
-static int quota(uint64_t *out, cs_getenv *env, const char *name, uint64_t max, struct cs_error *err)
+static int quota(uint64_t *out, cs_getenv *env, const char *name, uint64_t usual, uint64_t max, struct cs_error *err)
 {
     const char *v = variable(env, name);
     size_t n = v == NULL ? 0 : strspn(v, "0123456789");
 
-    *out = 0;
-    if (v == NULL)
+    *out = v == NULL ? usual : 0;
+    if (v == NULL || strcmp(v, "none") == 0)
         return CS_OK;
     if (n > 0 && n <= 18 && v[n] == '\0')
         *out = strtoull(v, NULL, 10);
     if (*out == 0 || *out > max)
-        return cs_fail(err, CS_EINVAL, "%s is \"%.50s\"; it is a number from 1 to %llu, or unset: no limit", name, v,
+        return cs_fail(err, CS_EINVAL, "%s is \"%.50s\"; it is a number from 1 to %llu, or \"none\": no limit", name, v,
                        (unsigned long long)max);
     return CS_OK;
 }
@@ -125,9 +129,10 @@ int cs_hub_config_read(struct cs_hub_config *out, cs_getenv *env, const char *li
                                    .key_seed = variable(env, "CLAW_SYNC_SERVER_KEY_SEED") };
     if ((rc = flag(&out->behind_proxy, env, "CLAW_SYNC_HUB_BEHIND_PROXY", err)) != CS_OK)
         return rc;
-    if ((rc = quota(&devices, env, "CLAW_SYNC_QUOTA_DEVICES", 256, err)) != CS_OK ||
-        (rc = quota(&out->quota_bytes, env, "CLAW_SYNC_QUOTA_BYTES", QUOTA_MAX, err)) != CS_OK ||
-        (rc = quota(&out->quota_bytes_per_s, env, "CLAW_SYNC_QUOTA_BYTES_PER_SECOND", QUOTA_RATE_MAX, err)) != CS_OK)
+    if ((rc = quota(&devices, env, "CLAW_SYNC_QUOTA_DEVICES", QUOTA_DEVICES, 256, err)) != CS_OK ||
+        (rc = quota(&out->quota_bytes, env, "CLAW_SYNC_QUOTA_BYTES", QUOTA_BYTES, QUOTA_MAX, err)) != CS_OK ||
+        (rc = quota(&out->quota_bytes_per_s, env, "CLAW_SYNC_QUOTA_BYTES_PER_SECOND", QUOTA_RATE, QUOTA_RATE_MAX,
+                    err)) != CS_OK)
         return rc;
     out->quota_devices = (uint32_t)devices;
     if (listen == NULL && (listen = variable(env, "CLAW_LISTEN_ADDR")) == NULL)

@@ -17,8 +17,7 @@ struct cs_gate {
     void *user;
     struct cs_call_proof proof;
     struct cs_caller caller;
-    uint8_t answer_key[32];
-    bool keyed; /* the session is known: what the call ends with is MACed */
+    struct cs_answer_key *answer_key; /* a reference: the session is known, what the call ends with is MACed; or NULL */
     bool checking, let_in;
     bool half_closed;        /* a request without a body ends before anybody reads */
     uint8_t answer_hash[32]; /* B3 of the unary answer */
@@ -60,7 +59,7 @@ const struct cs_caller *cs_gate_caller(const cs_rpc_call *c)
 
 static void gate_free(struct cs_gate *g)
 {
-    cs_wipe(g->answer_key, sizeof g->answer_key);
+    cs_answer_key_unref(g->hub->answer_keys, g->answer_key);
     free(g);
 }
 
@@ -103,11 +102,10 @@ static bool find_session(struct cs_gate *g, const cs_rpc_call *c, struct cs_verd
     bool ours = s != NULL && (g->hub->behind_proxy || s->connection == cs_rpc_call_connection(c));
 
     if (ours) {
-        g->keyed = true;
-        memcpy(g->answer_key, s->keys.answer_key, sizeof g->answer_key);
+        g->answer_key = cs_answer_key_ref(s->answer_key);
         g->caller = (struct cs_caller){ .workspace = g->proof.workspace, .device = g->proof.device };
-        memcpy(g->caller.session, s->keys.id, sizeof g->caller.session);
-        memcpy(g->caller.transcript, s->keys.transcript, sizeof g->caller.transcript);
+        memcpy(g->caller.session, s->id, sizeof g->caller.session);
+        memcpy(g->caller.transcript, s->transcript, sizeof g->caller.transcript);
         g->caller.counter = g->proof.counter;
     }
     if ((!ours || !s->proven) && !cs_sessions_may_try(t, peer))
@@ -295,7 +293,7 @@ bool cs_gate_body(const cs_rpc_call *c, struct cs_slice msg)
     const struct cs_gate *g = gate_of(c);
     uint8_t hash[32];
 
-    if (!g->keyed || g->method->allowed == 0 || g->method->no_hash)
+    if (g->answer_key == NULL || g->method->allowed == 0 || g->method->no_hash)
         return true;
     cs_hash_plain(msg, hash);
     return cs_secret_eq(hash, g->proof.body_hash, sizeof hash);
@@ -319,11 +317,12 @@ void cs_gate_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_
     /* a challenge that was wrong, or a request in another's name: guesses too */
     if (g != NULL && g->let_in && v->status == CS_RPC_UNAUTHENTICATED)
         cs_sessions_failed(g->hub->sessions, cs_rpc_call_peer(c));
-    if (g == NULL || !g->keyed) {
+    if (g == NULL || g->answer_key == NULL) {
         cs_call_finish(c, v, more, nmore);
         return;
     }
-    cs_answer_mac_of_hash(g->answer_key, g->caller.counter, (uint32_t)v->status, g->answer_hash, mac);
+    cs_answer_mac_of_hash(cs_answer_key_bytes(g->answer_key), g->caller.counter, (uint32_t)v->status, g->answer_hash,
+                          mac);
     for (size_t i = 0; i < nmore && n < sizeof items / sizeof items[0]; i++)
         items[n++] = more[i];
     cs_call_finish(c, v, items, n);
@@ -331,6 +330,6 @@ void cs_gate_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_
 
 void cs_gate_push_mac(const cs_rpc_call *c, const Clawsync__V1__PushResponse *a, uint8_t out[CS_ANSWER_MAC_LEN])
 {
-    cs_push_answer_mac(gate_of(c)->answer_key, a->batch_hash.data, a->log_number, a->accepted, a->status, a->kind,
-                       a->reason, out);
+    cs_push_answer_mac(cs_answer_key_bytes(gate_of(c)->answer_key), a->batch_hash.data, a->log_number, a->accepted,
+                       a->status, a->kind, a->reason, out);
 }

@@ -104,9 +104,10 @@ static void hub_free(struct cs_hub *h)
     cs_writer_fini(h);
     cs_presence_free(h->presence);
     cs_sessions_free(h->sessions);
+    cs_answer_keys_free(h->answer_keys);
     cs_members_free(h->members);
     cs_store_close(&h->store);
-    cs_wipe(&h->key, sizeof h->key);
+    cs_secret_free(h->key);
     free(h);
 }
 
@@ -161,9 +162,11 @@ static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_
         return cs_fail(err, CS_ENOMEM, "out of memory");
     if ((rc = cs_store_sqlite_open(&h->store, h->world, o->database, err)) != CS_OK)
         return rc;
-    cs_sign_key_from_seed(&h->key, o->key_seed);
+    if ((h->key = cs_secret_alloc(sizeof *h->key)) == NULL || cs_answer_keys_new(&h->answer_keys) != CS_OK)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    cs_sign_key_from_seed(h->key, o->key_seed);
     h->env = (struct cs_commit_env){
-        .world = h->world, .rng = { .world = h->world }, .key = &h->key, .store = &h->store, .members = h->members
+        .world = h->world, .rng = { .world = h->world }, .key = h->key, .store = &h->store, .members = h->members
     };
     h->behind_proxy = o->behind_proxy;
     h->limit_loopback = o->limit_loopback;
@@ -209,7 +212,7 @@ int cs_hub_certificate(cs_hub *h, const char *cert_file, const char *key_file, s
 
 const uint8_t *cs_hub_public_key(const cs_hub *h)
 {
-    return h->key.pk;
+    return h->key->pk;
 }
 
 void cs_hub_stop(cs_hub *h, uint32_t drain_ms, void (*stopped)(void *arg), void *arg)

@@ -65,12 +65,25 @@ uint64_t cs_presence_position(const struct cs_hub *h, const struct cs_uuid *ws, 
 /* Hands what is newer than the store to the writer. */
 void cs_presence_flush(struct cs_hub *h);
 
+/* ---- answer_keys.c: the sessions' keys, in guarded memory, wiped with the last reference ---- */
+
+struct cs_answer_keys;
+struct cs_answer_key;
+int cs_answer_keys_new(struct cs_answer_keys **out);
+void cs_answer_keys_free(struct cs_answer_keys *t); /* NULL is fine */
+/* NULL: out of memory. Given back by unref. */
+struct cs_answer_key *cs_answer_key_new(struct cs_answer_keys *t, const uint8_t key[32]);
+struct cs_answer_key *cs_answer_key_ref(struct cs_answer_key *k);
+void cs_answer_key_unref(struct cs_answer_keys *t, struct cs_answer_key *k); /* NULL is fine */
+const uint8_t *cs_answer_key_bytes(const struct cs_answer_key *k);
+
 /* ---- sessions.c: who has opened one, and how much each address may try ---- */
 
 struct cs_hub_session {
     struct cs_hub_session *next;          /* in its bucket */
     struct cs_hub_session *newer, *older; /* by use */
-    struct cs_session keys;
+    uint8_t id[CS_SESSION_ID_LEN], transcript[32];
+    struct cs_answer_key *answer_key; /* a reference */
     struct cs_counter_window window;
     uint64_t connection;
     uint64_t used_ms;
@@ -265,9 +278,9 @@ void cs_push_writable(cs_rpc_call *c, void *service);
 void cs_push_closed(cs_rpc_call *c, void *service);
 
 struct cs_hub {
-    struct cs_world *world; /* borrowed */
-    cs_loop *loop;          /* borrowed */
-    struct cs_sign_key key;
+    struct cs_world *world;  /* borrowed */
+    cs_loop *loop;           /* borrowed */
+    struct cs_sign_key *key; /* guarded */
     struct cs_store store;
     cs_members *members;
     struct cs_commit_env env;
@@ -275,6 +288,7 @@ struct cs_hub {
     uint16_t port;
     struct cs_writer writer;
     struct cs_presence *presence;
+    struct cs_answer_keys *answer_keys;
     struct cs_sessions *sessions;
     struct cs_gate *gates; /* open calls */
     struct cs_hold holds[CS_HUB_HOLDS];

@@ -30,7 +30,8 @@ static const char help[] = "Usage: claw-sync-server [options]\n"
                            "  CLAW_SYNC_TLS_KEY           PEM file of its key\n"
                            "  CLAW_SYNC_HUB_BEHIND_PROXY  1: proxies in front share connections\n"
                            "  CLAW_SYNC_QUOTA_DEVICES, CLAW_SYNC_QUOTA_BYTES, CLAW_SYNC_QUOTA_BYTES_PER_SECOND\n"
-                           "                              what one workspace may have and send; default: no limits\n"
+                           "                              what one workspace may have and send; \"none\": no limit;\n"
+                           "                              default 64, 10000000000 and 20000000\n"
                            "  CLAW_SYNC_SERVER_KEY_SEED   32 secret bytes or more; default: a random key in hub.key\n"
                            "\n"
                            "Exit status: 0 stopped by a signal, 1 could not run, 2 wrong options or environment.\n";
@@ -91,6 +92,14 @@ static void reload_asked(void *arg)
         fprintf(stderr, "%s: warning: %s; the certificate in use stays\n", name, err.msg);
 }
 
+static void print_quota(const char *what, uint64_t most)
+{
+    if (most == 0)
+        printf("quota of %s: none\n", what);
+    else
+        printf("quota of %s: %llu\n", what, (unsigned long long)most);
+}
+
 /* "HOST:PORT", an IPv6 address in brackets. */
 static const char *address(const struct cs_hub_config *c, uint16_t port, char out[300])
 {
@@ -109,6 +118,9 @@ static void print_config(const struct cs_hub_config *c)
     printf("database: sqlite:%s\n", c->database);
     printf("tls: %s\n", c->cert_file != NULL ? c->cert_file : "off");
     printf("hub key: %s\n", c->key_seed != NULL ? "from CLAW_SYNC_SERVER_KEY_SEED" : "hub.key in the data directory");
+    print_quota("devices", c->quota_devices);
+    print_quota("bytes", c->quota_bytes);
+    print_quota("bytes per second", c->quota_bytes_per_s);
 }
 
 static int start(struct program *p, struct cs_world *world, const struct cs_hub_config *c, struct cs_error *err)

@@ -3,7 +3,7 @@
 
 struct opening {
     uint8_t reply[CS_SESSION_REPLY_LEN];
-    struct cs_session keys;
+    struct cs_session *keys; /* guarded */
 };
 
 static void open_work(struct cs_req *r)
@@ -16,7 +16,9 @@ static void open_work(struct cs_req *r)
 
     if (req == NULL)
         cs_unparsable(&r->verdict);
-    else if (cs_session_answer(&r->env->rng, r->env->key, cs_slice(req->hello.data, req->hello.len), o->reply, &o->keys,
+    else if ((o->keys = cs_secret_alloc(sizeof *o->keys)) == NULL)
+        cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+    else if (cs_session_answer(&r->env->rng, r->env->key, cs_slice(req->hello.data, req->hello.len), o->reply, o->keys,
                                &err) != CS_OK)
         cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "%s", err.msg);
 }
@@ -27,8 +29,7 @@ static void open_done(struct cs_req *r)
     Clawsync__V1__OpenSessionResponse answer = CLAWSYNC__V1__OPEN_SESSION_RESPONSE__INIT;
 
     answer.reply = (ProtobufCBinaryData){ sizeof o->reply, o->reply };
-    if (cs_sessions_add(r->hub->sessions, &o->keys, cs_rpc_call_connection(r->call), cs_rpc_call_peer(r->call)) !=
-        CS_OK)
+    if (cs_sessions_add(r->hub->sessions, o->keys, cs_rpc_call_connection(r->call), cs_rpc_call_peer(r->call)) != CS_OK)
         cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     else if (!cs_pb_pack(&r->out, &answer.base, &r->verdict) || !cs_req_send(r))
         return;
@@ -39,7 +40,7 @@ static void open_fini(struct cs_req *r)
 {
     struct opening *o = r->state;
 
-    cs_wipe(&o->keys, sizeof o->keys);
+    cs_secret_free(o->keys);
 }
 
 static const struct cs_req_ops open_ops = { .name = "OpenSession",

@@ -237,7 +237,8 @@ static bool is_too_much(struct item *it)
     if (cs_sessions_may_push(it->push->hub->sessions, &it->batch.h.workspace, it->batch.bytes))
         return false;
     cs_refuse(&it->write.verdict, CS_RPC_RESOURCE_EXHAUSTED, "limit",
-              "the workspace sends more than this hub lets it; try again in a few seconds");
+              "the workspace sends more bytes per second than this hub lets it (CLAW_SYNC_QUOTA_BYTES_PER_SECOND); "
+              "try again in a few seconds");
     return true;
 }
 

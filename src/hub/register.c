@@ -2,7 +2,15 @@
  * its state. Keys of an id that is known are never replaced. */
 #include "hub/internal.h"
 
-enum { PREFIX_TYPE = 4, PREFIX_WORKSPACE = 8, RECORD_ID = 0, RECORD_SIGN = 20, RECORD_BOX = 52, PK_LEN = 32 };
+enum {
+    PREFIX_TYPE = 4,
+    PREFIX_WORKSPACE = 8,
+    PREFIX_AUTHOR = 64,
+    RECORD_ID = 0,
+    RECORD_SIGN = 20,
+    RECORD_BOX = 52,
+    PK_LEN = 32
+};
 
 struct reg {
     struct cs_write write;
@@ -56,6 +64,8 @@ static bool entry_is_of_device(struct cs_req *r, const struct reg *g)
         return invalid(r, "this is not a membership entry");
     if (g->entry.data[PREFIX_TYPE] != CS_ENTRY_GENESIS && g->entry.data[PREFIX_TYPE] != CS_ENTRY_ADD)
         return invalid(r, "a device registers with a genesis or an add entry");
+    if ((g->entry.data[PREFIX_TYPE] == CS_ENTRY_GENESIS) != (cs_entry_seq(g->entry) == 1))
+        return invalid(r, "a workspace begins with its genesis, and has no other");
     if (memcmp(g->entry.data + PREFIX_WORKSPACE, g->workspace.b, 16) != 0)
         return invalid(r, "the entry is of another workspace");
     if (memcmp(record + RECORD_ID, g->device.b, 16) != 0 || memcmp(record + RECORD_SIGN, g->sign_pk, PK_LEN) != 0 ||
@@ -95,24 +105,34 @@ static bool register_parse(struct cs_req *r, struct reg *g)
     return true;
 }
 
-/* Alone: what the membership says of a known device with these keys. */
-static void register_read(struct cs_req *r, struct reg *g)
+static bool find(struct cs_req *r, const struct reg *g, const struct cs_uuid *id, struct cs_store_head *head,
+                 struct cs_member_info *out)
 {
-    struct cs_member_info member = { 0 };
-    struct cs_store_head head;
     struct cs_error err = { 0 };
     cs_store_tx *tx = NULL;
     int rc = cs_store_begin(r->env->store, CS_STORE_READ, &g->workspace, 1, &tx, &err);
 
+    *out = (struct cs_member_info){ 0 };
     if (rc == CS_OK)
-        rc = tx->ops->head(tx, &g->workspace, &head, &err);
+        rc = tx->ops->head(tx, &g->workspace, head, &err);
     if (rc == CS_OK)
-        rc = cs_members_find(r->env->members, tx, &g->workspace, &head, &g->device, &member, &err);
+        rc = cs_members_find(r->env->members, tx, &g->workspace, head, id, out, &err);
     cs_store_rollback(tx);
-    if (rc != CS_OK && rc != CS_ENOTFOUND) {
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
         cs_refuse_storage(&r->verdict, &err);
-    } else if (member.kind != CS_PRINCIPAL_DEVICE || memcmp(member.sign_pk, g->sign_pk, PK_LEN) != 0 ||
-               memcmp(member.box_pk, g->box_pk, PK_LEN) != 0) {
+    return r->verdict.status == CS_RPC_OK;
+}
+
+/* Alone: what the membership says of a known device with these keys. */
+static void register_read(struct cs_req *r, struct reg *g)
+{
+    struct cs_member_info member;
+    struct cs_store_head head;
+
+    if (!find(r, g, &g->device, &head, &member))
+        return;
+    if (member.kind != CS_PRINCIPAL_DEVICE || memcmp(member.sign_pk, g->sign_pk, PK_LEN) != 0 ||
+        memcmp(member.box_pk, g->box_pk, PK_LEN) != 0) {
         cs_refuse_stranger(&r->verdict);
     } else {
         g->state = member.active ? CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER
@@ -121,12 +141,37 @@ static void register_read(struct cs_req *r, struct reg *g)
     }
 }
 
+/* With an add: it must be the word of one whom the workspace knows. To everybody else a workspace that is there and
+ * one that is not are the same, in the answer and in the work for it. */
+static void check_author(struct cs_req *r, const struct reg *g)
+{
+    struct cs_member_info member;
+    struct cs_store_head head;
+    struct cs_uuid author;
+    uint8_t hash[32];
+    bool known;
+
+    memcpy(author.b, g->entry.data + PREFIX_AUTHOR, sizeof author.b);
+    if (!find(r, g, &author, &head, &member))
+        return;
+    known = cs_entry_hash(g->entry, hash) &&
+            cs_verify_digest(member.kind == 0 ? r->env->key->pk : member.sign_pk, hash,
+                             g->entry.data + g->entry.len - CS_SIGNATURE_LEN) &&
+            member.kind != 0;
+    if (!known)
+        cs_refuse_stranger(&r->verdict);
+}
+
 static void register_work(struct cs_req *r)
 {
     struct reg *g = r->state;
 
-    if (register_parse(r, g) && g->entry.len == 0)
+    if (!register_parse(r, g))
+        return;
+    if (g->entry.len == 0)
         register_read(r, g);
+    else if (g->entry.data[PREFIX_TYPE] == CS_ENTRY_ADD)
+        check_author(r, g);
 }
 
 static void register_answer(struct cs_req *r)
@@ -140,7 +185,7 @@ static void register_answer(struct cs_req *r)
     cs_head_message(&g->head, &head);
     answer.accepted = g->state == CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER;
     answer.assigned_device_id = id;
-    answer.server_public_key = (ProtobufCBinaryData){ sizeof r->hub->key.pk, r->hub->key.pk };
+    answer.server_public_key = (ProtobufCBinaryData){ sizeof r->hub->key->pk, r->hub->key->pk };
     answer.state = g->state;
     answer.head = &head;
     if (!cs_pb_pack(&r->out, &answer.base, &r->verdict) || cs_req_send(r))

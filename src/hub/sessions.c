@@ -79,14 +79,14 @@ static void use_link(struct cs_sessions *t, struct cs_hub_session *s)
 
 static void session_drop(struct cs_sessions *t, struct cs_hub_session *s)
 {
-    struct cs_hub_session **at = bucket_of(t, s->keys.id);
+    struct cs_hub_session **at = bucket_of(t, s->id);
 
     while (*at != s)
         at = &(*at)->next;
     *at = s->next;
     use_unlink(t, s);
     t->n--;
-    cs_wipe(s, sizeof *s);
+    cs_answer_key_unref(t->hub->answer_keys, s->answer_key);
     free(s);
 }
 
@@ -104,7 +104,7 @@ struct cs_hub_session *cs_sessions_find(struct cs_sessions *t, const uint8_t id[
 
     drop_idle(t);
     for (s = *bucket_of(t, id); s != NULL; s = s->next)
-        if (memcmp(s->keys.id, id, CS_SESSION_ID_LEN) == 0)
+        if (memcmp(s->id, id, CS_SESSION_ID_LEN) == 0)
             break;
     if (s != NULL) {
         use_unlink(t, s);
@@ -151,9 +151,14 @@ int cs_sessions_add(struct cs_sessions *t, const struct cs_session *keys, uint64
         return CS_ENOMEM;
     limited_address(t, peer, s->address);
     make_room(t, s->address);
-    s->keys = *keys;
+    if ((s->answer_key = cs_answer_key_new(t->hub->answer_keys, keys->answer_key)) == NULL) {
+        free(s);
+        return CS_ENOMEM;
+    }
+    memcpy(s->id, keys->id, sizeof s->id);
+    memcpy(s->transcript, keys->transcript, sizeof s->transcript);
     s->connection = connection;
-    at = bucket_of(t, s->keys.id);
+    at = bucket_of(t, s->id);
     s->next = *at;
     *at = s;
     use_link(t, s);
@@ -318,7 +323,7 @@ void cs_sessions_free(struct cs_sessions *t)
         return;
     for (s = t->oldest; s != NULL; s = newer) {
         newer = s->newer;
-        cs_wipe(s, sizeof *s);
+        cs_answer_key_unref(t->hub->answer_keys, s->answer_key);
         free(s);
     }
     for (a = t->first_used; a != NULL; a = later) {

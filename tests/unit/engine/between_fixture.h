@@ -106,8 +106,8 @@ static inline void relay_forge(struct relay *r, Clawsync__V1__PushResponse *a)
     assert_non_null(s);
     if (a->batch_hash.data == NULL)
         a->batch_hash = (ProtobufCBinaryData){ sizeof hash, hash };
-    cs_push_answer_mac(s->keys.answer_key, a->batch_hash.data, a->log_number, a->accepted, a->status, a->kind,
-                       a->reason, mac);
+    cs_push_answer_mac(cs_answer_key_bytes(s->answer_key), a->batch_hash.data, a->log_number, a->accepted, a->status,
+                       a->kind, a->reason, mac);
     a->mac = (ProtobufCBinaryData){ sizeof mac, mac };
     assert_true(clawsync__v1__push_response__get_packed_size(a) <= sizeof bytes);
     cs_rpc_call_send(r->device, cs_slice(bytes, clawsync__v1__push_response__pack(a, bytes)));

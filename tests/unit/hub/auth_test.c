@@ -1,10 +1,9 @@
 /* Who is let in, and what strangers, recordings and neighbours get: nothing, and the same nothing. */
 #include "unit/hub/service_scene.h"
 
-enum { NWORKSPACES = 3, NDEVICES = 2, NMETHODS = 6, REPLAYS = 10 };
-static const char *const methods[NMETHODS] = {
-    "Heartbeat", "Pull", "Watch", "GetMembership", "AppendMembership", "Push"
-};
+enum { NWORKSPACES = 3, NDEVICES = 2, NMETHODS = 8, REPLAYS = 10 };
+static const char *const methods[NMETHODS] = { "Heartbeat",        "Pull",      "Watch",           "GetMembership",
+                                               "AppendMembership", "Reconcile", "ResolveConflict", "Push" };
 
 /* A call as it went over the wire. */
 struct recording {
@@ -32,6 +31,8 @@ static void make_body(struct cs_buf *out, const char *method, struct maker *m, c
     Clawsync__V1__WatchRequest watch = CLAWSYNC__V1__WATCH_REQUEST__INIT;
     Clawsync__V1__GetMembershipRequest get = CLAWSYNC__V1__GET_MEMBERSHIP_REQUEST__INIT;
     Clawsync__V1__AppendMembershipRequest append = CLAWSYNC__V1__APPEND_MEMBERSHIP_REQUEST__INIT;
+    Clawsync__V1__ReconcileRequest reconcile = CLAWSYNC__V1__RECONCILE_REQUEST__INIT;
+    Clawsync__V1__ResolveConflictRequest resolve = CLAWSYNC__V1__RESOLVE_CONFLICT_REQUEST__INIT;
     char ws[CS_UUID_TEXT], id[CS_UUID_TEXT];
     struct cs_buf entry = { 0 };
 
@@ -62,6 +63,13 @@ static void make_body(struct cs_buf *out, const char *method, struct maker *m, c
         append.entry = (ProtobufCBinaryData){ entry.len, entry.data };
         pack(out, &append.base);
         cs_buf_free(&entry);
+    } else if (strcmp(method, "Reconcile") == 0) {
+        reconcile.workspace_id = ws;
+        reconcile.device_id = id;
+        pack(out, &reconcile.base);
+    } else if (strcmp(method, "ResolveConflict") == 0) {
+        resolve.workspace_id = ws;
+        pack(out, &resolve.base);
     } else {
         pack(out, &maker_batch(m, 20, 1)->req.base);
     }
@@ -106,6 +114,8 @@ static void play_well(struct scene *s, const struct recording *r)
     call_finish(&k);
     if (strcmp(r->method, "AppendMembership") == 0)
         assert_int_equal(k.status, CS_RPC_ABORTED); /* another genesis: understood, and no use */
+    else if (strncmp(r->method, "Re", 2) == 0)
+        assert_int_not_equal(k.status, CS_RPC_UNAUTHENTICATED); /* let in, whatever the hub offers of it */
     else if (!watch)
         assert_int_equal(k.status, CS_RPC_OK);
     call_fini(&k);
@@ -124,12 +134,25 @@ static void dead_recordings(struct scene *s, const struct recording *r, size_t n
         }
 }
 
-/* Whatever was sent once is of no use to whoever heard it, on the same connection or another one, or after a restart.
- */
+/* A recording with other names in its metadata. */
+static void dead_as_another(struct scene *s, const struct recording *r, size_t n, const struct maker *as)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct recording other = r[i];
+
+        other.proof.device = as->id;
+        other.proof.workspace = as->workspace;
+        dead_recordings(s, &other, 1);
+    }
+}
+
+/* Whatever was sent once is of no use to whoever heard it: on the same connection or another one, for another device or
+ * workspace, after a restart, at a hub with another key. */
 static void recorded_calls_are_dead(void **state)
 {
     struct scene *s = *state;
     struct recording r[NMETHODS + 1];
+    struct maker elsewhere;
     struct cs_rpc_channel_options o = { .host = "127.0.0.1", .port = cs_hub_port(s->hub) };
     struct cs_buf genesis = { 0 };
     struct cs_error err = { 0 };
@@ -144,10 +167,16 @@ static void recorded_calls_are_dead(void **state)
         record(&r[i + 1], s, &s->a, methods[i]);
     for (int i = 0; i <= NMETHODS; i++)
         play_well(s, &r[i]);
+    maker_init(&elsewhere, 'x', 'e');
+    maker_genesis(&elsewhere, &genesis);
+    register_ok(s, &elsewhere, cs_buf_slice(&genesis));
     assert_int_equal(cs_rpc_channel_new(s->loop, &o, &other, &err), CS_OK);
-    dead_recordings(s, r, NMETHODS + 1);
-    s->channel = other;
-    dead_recordings(s, r, NMETHODS + 1);
+    for (int i = 0; i < 2; i++) {
+        s->channel = i == 0 ? own : other;
+        dead_recordings(s, r, NMETHODS + 1);
+        dead_as_another(s, r, NMETHODS + 1, &s->b);
+        dead_as_another(s, r, NMETHODS + 1, &elsewhere);
+    }
     /* on another connection a proof that was never used is none either */
     cs_buf_free(&r[1].body);
     record(&r[1], s, &s->a, "Heartbeat");
@@ -160,12 +189,18 @@ static void recorded_calls_are_dead(void **state)
     cs_rpc_channel_close(other);
     pull(s, &s->b, (struct pull_options){ 0 }, &p);
     assert_int_equal(p.nbatches, 1);
-    hub_down(s, 0);
-    hub_up(s);
-    dead_recordings(s, r, NMETHODS + 1);
+    for (int i = 0; i < 2; i++) {
+        hub_down(s, 0);
+        s->seed_byte = i == 0 ? 0 : 9;
+        hub_up(s);
+        dead_recordings(s, r, NMETHODS + 1);
+        pull(s, &s->b, (struct pull_options){ 0 }, &p);
+        assert_int_equal(p.nbatches, 1);
+    }
     for (int i = 0; i <= NMETHODS; i++)
         cs_buf_free(&r[i].body);
     cs_buf_free(&genesis);
+    maker_fini(&elsewhere);
 }
 
 /* A proof is for one method, one body, one session, one counter. */
@@ -204,6 +239,18 @@ static void a_proof_is_for_one_thing(void **state)
     call_finish(&k);
     refused(&k, "auth");
     call_fini(&k);
+    cs_buf_free(&r.body);
+    for (int i = 0; i < 2; i++) { /* another device, another workspace */
+        record(&r, s, &s->a, "Heartbeat");
+        r.proof.workspace.b[0] ^= (uint8_t)i;
+        if (i == 0)
+            r.proof.device = s->b.id;
+        play(&k, s, &r);
+        call_finish(&k);
+        refused(&k, "auth");
+        call_fini(&k);
+        cs_buf_free(&r.body);
+    }
     for (size_t bit = 0; bit < 8 * sizeof r.proof.signature; bit += 37) { /* another signature */
         cs_buf_free(&r.body);
         record(&r, s, &s->a, "Heartbeat");
@@ -269,6 +316,16 @@ static void says_it_is(struct scene *s, struct maker *m, const struct cs_uuid *w
     cs_buf_free(&r.body);
 }
 
+/* The whole of what somebody unknown is told, always the same. */
+static void strangers_answer(const struct call *k)
+{
+    refused(k, "auth");
+    assert_string_equal(k->text, "unknown device or wrong key");
+    assert_string_equal(k->others, "error-kind=auth;claw-mac-bin=;");
+    assert_int_equal(k->head.len, 0);
+    assert_true(k->genuine);
+}
+
 /* Every device, in the name of every other one and of some that do not exist, with every method: one answer. */
 static void nobody_is_somebody_else(void **state)
 {
@@ -294,16 +351,17 @@ static void nobody_is_somebody_else(void **state)
                 for (int in_proof = 0; in_proof < 2; in_proof++) {
                     if (strcmp(methods[j], "Push") == 0 && !in_proof)
                         continue; /* its body is a batch: below */
+                    if (strcmp(methods[j], "ResolveConflict") == 0 && !in_proof && ws == &m->workspace)
+                        continue; /* its body names no device */
                     says_it_is(s, m, ws, id, methods[j], in_proof != 0, &k);
-                    refused(&k, "auth");
-                    assert_string_equal(k.text, "unknown device or wrong key");
-                    assert_true(k.genuine);
+                    if (in_proof || k.status != CS_RPC_UNIMPLEMENTED)
+                        strangers_answer(&k);
                     call_fini(&k);
                     tried++;
                 }
         }
     }
-    assert_int_equal(tried, 6 * 7 * (2 * NMETHODS - 1));
+    assert_in_range(tried, 6 * (7 * (2 * NMETHODS - 1) - 2), 6 * 7 * (2 * NMETHODS - 1));
     for (int x = 0; x < NWORKSPACES; x++) {
         pull(s, &w.m[x][1], (struct pull_options){ 0 }, &p);
         assert_int_equal(p.nbatches, 1);
@@ -364,6 +422,121 @@ static void registering_as_another(void **state)
     cs_buf_free(&body);
     maker_fini(&thief);
     register_ok(s, &s->a, CS_SLICE_NULL);
+}
+
+/* Somebody founds a workspace of a name at home, and comes with an entry by which it adds a device there: whether the
+ * hub has a workspace of that name, it does not learn. */
+static void adding_oneself_elsewhere(void **state)
+{
+    struct scene *s = *state;
+    struct world w;
+
+    world_init(&w, s);
+    for (int x = 0; x <= NWORKSPACES; x++) { /* the last one does not exist */
+        struct cs_buf genesis = { 0 }, add = { 0 };
+        struct maker founder, m;
+        struct call k;
+
+        maker_init(&founder, (uint8_t)('k' + x), 'f');
+        maker_genesis(&founder, &genesis);
+        maker_learn(&founder, cs_buf_slice(&genesis));
+        for (uint8_t i = 0; i < 4; i++) { /* in place of an entry that is there, as the next one, and behind that */
+            maker_init(&m, (uint8_t)('k' + x), (uint8_t)('p' + i));
+            cs_buf_reset(&add);
+            maker_add(&m, &founder, &add);
+            maker_learn(&founder, cs_buf_slice(&add));
+            register_call(&k, s, &m, cs_buf_slice(&add));
+            strangers_answer(&k);
+            call_fini(&k);
+            register_call(&k, s, &m, CS_SLICE_NULL);
+            strangers_answer(&k);
+            call_fini(&k);
+            maker_fini(&m);
+        }
+        if (x < NWORKSPACES) {
+            register_call(&k, s, &founder, cs_buf_slice(&genesis)); /* the one thing that tells */
+            assert_int_equal(k.status, CS_RPC_ALREADY_EXISTS);
+            assert_int_equal(k.head.len, 0);
+            call_fini(&k);
+        }
+        maker_fini(&founder);
+        cs_buf_free(&genesis);
+        cs_buf_free(&add);
+    }
+    for (int i = 0; i < NWORKSPACES * NDEVICES; i++)
+        maker_fini(&w.m[i / NDEVICES][i % NDEVICES]);
+}
+
+/* Registering with every other device's names, and with those of nobody. */
+static void registering_in_every_name(void **state)
+{
+    static const struct cs_uuid nobody = { { 1, 2, 3 } }, nowhere = { { 4, 5, 6 } };
+    struct scene *s = *state;
+    struct world w;
+    struct call k;
+
+    world_init(&w, s);
+    for (int i = 0; i < NWORKSPACES * NDEVICES; i++)
+        for (int t = -2; t < NWORKSPACES * NDEVICES; t++) {
+            struct maker claimed = w.m[i / NDEVICES][i % NDEVICES];
+            const struct maker *them = t < 0 ? &claimed : &w.m[t / NDEVICES][t % NDEVICES];
+
+            if (t == i)
+                continue;
+            claimed.workspace = t == -2 ? nowhere : them->workspace;
+            claimed.id = t == -1 ? nobody : them->id;
+            register_call(&k, s, &claimed, CS_SLICE_NULL);
+            strangers_answer(&k);
+            call_fini(&k);
+        }
+    for (int i = 0; i < NWORKSPACES * NDEVICES; i++)
+        maker_fini(&w.m[i / NDEVICES][i % NDEVICES]);
+}
+
+/* What needs no proof gives the same to everybody, whoever they say they are. */
+static void public_calls_tell_nothing(void **state)
+{
+    static const struct {
+        const char *method;
+        uint8_t body[40];
+        size_t len;
+    } calls[] = {
+        { "/grpc.health.v1.Health/Check", { 0 }, 0 },
+        { "/grpc.health.v1.Health/Check", { 0x0a, 1, 'x' }, 3 },
+        { "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", { 0x3a, 0 }, 2 },
+        { "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", { 0x3a, 0 }, 2 },
+        { "OpenSession", { 0x0a, 1, 1 }, 3 },
+    };
+    struct scene *s = *state;
+    struct maker stranger;
+
+    two_devices(s);
+    maker_init(&stranger, 'z', 'z');
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        struct cs_slice body = cs_slice(calls[i].body, calls[i].len);
+        struct call k[4];
+        struct cs_call_proof p;
+
+        for (size_t n = 0; n < 4; n++) {
+            prove(s, n == 1 ? &s->a : n == 2 ? &s->b : &stranger, calls[i].method, &body, &p);
+            if (n == 0)
+                call_new(&k[n], s, calls[i].method, NULL);
+            else
+                call_with(&k[n], s, calls[i].method, &p);
+            assert_int_equal(cs_rpc_call_send(k[n].call, body), CS_OK);
+            cs_rpc_call_half_close(k[n].call);
+            call_finish(&k[n]);
+            assert_int_equal(k[n].status, k[0].status);
+            assert_string_equal(k[n].text, k[0].text);
+            assert_string_equal(k[n].others, k[0].others);
+            assert_int_equal(k[n].n, k[0].n);
+            for (size_t m = 0; m < k[n].n; m++)
+                assert_true(cs_slice_eq(k[n].message[m], k[0].message[m]));
+        }
+        for (size_t n = 0; n < 4; n++)
+            call_fini(&k[n]);
+    }
+    maker_fini(&stranger);
 }
 
 /* ---- limits ---- */
@@ -443,6 +616,8 @@ static void push_refused(struct scene *s, struct maker *m, uint32_t len)
     assert_false(a->accepted);
     assert_int_equal(a->status, CS_RPC_RESOURCE_EXHAUSTED);
     assert_string_equal(a->kind, "limit");
+    assert_non_null(strstr(a->reason, "CLAW_SYNC_QUOTA_BYTES")); /* why, and what to do */
+    assert_true(strstr(a->reason, "try again") != NULL || strstr(a->reason, "ask who runs it") != NULL);
     FREE_ANSWER(a);
     call_fini(&k);
 }
@@ -470,6 +645,7 @@ static void a_workspace_has_its_share(void **state)
     register_call(&k, s, &third, cs_buf_slice(&add));
     assert_int_equal(k.status, CS_RPC_RESOURCE_EXHAUSTED);
     assert_string_equal(k.kind, "limit");
+    assert_non_null(strstr(k.text, "devices revoke"));
     call_fini(&k);
     cs_buf_free(&add);
     push_ok(s, &w.m[0][0], 100, 1); /* a refused entry leaves nothing behind */
@@ -504,7 +680,16 @@ static void a_workspace_has_its_pace(void **state)
     maker_genesis(&other, &genesis);
     maker_learn(&other, cs_buf_slice(&genesis));
     register_ok(s, &other, cs_buf_slice(&genesis));
-    push_ok(s, &other, 1000, 1);
+    for (int i = 0; i < 20; i++) { /* whatever the one tries, the other one is served */
+        struct recording r;
+
+        push_refused(s, &s->a, 10);
+        if (i == 0)
+            push_ok(s, &other, 1000, 1);
+        record(&r, s, &other, methods[i % (NMETHODS - 1)]);
+        play_well(s, &r);
+        cs_buf_free(&r.body);
+    }
     maker_fini(&other);
     cs_buf_free(&genesis);
 }
@@ -565,6 +750,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(nobody_is_somebody_else, setup, teardown),
         cmocka_unit_test_setup_teardown(batches_of_others, setup, teardown),
         cmocka_unit_test_setup_teardown(registering_as_another, setup, teardown),
+        cmocka_unit_test_setup_teardown(registering_in_every_name, setup, teardown),
+        cmocka_unit_test_setup_teardown(adding_oneself_elsewhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(public_calls_tell_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(failures_run_out, limited_setup, teardown),
         cmocka_unit_test_setup_teardown(failed_registrations_run_out, limited_setup, teardown),
         cmocka_unit_test_setup_teardown(a_workspace_has_its_share, limited_workspace_setup, teardown),

@@ -26,6 +26,7 @@ static const char *environment(const char *name)
     return NULL;
 }
 
+#define NONE UINT64_MAX
 static const struct config_case {
     const char *name;
     const char *variables[9];
@@ -34,8 +35,24 @@ static const struct config_case {
     const char *host;
     int port;
     const char *database;
+    uint64_t devices, bytes, rate; /* 0: not looked at; NONE: no limit */
 } cases[] = {
-    { .name = "defaults", .host = "0.0.0.0", .port = 50051, .database = ".claw-sync-server/hub.db" },
+    { .name = "defaults",
+      .host = "0.0.0.0",
+      .port = 50051,
+      .database = ".claw-sync-server/hub.db",
+      .devices = 64,
+      .bytes = 10000000000,
+      .rate = 20000000 },
+    { .name = "no quotas",
+      .variables = { "CLAW_SYNC_QUOTA_DEVICES", "none", "CLAW_SYNC_QUOTA_BYTES", "none",
+                     "CLAW_SYNC_QUOTA_BYTES_PER_SECOND", "none" },
+      .host = "0.0.0.0",
+      .port = 50051,
+      .database = ".claw-sync-server/hub.db",
+      .devices = NONE,
+      .bytes = NONE,
+      .rate = NONE },
     { .name = "options win",
       .variables = { "CLAW_LISTEN_ADDR", "10.0.0.1:1", "CLAW_SYNC_SERVER_DATA_DIR", "/a" },
       .listen = "[::1]:0",
@@ -59,7 +76,10 @@ static const struct config_case {
                      "1" },
       .host = "0.0.0.0",
       .port = 50051,
-      .database = ".claw-sync-server/hub.db" },
+      .database = ".claw-sync-server/hub.db",
+      .devices = 256,
+      .bytes = 1,
+      .rate = 20000000 },
     { .name = "a quota of nothing", .variables = { "CLAW_SYNC_QUOTA_BYTES", "0" }, .error = "from 1 to" },
     { .name = "a quota with a unit", .variables = { "CLAW_SYNC_QUOTA_BYTES", "10G" }, .error = "from 1 to" },
     { .name = "a quota without end",
@@ -109,6 +129,12 @@ static const struct config_case {
 };
 enum { NCASES = sizeof cases / sizeof cases[0] };
 
+static void quota_is(uint64_t got, uint64_t want)
+{
+    if (want != 0)
+        assert_true(got == (want == NONE ? 0 : want));
+}
+
 static void reads(void **state)
 {
     const struct config_case *c = *state;
@@ -126,6 +152,9 @@ static void reads(void **state)
     assert_string_equal(config.host, c->host);
     assert_int_equal(config.port, c->port);
     assert_string_equal(config.database, c->database);
+    quota_is(config.quota_devices, c->devices);
+    quota_is(config.quota_bytes, c->bytes);
+    quota_is(config.quota_bytes_per_s, c->rate);
 }
 
 static void key_from_seed(void **state)

@@ -26,6 +26,7 @@ struct scene {
     uint64_t counter;
     bool has_session;
     struct cs_hub_options options; /* set before setup's hub is up: what is not zero in it */
+    uint8_t seed_byte;             /* of the hub's key; 0: the usual one */
 };
 
 /* A call and everything that came of it. */
@@ -40,6 +41,7 @@ struct call {
     bool done;
     int status;
     char text[300], kind[32];
+    char others[200];   /* names of the trailers, and what they say; of the MAC its name only */
     struct cs_buf head; /* the claw-head-bin trailer */
     bool genuine;       /* its end has the right MAC */
     bool unary, proven;
@@ -87,6 +89,19 @@ static inline bool is_genuine(const struct call *k, int status, const struct cs_
     return mac.len == sizeof want && memcmp(mac.data, want, sizeof want) == 0;
 }
 
+static inline void list_trailers(struct call *k, const struct cs_rpc_metadata *trailers)
+{
+    size_t at = 0;
+
+    for (size_t i = 0; trailers != NULL && i < trailers->n && at < sizeof k->others; i++) {
+        const struct cs_rpc_meta *m = &trailers->items[i];
+        bool mac = strcmp(m->name, "claw-mac-bin") == 0;
+
+        at += (size_t)snprintf(k->others + at, sizeof k->others - at, "%s=%.*s;", m->name, mac ? 0 : (int)m->value.len,
+                               m->value.data == NULL ? "" : (const char *)m->value.data);
+    }
+}
+
 static inline void on_done(cs_rpc_call *c, void *arg, int status, const char *text,
                            const struct cs_rpc_metadata *trailers)
 {
@@ -100,6 +115,7 @@ static inline void on_done(cs_rpc_call *c, void *arg, int status, const char *te
     k->genuine = is_genuine(k, status, trailers);
     snprintf(k->text, sizeof k->text, "%s", text == NULL ? "" : text);
     snprintf(k->kind, sizeof k->kind, "%.*s", (int)kind.len, kind.data == NULL ? "" : (const char *)kind.data);
+    list_trailers(k, trailers);
     if (trailers != NULL)
         cs_buf_put_slice(&k->head, cs_rpc_metadata_get(trailers, "claw-head-bin"));
     cs_loop_stop(k->s->loop);
@@ -113,7 +129,7 @@ static inline void call_new(struct call *k, struct scene *s, const char *method,
     char path[80];
 
     *k = (struct call){ .s = s };
-    snprintf(path, sizeof path, SERVICE "%s", method);
+    snprintf(path, sizeof path, "%s%s", method[0] == '/' ? "" : SERVICE, method);
     assert_int_equal(cs_rpc_call_new(s->channel, path, m, 0, &call_cb, k, &k->call, &err), CS_OK);
 }
 
@@ -129,7 +145,8 @@ static inline void call_with(struct call *k, struct scene *s, const char *method
     call_new(k, s, method, &m);
     k->proven = true;
     k->counter = p->counter;
-    k->unary = strcmp(method, "RegisterDevice") == 0 || strcmp(method, "AppendMembership") == 0 ||
+    k->unary = strcmp(method, "Reconcile") == 0 || strcmp(method, "ResolveConflict") == 0 ||
+               strcmp(method, "RegisterDevice") == 0 || strcmp(method, "AppendMembership") == 0 ||
                strcmp(method, "Heartbeat") == 0;
 }
 
@@ -273,7 +290,7 @@ static inline void hub_up(struct scene *s)
 
     o.host = "127.0.0.1";
     o.database = s->database;
-    memset(o.key_seed, 7, sizeof o.key_seed);
+    memset(o.key_seed, s->seed_byte == 0 ? 7 : s->seed_byte, sizeof o.key_seed);
     if (cs_hub_start(s->world, s->loop, &o, &s->hub, &err) != CS_OK)
         fail_msg("%s", err.msg);
     c.port = cs_hub_port(s->hub);
