@@ -112,9 +112,9 @@ class Device:
         out = self.claw("sync", "--json").stdout
         return json.loads(out)
 
-    def start(self, **env):
+    def start(self, *args, **env):
         self.log = (self.folder / "daemon.log").open("a")
-        self.daemon = subprocess.Popen([CLIENT, "run"], env=self.env(**env), stdout=self.log, stderr=self.log,
+        self.daemon = subprocess.Popen([CLIENT, "run", *args], env=self.env(**env), stdout=self.log, stderr=self.log,
                                        stdin=subprocess.DEVNULL)
 
     def stop(self, how=signal.SIGTERM):

@@ -81,8 +81,11 @@ class Refused(QueueTest):
     def test_a_refused_set_is_shown_exported_and_sent_again(self):
         a, b = self.workspace_of(2)
         settings = {"CLAW_RETRY_BASE_MS": 20, "CLAW_MAX_DELTA_ROWS": 10, "CLAW_SYNC_INTERVAL_SECS": 1}
-        a.start(**settings)
-        wait_until(lambda: "connected to" in a.daemon_log(), a.daemon_log)
+        a.sync()
+        # the hub must not freeze in the middle of a round: after the first one, and the one that the beginning of the
+        # watch brings, there is nothing to do
+        a.start("--json", **settings | {"CLAW_SYNC_INTERVAL_SECS": 3600})
+        wait_until(lambda: a.daemon_log().count('"pull-completed"') >= 2, a.daemon_log)
         self.bind_and_lose_the_hub(a, [f"r{i:03}" for i in range(60)])
         self.break_signature(a)
         self.hub.start()
