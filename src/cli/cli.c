@@ -11,7 +11,11 @@ static const struct cs_cli_command commands[] = {
     { "sync", "", 0, 0, 0, "pull, push, pull once; prints pushed=N, pulled=M", NULL, cs_cmd_sync },
     { "push", "", 0, 0, 0, "send what is unsent once", NULL, cs_cmd_push },
     { "pull", "", 0, 0, 0, "fetch and apply what the hub has once", NULL, cs_cmd_pull },
-    { "status", "", 0, 0, 0, "what is tracked, unsent, hidden; works beside a running daemon", NULL, cs_cmd_status },
+    { "status", "", 0, 0, CS_OPT_STATUS, "IN SYNC, SYNCING, OFFLINE or NEEDS YOU, and all that is behind it",
+      "Asks the hub, and needs no running daemon; one that runs is not disturbed. \"In sync\" is said when the hub "
+      "has\n"
+      "just confirmed it. A keystore under a passphrase is not asked for: the hub is then left out.",
+      cs_cmd_status },
     { "tables", "", 0, 0, 0, "the database's tables and which are tracked", NULL, cs_cmd_tables },
     { "track", "TABLE", 1, 1, CS_OPT_FORCE, "replicate a table from now on, with the rows it has",
       "--force also takes a table whose key is a rowid alias (INTEGER PRIMARY KEY), which two devices\n"
@@ -129,6 +133,9 @@ static int print_command_help(const struct cs_cli_command *cmd)
         printf("  --distrust                     also everyone whom it let in\n");
     if (cmd->options & CS_OPT_REMOVE)
         printf("  --remove                       no passphrase: file permissions alone protect the keys\n");
+    if (cmd->options & CS_OPT_STATUS)
+        printf("  --local                        only what this device knows: the hub is not asked\n"
+               "  --watch                        again and again, until Ctrl-C\n");
     if (cmd->options & CS_OPT_QR)
         printf("  --qr                           as a QR code although this is no terminal\n");
     printf("\n");

@@ -20,7 +20,7 @@ struct cs_cli {
     bool json, quiet, force, tty;
     const char *passphrase_file;
     uint32_t expires_secs;
-    bool qr, distrust, remove;
+    bool qr, distrust, remove, local, watch;
     int keystore_fd;     /* -1: none given */
     const char *args[4]; /* positional arguments of the command */
     int nargs;
@@ -33,7 +33,8 @@ enum {
     CS_OPT_EXPIRES = 4,
     CS_OPT_QR = 8,
     CS_OPT_DISTRUST = 16,
-    CS_OPT_REMOVE = 32
+    CS_OPT_REMOVE = 32,
+    CS_OPT_STATUS = 64
 };
 
 struct cs_cli_command {
@@ -62,6 +63,9 @@ void cs_cli_json(json_t *o); /* one line on stdout; takes the reference */
 struct cs_value;
 json_t *cs_cli_json_value(const struct cs_value *v); /* NULL pointer: null */
 int cs_cli_exit_code(int code);
+const char *cs_cli_time(int64_t ms, char out[32]); /* Unix ms in local time; 0: "-" */
+/* A name is another device's to choose: nothing in it reaches the terminal as a control. */
+const char *cs_cli_printable(const char *name, char out[64]);
 
 /* progress.c: a bar on a terminal, plain lines otherwise, on stderr. */
 struct cs_cli_progress {
@@ -79,6 +83,8 @@ int cs_cli_open(const struct cs_cli *c, clawsync_engine **out, clawsync_error *e
 /* Calls fn with that passphrase in the configuration. */
 int cs_cli_unlocked(const struct cs_cli *c, int (*fn)(void *arg, const clawsync_config *config, clawsync_error *err),
                     void *arg, clawsync_error *err);
+/* Would that ask the person for it? */
+bool cs_cli_must_ask(const struct cs_cli *c);
 /* passphrase.c: from --passphrase-file (its first line) or a prompt without echo; twice when it is new. Guarded memory,
  * released with cs_secret_free. */
 int cs_cli_passphrase(const struct cs_cli *c, bool is_new, char **out, clawsync_error *err);

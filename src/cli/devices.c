@@ -1,7 +1,6 @@
 /* Who is in the workspace, the key, and the recovery phrase. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -19,16 +18,6 @@ static const char *kind_name(int kind)
     return kind == CS_PRINCIPAL_PAPER ? "recovery" : kind == CS_PRINCIPAL_INVITE ? "invite" : "device";
 }
 
-static const char *time_text(int64_t ms, char out[32])
-{
-    time_t at = (time_t)(ms / 1000);
-    struct tm tm;
-
-    if (ms == 0 || localtime_r(&at, &tm) == NULL || strftime(out, 32, "%Y-%m-%d %H:%M", &tm) == 0)
-        snprintf(out, 32, "-");
-    return out;
-}
-
 static void add_json(struct listing *l, const clawsync_device *d)
 {
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:b}", "id", d->id, "name", d->name, "kind",
@@ -44,17 +33,6 @@ static void add_json(struct listing *l, const clawsync_device *d)
     json_array_append_new(l->list, o);
 }
 
-/* A name is another device's to choose: nothing in it reaches the terminal as a control. */
-static const char *printable(const char *name, char out[64])
-{
-    size_t n = 0;
-
-    for (; n < 63 && name[n] != '\0'; n++)
-        out[n] = (unsigned char)name[n] < 32 || name[n] == 127 ? '?' : name[n];
-    out[n] = '\0';
-    return out;
-}
-
 static void on_device(void *arg, const clawsync_device *d)
 {
     struct listing *l = arg;
@@ -67,8 +45,8 @@ static void on_device(void *arg, const clawsync_device *d)
     }
     if (d->behind >= 0)
         snprintf(behind, sizeof behind, "%" PRId64, d->behind);
-    cs_cli_say(l->cli, "%-20s %s  %s  %.8s  %-16s  %s%s", printable(d->name, name), d->id, d->fingerprint, d->added_by,
-               time_text(d->seen_ms, seen), behind,
+    cs_cli_say(l->cli, "%-20s %s  %s  %.8s  %-16s  %s%s", cs_cli_printable(d->name, name), d->id, d->fingerprint,
+               d->added_by, cs_cli_time(d->seen_ms, seen), behind,
                d->self                          ? "  (this device)"
                : d->kind == CS_PRINCIPAL_PAPER  ? "  (recovery phrase)"
                : d->kind == CS_PRINCIPAL_INVITE ? "  (open invite)"

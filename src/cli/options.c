@@ -235,6 +235,10 @@ static bool apply_switch(struct cs_cli *c, const struct cs_cli_command *cmd, con
         c->distrust = true;
     else if ((cmd->options & CS_OPT_REMOVE) && strcmp(arg, "--remove") == 0)
         c->remove = true;
+    else if ((cmd->options & CS_OPT_STATUS) && strcmp(arg, "--local") == 0)
+        c->local = true;
+    else if ((cmd->options & CS_OPT_STATUS) && strcmp(arg, "--watch") == 0)
+        c->watch = true;
     else
         return false;
     return true;

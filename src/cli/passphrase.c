@@ -105,19 +105,30 @@ static int credential(const struct cs_cli *c, char out[PASSPHRASE_MAX], clawsync
     return rc;
 }
 
-static int keystore_passphrase(const struct cs_cli *c, char out[PASSPHRASE_MAX], clawsync_error *err)
+static bool is_protected(const struct cs_cli *c)
 {
     char path[4096];
-    bool is_protected;
+
+    return snprintf(path, sizeof path, "%s/identity/keystore", c->config.data_dir) < (int)sizeof path &&
+           cs_keystore_is_protected(c->world, path);
+}
+
+bool cs_cli_must_ask(const struct cs_cli *c)
+{
+    const char *credentials = getenv("CREDENTIALS_DIRECTORY");
+
+    return c->keystore_fd < 0 && (credentials == NULL || credentials[0] == '\0') && is_protected(c);
+}
+
+static int keystore_passphrase(const struct cs_cli *c, char out[PASSPHRASE_MAX], clawsync_error *err)
+{
     int rc;
 
     if (c->keystore_fd >= 0)
         return from_descriptor(c->keystore_fd, out, err);
     if ((rc = credential(c, out, err)) != CS_ENOTFOUND)
         return rc;
-    is_protected = snprintf(path, sizeof path, "%s/identity/keystore", c->config.data_dir) < (int)sizeof path &&
-                   cs_keystore_is_protected(c->world, path);
-    if (!is_protected)
+    if (!is_protected(c))
         return CS_ENOTFOUND;
     if (isatty(STDIN_FILENO) == 1)
         return prompt("passphrase of the keystore: ", out, err);

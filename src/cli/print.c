@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "cli/cli.h"
 #include "crdt/value.h"
@@ -95,4 +96,25 @@ json_t *cs_cli_json_value(const struct cs_value *v)
     text = json_pack("{s:s}", "hex", hex);
     free(hex);
     return text;
+}
+
+const char *cs_cli_time(int64_t ms, char out[32])
+{
+    time_t at = (time_t)(ms / 1000);
+    struct tm tm;
+
+    if (ms == 0 || localtime_r(&at, &tm) == NULL || strftime(out, 32, "%Y-%m-%d %H:%M", &tm) == 0)
+        snprintf(out, 32, "-");
+    return out;
+}
+
+/* A name is another device's to choose: nothing in it reaches the terminal as a control. */
+const char *cs_cli_printable(const char *name, char out[64])
+{
+    size_t n = 0;
+
+    for (; n < 63 && name[n] != '\0'; n++)
+        out[n] = (unsigned char)name[n] < 32 || name[n] == 127 ? '?' : name[n];
+    out[n] = '\0';
+    return out;
 }

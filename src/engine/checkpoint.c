@@ -29,10 +29,11 @@ int cs_checkpoint_encode(struct cs_buf *out, const struct cs_checkpoint *c, stru
     snprintf(log_id, sizeof log_id, "%016" PRIx64, c->log_id); /* JSON's integers end before */
     cs_version_text(hlc, &c->hlc);
     cs_hex(hash, c->state_hash, 32);
-    o = json_pack("{s:i, s:s, s:s, s:s, s:{s:I, s:s, s:s}, s:I, s:o, s:o}", "version", (int)FORMAT, "workspace_id",
+    o = json_pack("{s:i, s:s, s:s, s:s, s:{s:I, s:s, s:s}, s:I, s:I, s:o, s:o}", "version", (int)FORMAT, "workspace_id",
                   workspace, "device_id", device, "log_id", log_id, "cursor", "lamport_clock", (json_int_t)c->number,
-                  "hlc_timestamp", hlc, "state_hash", hash, "saved_at", (json_int_t)c->saved_ms, "last_push",
-                  moved_json(&c->push), "last_pull", moved_json(&c->pull));
+                  "hlc_timestamp", hlc, "state_hash", hash, "saved_at", (json_int_t)c->saved_ms, "last_contact",
+                  (json_int_t)c->exchanged.contact_ms, "last_push", moved_json(&c->exchanged.push), "last_pull",
+                  moved_json(&c->exchanged.pull));
     if (o != NULL)
         text = json_dumps(o, JSON_INDENT(2));
     json_decref(o);
@@ -107,7 +108,7 @@ static const char *fields_of(struct cs_checkpoint *out, const json_t *o)
     const char *hlc = json_string_value(json_object_get(cursor, "hlc_timestamp"));
     const char *hash = json_string_value(json_object_get(cursor, "state_hash"));
     const char *bad;
-    uint64_t saved = 0;
+    uint64_t saved = 0, contact = 0;
 
     if (workspace == NULL || !cs_uuid_parse(&out->workspace, workspace))
         return "workspace_id";
@@ -121,9 +122,13 @@ static const char *fields_of(struct cs_checkpoint *out, const json_t *o)
         return "state_hash";
     if ((bad = number_of(&out->number, cursor, "lamport_clock")) != NULL ||
         (bad = number_of(&saved, o, "saved_at")) != NULL ||
-        (bad = moved_of(&out->push, json_object_get(o, "last_push"))) != NULL ||
-        (bad = moved_of(&out->pull, json_object_get(o, "last_pull"))) != NULL)
+        (bad = moved_of(&out->exchanged.push, json_object_get(o, "last_push"))) != NULL ||
+        (bad = moved_of(&out->exchanged.pull, json_object_get(o, "last_pull"))) != NULL)
         return bad;
+    /* earlier ones are without */
+    if (json_object_get(o, "last_contact") != NULL && (bad = number_of(&contact, o, "last_contact")) != NULL)
+        return bad;
+    out->exchanged.contact_ms = (int64_t)contact;
     out->saved_ms = (int64_t)saved;
     return NULL;
 }
@@ -181,11 +186,10 @@ static void position_now(struct clawsync_engine *e, struct cs_checkpoint *c)
     c->hlc = (struct cs_version){ .stamp = cs_replica_hlc(e->replica), .device = e->device };
 }
 
-int cs_checkpoint_save(struct clawsync_engine *e, const struct cs_moved *push, const struct cs_moved *pull,
-                       struct cs_error *err)
+int cs_checkpoint_save(struct clawsync_engine *e, const struct cs_exchanged *exchanged, struct cs_error *err)
 {
     struct cs_files *f = &e->world->files;
-    struct cs_checkpoint now = { .saved_ms = cs_now_ms(e->world), .push = *push, .pull = *pull };
+    struct cs_checkpoint now = { .saved_ms = cs_now_ms(e->world), .exchanged = *exchanged };
     struct cs_buf text = { 0 };
     int rc;
 
@@ -239,16 +243,14 @@ int cs_checkpoint_open(struct clawsync_engine *e, struct cs_error *err)
         snprintf(why, sizeof why, "cannot be used: %.400s", one.msg);
     else
         compare(e, &file, why, sizeof why);
-    if (rc == CS_OK && cs_uuid_cmp(&file.device, &e->device) == 0) {
-        e->schedule.last_push = file.push;
-        e->schedule.last_pull = file.pull;
-    }
+    if (rc == CS_OK && cs_uuid_cmp(&file.device, &e->device) == 0)
+        e->schedule.exchanged = file.exchanged;
     if (why[0] == '\0')
         return CS_OK;
     snprintf(sentence, sizeof sentence, "checkpoint %.500s %s; it is made anew from the database", e->checkpoint_path,
              why);
     cs_open_warning(e, sentence);
-    cs_checkpoint_save(e, &e->schedule.last_push, &e->schedule.last_pull,
+    cs_checkpoint_save(e, &e->schedule.exchanged,
                        &one); /* what cannot be written now is written when something was moved */
     return CS_OK;
 }

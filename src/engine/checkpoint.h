@@ -15,13 +15,18 @@ struct cs_moved {
     int64_t at_ms;
     uint64_t batches, operations, chunks, bytes, duration_ms;
 };
+/* With the hub. contact_ms: when it last answered; 0: not known. */
+struct cs_exchanged {
+    struct cs_moved push, pull;
+    int64_t contact_ms;
+};
 struct cs_checkpoint {
     struct cs_uuid workspace, device;
     uint64_t log_id, number; /* the hub's log, and how far it is pulled: "lamport_clock" */
     struct cs_version hlc;   /* of this device */
     uint8_t state_hash[32];  /* of the log up to that number, of which the merged state is made */
     int64_t saved_ms;
-    struct cs_moved push, pull;
+    struct cs_exchanged exchanged;
 };
 
 int cs_checkpoint_encode(struct cs_buf *out, const struct cs_checkpoint *c, struct cs_error *err);

@@ -752,7 +752,7 @@ static void save_positions(struct clawsync_engine *e)
     memcpy(e->ks->log_hash, mark.log_hash, 32);
     cs_replica_chain(e->replica, &e->ks->own_number, e->ks->own_hash);
     cs_self_save(e, NULL);
-    cs_checkpoint_save(e, &e->schedule.last_push, &e->schedule.last_pull, NULL);
+    cs_checkpoint_save(e, &e->schedule.exchanged, NULL);
 }
 
 void clawsync_engine_close(clawsync_engine *e)

@@ -104,6 +104,8 @@ int cs_hub_channel(struct clawsync_engine *e, struct cs_error *err); /* there is
 /* hub_client.c, for hub_session.c: the session is there, or could not be opened. */
 int cs_hub_call_begin(struct cs_hub_call *c, struct cs_error *err);
 void cs_hub_call_fail(struct cs_hub_call *c, int status, const struct cs_error *err);
+/* "cannot reach hub URL: why; …", the channel's own beginning taken off why. */
+void cs_hub_out_of_reach(struct cs_error *err, int rc, const char *url, const char *why);
 
 /* hub_session.c. All [loop]. */
 struct cs_hub_session {
@@ -434,9 +436,9 @@ struct cs_schedule {
     bool counting;
     struct cs_job record_job; /* a finding about the hub goes into the audit log */
     struct cs_error finding;
-    struct cs_moved last_push, last_pull;     /* rounds that moved something */
-    struct cs_moved saving_push, saving_pull; /* [job] */
-    cs_timer *checkpoint; /* the file is written a little after a round, once for all that end meanwhile */
+    struct cs_exchanged exchanged; /* rounds that moved something, and when the hub last answered */
+    struct cs_exchanged saving;    /* [job] */
+    cs_timer *checkpoint;          /* the file is written a little after a round, once for all that end meanwhile */
     bool checkpoint_waits;
     struct cs_job checkpoint_job;
     struct cs_job store_job; /* the hub is away: what is bound is copied to the queue */
@@ -560,8 +562,7 @@ int cs_record_peer(struct clawsync_engine *e, const struct cs_batch *b, const ch
 /* checkpoint.c. In a job, or while none runs. Opening tells of a file that is missing or not the database's, and makes
  * it anew. */
 int cs_checkpoint_open(struct clawsync_engine *e, struct cs_error *err);
-int cs_checkpoint_save(struct clawsync_engine *e, const struct cs_moved *push, const struct cs_moved *pull,
-                       struct cs_error *err);
+int cs_checkpoint_save(struct clawsync_engine *e, const struct cs_exchanged *exchanged, struct cs_error *err);
 
 /* identity_store.c */
 int cs_self_open(struct clawsync_engine *e, struct cs_error *err);       /* reads or makes; writes nothing */

@@ -146,6 +146,14 @@ static bool is_genuine(const struct cs_hub_call *c, int status, const struct cs_
     return cs_secret_eq(want, mac.data, sizeof want);
 }
 
+void cs_hub_out_of_reach(struct cs_error *err, int rc, const char *url, const char *why)
+{
+    static const char ours[] = "cannot reach "; /* as the channel begins, with the URL again */
+    const char *cause = strncmp(why, ours, sizeof ours - 1) == 0 ? strstr(why, ": ") : NULL;
+
+    cs_fail(err, rc, "cannot reach hub %.150s: %.200s; changes stay queued", url, cause != NULL ? cause + 2 : why);
+}
+
 static void call_failed(struct cs_hub_call *c, int status, bool genuine, const char *text)
 {
     const char *url = c->e->config.hub_endpoint, *why = text != NULL && text[0] != '\0' ? text : "no reason given";
@@ -160,7 +168,7 @@ static void call_failed(struct cs_hub_call *c, int status, bool genuine, const c
                         "queued",
                         url);
     else if (c->rc == CS_EUNAVAILABLE)
-        cs_fail(&c->err, c->rc, "cannot reach hub %.150s: %.200s; changes stay queued", url, why);
+        cs_hub_out_of_reach(&c->err, c->rc, url, why);
     else if (c->rc == CS_OK || c->rc == CS_ECANCELED || c->rc == CS_ETIMEDOUT || genuine)
         cs_fail(&c->err, c->rc, "hub %.150s refused: %.200s (%s)", url, why, cs_rpc_status_name(status));
     else /* anybody on the way can say so */

@@ -124,7 +124,7 @@ static void on_opened(cs_rpc_call *rpc, void *arg, int status, const char *text,
     else if (s->rc == CS_EUNAVAILABLE && status == CS_RPC_CANCELLED)
         s->rc = cs_fail(&s->err, CS_ECANCELED, "the connection to hub %.200s was closed", url);
     else if (s->rc == CS_EUNAVAILABLE && status != CS_RPC_OK)
-        cs_fail(&s->err, s->rc, "cannot reach hub %.150s: %.200s; changes stay queued", url, why);
+        cs_hub_out_of_reach(&s->err, s->rc, url, why);
     settle(e, status == CS_RPC_OK ? CS_RPC_UNAVAILABLE : status);
 }
 

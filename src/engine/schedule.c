@@ -148,6 +148,14 @@ static void stats_since(struct clawsync_engine *e, clawsync_stats *out)
                              .duration_ms = cs_loop_now_ms(e->loop) - e->schedule.began_ms };
 }
 
+static void checkpoint_soon(struct clawsync_engine *e)
+{
+    if (e->schedule.checkpoint_waits)
+        return;
+    e->schedule.checkpoint_waits = true;
+    cs_timer_start(e->schedule.checkpoint, CHECKPOINT_MS);
+}
+
 static void set_connected(struct clawsync_engine *e, bool connected, const struct cs_error *why)
 {
     struct cs_schedule *s = &e->schedule;
@@ -155,10 +163,12 @@ static void set_connected(struct clawsync_engine *e, bool connected, const struc
     if (s->connected == connected)
         return;
     s->connected = connected;
-    if (connected)
+    if (connected) {
         event(e, CLAWSYNC_EVENT_CONNECTED, 0);
-    else
-        cs_emit_error(e, CLAWSYNC_EVENT_DISCONNECTED, "", why);
+        return;
+    }
+    checkpoint_soon(e); /* it says since when */
+    cs_emit_error(e, CLAWSYNC_EVENT_DISCONNECTED, "", why);
 }
 
 static void round_events(struct clawsync_engine *e, const clawsync_stats *stats)
@@ -242,7 +252,7 @@ static void finish_all(struct clawsync_engine *e, struct cs_command *c, int rc, 
 
 static void checkpoint_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    j->rc = cs_checkpoint_save(e, &e->schedule.saving_push, &e->schedule.saving_pull, &j->err);
+    j->rc = cs_checkpoint_save(e, &e->schedule.saving, &j->err);
 }
 
 /* The position in the database stands, whatever became of the file. */
@@ -259,8 +269,7 @@ static void on_checkpoint(void *arg)
 
     if (e->schedule.closing) /* closing writes it */
         return;
-    e->schedule.saving_push = e->schedule.last_push;
-    e->schedule.saving_pull = e->schedule.last_pull;
+    e->schedule.saving = e->schedule.exchanged;
     e->schedule.checkpoint_job = (struct cs_job){ .run = checkpoint_run, .done = checkpoint_done };
     cs_engine_job(e, &e->schedule.checkpoint_job);
 }
@@ -270,17 +279,15 @@ static void note_moved(struct clawsync_engine *e, const clawsync_stats *s)
     int64_t now = cs_now_ms(e->world);
 
     if (s->deltas_pushed > 0)
-        e->schedule.last_push =
+        e->schedule.exchanged.push =
             (struct cs_moved){ now,           s->deltas_pushed, s->operations_pushed, s->chunks_pushed, s->bytes_pushed,
                                s->duration_ms };
     if (s->deltas_pulled > 0)
-        e->schedule.last_pull =
+        e->schedule.exchanged.pull =
             (struct cs_moved){ now,           s->deltas_pulled, s->operations_pulled, s->chunks_pulled, s->bytes_pulled,
                                s->duration_ms };
-    if ((s->deltas_pushed == 0 && s->deltas_pulled == 0) || e->schedule.checkpoint_waits)
-        return;
-    e->schedule.checkpoint_waits = true;
-    cs_timer_start(e->schedule.checkpoint, CHECKPOINT_MS);
+    if (s->deltas_pushed > 0 || s->deltas_pulled > 0)
+        checkpoint_soon(e);
 }
 
 static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
@@ -295,6 +302,7 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
     note_moved(e, &stats);
     set_error(e, rc, err);
     if (rc == CS_OK) {
+        s->exchanged.contact_ms = now;
         s->told_queued = s->told_queued && !s->pushed;
         round_events(e, &stats);
         pthread_mutex_lock(&e->lock);
@@ -683,7 +691,8 @@ static void on_beat(struct cs_hub_call *c)
     if (!c->ended)
         return;
     if (c->rc == CS_OK && m != NULL && (r = clawsync__v1__heartbeat_response__unpack(NULL, m->len, m->data)) != NULL) {
-        skew = r->server_time - cs_now_ms(e->world);
+        s->exchanged.contact_ms = cs_now_ms(e->world);
+        skew = r->server_time - s->exchanged.contact_ms;
         pthread_mutex_lock(&e->lock);
         e->status.clock_skew_ms = skew;
         pthread_mutex_unlock(&e->lock);

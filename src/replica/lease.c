@@ -117,6 +117,20 @@ int cs_lease_take(struct cs_replica *r, struct cs_error *err)
     return rc;
 }
 
+int cs_replica_holder(struct cs_replica *r, int64_t *pid, struct cs_error *err)
+{
+    struct cs_buf b = { 0 };
+    struct cs_process other;
+    int rc = cs_replica_meta_get(r, "lease", &b, err);
+
+    *pid = 0;
+    cs_buf_put_u8(&b, 0);
+    if (rc == CS_OK && !b.failed && parse((const char *)b.data, &other) && cs_process_lives(&other))
+        *pid = other.pid;
+    cs_buf_free(&b);
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
 void cs_lease_give(struct cs_replica *r)
 {
     struct cs_file_info f;

@@ -26,6 +26,8 @@ struct cs_replica_options {
  * format (CS_EVERSION), or leased to a living engine (CS_EBUSY; the message names its pid). Makes our tables when they
  * are absent. */
 int cs_replica_open(cs_replica **out, struct cs_world *w, const struct cs_replica_options *o, struct cs_error *err);
+/* The living process whose engine has the lease; 0: none. */
+int cs_replica_holder(cs_replica *r, int64_t *pid, struct cs_error *err);
 void cs_replica_close(cs_replica *r); /* gives the lease back; NULL is fine */
 
 /* Are there tables of ours in it? */

@@ -172,7 +172,8 @@ class Device:
                 db.execute("INSERT INTO memories_fts(memories_fts, rank) VALUES ('integrity-check', 1)")
 
     def status(self):
-        return json.loads(self.claw("status", "--json").stdout)
+        """What this device knows by itself."""
+        return json.loads(self.claw("status", "--local", "--json").stdout)
 
 
 class ClawTest(unittest.TestCase):

@@ -10,8 +10,9 @@ static struct cs_checkpoint sample(void)
     struct cs_checkpoint c = { .log_id = UINT64_C(0xfedcba9876543210),
                                .number = 4711,
                                .saved_ms = 1700000000123,
-                               .push = { 1700000000001, 2, 30, 4, 5000, 60 },
-                               .pull = { 1700000000002, 7, 80, 9, 10000, 110 } };
+                               .exchanged = { .push = { 1700000000001, 2, 30, 4, 5000, 60 },
+                                              .pull = { 1700000000002, 7, 80, 9, 10000, 110 },
+                                              .contact_ms = 1700000000100 } };
 
     memset(c.workspace.b, 1, 16);
     memset(c.device.b, 2, 16);
@@ -42,13 +43,16 @@ static void what_is_written_is_read(void **state)
         fail_msg("%s", err.msg);
     again = text_of(&got);
     assert_string_equal(text, again);
-    assert_memory_equal(&got.push, &c.push, sizeof c.push);
-    assert_memory_equal(&got.pull, &c.pull, sizeof c.pull);
+    assert_memory_equal(&got.exchanged, &c.exchanged, sizeof c.exchanged);
     assert_true(got.log_id == c.log_id && got.number == c.number && got.saved_ms == c.saved_ms);
     assert_int_equal(cs_version_cmp(&got.hlc, &c.hlc), 0);
     assert_memory_equal(got.state_hash, c.state_hash, 32);
-    free(text);
     free(again);
+    again = strstr(text, "  \"last_contact\"");
+    memmove(again, strchr(again, '\n') + 1, strlen(strchr(again, '\n'))); /* as earlier versions wrote it */
+    assert_int_equal(cs_checkpoint_parse(&got, cs_slice_str(text), &err), CS_OK);
+    assert_int_equal(got.exchanged.contact_ms, 0);
+    free(text);
 }
 
 static const struct {
@@ -219,7 +223,8 @@ static void an_engine_writes_and_checks_it(void **state)
     setup(&s);
     read_file(&s, &was);
     assert_int_equal(was.number, 1);
-    assert_true(was.push.batches == 1 && was.push.operations == 2 && was.push.at_ms > 0 && was.saved_ms > 0);
+    assert_true(was.exchanged.push.batches == 1 && was.exchanged.push.operations == 2 && was.saved_ms > 0);
+    assert_true(was.exchanged.push.at_ms > 0 && was.exchanged.contact_ms >= was.exchanged.push.at_ms);
     assert_true(was.hlc.stamp > 0 && was.log_id != 0);
     look(&s);
     assert_string_equal(s.warning, ""); /* it was as the database says */
@@ -263,11 +268,12 @@ static void an_engine_writes_and_checks_it(void **state)
     free(text);
     sync_once(&s); /* it goes on from the database's position, whatever the file said */
     read_file(&s, &c);
-    assert_true(c.number == 2 && c.push.operations == 1);
+    assert_true(c.number == 2 && c.exchanged.push.operations == 1);
     look(&s);
     assert_string_equal(s.warning, "");
     read_file(&s, &other);
-    assert_memory_equal(&other.push, &c.push, sizeof c.push); /* what the last round moved outlives the process */
+    /* what the last round moved, and when, outlives the process */
+    assert_memory_equal(&other.exchanged, &c.exchanged, sizeof c.exchanged);
     teardown(&s);
 }
 
