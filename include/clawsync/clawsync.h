@@ -319,6 +319,44 @@ CLAWSYNC_API int clawsync_engine_invite(clawsync_engine *e, uint32_t expires_sec
  */
 CLAWSYNC_API int clawsync_engine_join(clawsync_engine *e, const char *code, clawsync_error *err);
 
+/** Room for the characters that both sides of a joining without a code show, with the NUL. */
+#define CLAWSYNC_CHARACTERS 16
+/**
+ * Joining without a code, on the new device: asks the workspace of the configuration to be let in, and waits until a
+ * member answers (clawsync_engine_waiting), at most 15 minutes. The engine must not be started, and not be a member
+ * yet.
+ * @param text  Receives the 8 characters to show to the person; at least CLAWSYNC_CHARACTERS bytes.
+ * @return CLAWSYNC_OK; CLAWSYNC_ETIMEDOUT: nobody answered; CLAWSYNC_EEXIST: a member already, or removed before;
+ * CLAWSYNC_EAUTH: forged, or no such workspace; CLAWSYNC_EUNAVAILABLE.
+ */
+CLAWSYNC_API int clawsync_engine_ask_to_join(clawsync_engine *e, char *text, size_t size, clawsync_error *err);
+/**
+ * Joins, after the person said that the member's device accepted those characters; waits for that device, at most 15
+ * minutes. Nothing is written before everything has been verified. @return as above; CLAWSYNC_EHUB: forged log.
+ */
+CLAWSYNC_API int clawsync_engine_enter(clawsync_engine *e, clawsync_error *err);
+
+/** A device that waits to be let in, by its own word. */
+typedef struct clawsync_waiting {
+    const char *id;          /**< UUID */
+    const char *fingerprint; /**< of its signing key */
+} clawsync_waiting;
+/**
+ * On a member: calls fn for each device that waits and that nobody has answered; the struct is valid during the call.
+ * answer != 0: answers them, upon which they show their characters, and clawsync_engine_approve on this same engine is
+ * the next step.
+ */
+CLAWSYNC_API int clawsync_engine_waiting(clawsync_engine *e, int answer,
+                                         void (*fn)(void *arg, const clawsync_waiting *w), void *arg,
+                                         clawsync_error *err);
+/**
+ * Lets in the one of them that shows these characters, as a person has read them there: any case, spaces and dashes
+ * skipped. One wrong try ends the exchanges. @param id Optional: 37 bytes, receives the device's id.
+ * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND: none has shown its characters yet, try again; CLAWSYNC_EAUTH:
+ * PAIR_MISMATCH or PAIR_FORGED; CLAWSYNC_EUNAVAILABLE.
+ */
+CLAWSYNC_API int clawsync_engine_approve(clawsync_engine *e, const char *typed, char id[37], clawsync_error *err);
+
 /** Who is in the workspace, as clawsync_engine_devices tells it. */
 typedef struct clawsync_device {
     const char *id;          /**< UUID */

@@ -51,10 +51,16 @@ static const struct cs_cli_command commands[] = {
       "The code is a password: whoever has it can join until it expires. This device may be offline then.\n"
       "On a terminal it is shown as a QR code too.",
       cs_cmd_invite },
-    { "join", "CODE", 1, 1, 0, "join a workspace with such a code",
+    { "join", "[CODE]", 0, 1, 0, "join a workspace with such a code, or wait for a device that is in to approve",
       "Workspace and hub are in the code; settings that are given go before the hub in it. CODE - reads it\n"
-      "from standard input. The first device of a new workspace needs no code: claw-sync alone makes one.",
+      "from standard input. Without a code it waits, at most 15 minutes, for claw-sync devices approve on a device\n"
+      "that is in, shows 8 characters to type there, and asks whether they match. The first device of a new\n"
+      "workspace needs none of this: claw-sync alone makes one.",
       cs_cmd_join },
+    { "devices approve", "", 0, 0, 0, "let in a device that waits, by the 8 characters it shows",
+      "Answers the devices that wait with claw-sync join; asks for the characters that the right one shows then, or\n"
+      "reads them from standard input. What is typed wrong lets nobody in, and both sides begin anew.",
+      cs_cmd_devices_approve },
     { "devices rename", "DEVICE NAME", 2, 2, 0, "give a device another name, encrypted for the members",
       "DEVICE: its name, its id, or the first characters of the id.", cs_cmd_devices_rename },
     { "devices revoke", "DEVICE", 1, 1, CS_OPT_DISTRUST, "remove a device, phrase or invite, and change the key",

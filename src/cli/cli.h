@@ -96,6 +96,7 @@ bool cs_cli_qr(const char *text);
 /* The same for commands on the membership: beside the engine that runs, if one runs. */
 int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err);
 int cs_cli_say_joined(const struct cs_cli *c);
+int cs_cli_join_waiting(struct cs_cli *c); /* pair.c: claw-sync join without a code */
 /* One line of standard input into out, without its end; CLAWSYNC_EINVAL: there is none, or it is longer. */
 int cs_cli_read_line(char *out, size_t size, clawsync_error *err);
 
@@ -129,6 +130,7 @@ int cs_cmd_conflicts_restore(struct cs_cli *c);
 int cs_cmd_invite(struct cs_cli *c);
 int cs_cmd_join(struct cs_cli *c);
 int cs_cmd_devices(struct cs_cli *c);
+int cs_cmd_devices_approve(struct cs_cli *c);
 int cs_cmd_devices_rename(struct cs_cli *c);
 int cs_cmd_devices_revoke(struct cs_cli *c);
 int cs_cmd_identity_new(struct cs_cli *c);

@@ -110,8 +110,11 @@ int cs_cmd_join(struct cs_cli *c)
     char *line = NULL;
     clawsync_error err;
     const char *code = c->args[0];
-    int rc = cs_crypto_init((struct cs_error *)&err);
+    int rc;
 
+    if (code == NULL)
+        return cs_cli_join_waiting(c);
+    rc = cs_crypto_init((struct cs_error *)&err);
     if (rc == CS_OK && strcmp(code, "-") == 0) {
         if ((line = cs_secret_alloc(LINE_MAX_BYTES)) == NULL)
             rc = cs_fail((struct cs_error *)&err, CS_ENOMEM, "out of memory");

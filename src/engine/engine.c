@@ -575,6 +575,7 @@ static void free_steps(struct clawsync_engine *e)
     cs_hub_keys_unref(e->push.keys);
     e->push.keys = NULL;
     cs_hub_call_free(&e->join.call);
+    cs_pair_step_free(e);
     cs_arena_free(&e->join.arena);
     cs_buf_free(&e->join.entry);
     cs_hub_call_free(&e->append.call);

@@ -17,6 +17,7 @@
 #include "engine/checkpoint.h"
 #include "engine/config.h"
 #include "identity/membership.h"
+#include "identity/pair.h"
 #include "queue/queue.h"
 #include "replica/replica.h"
 #include "rpc/rpc.h"
@@ -358,6 +359,49 @@ struct cs_join_step {
     cs_step_done done;
 };
 
+/* join.c */
+void cs_floor_now(struct clawsync_engine *e, struct cs_floor *floor);
+int cs_check_floor(const struct cs_floor *floor, const struct cs_hub_head *head, struct cs_error *err);
+
+/* register.c: the request of RegisterDevice, with an entry or an offer. */
+bool cs_compose_register(struct cs_hub_call *c, const struct cs_session *session, uint64_t counter,
+                         struct cs_slice entry, struct cs_slice offer, struct cs_buf *out);
+
+/* pair.c: joining without a code. */
+void cs_step_ask(struct clawsync_engine *e, cs_step_done done);     /* out: the characters */
+void cs_step_enter(struct clawsync_engine *e, cs_step_done done);   /* after the person agreed */
+void cs_step_waiting(struct clawsync_engine *e, cs_step_done done); /* arg: struct cs_waiting_list */
+void cs_step_admit(struct clawsync_engine *e, cs_step_done done);   /* code: what was typed; out: the device's id */
+enum { CS_WAITING_MAX = 8 };
+struct cs_waiting_list {
+    bool answer; /* them, so that they show their characters */
+    size_t n;
+    struct {
+        struct cs_uuid id;
+        char fingerprint[24];
+    } row[CS_WAITING_MAX];
+};
+struct cs_pair_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    struct cs_arena arena;
+    const struct cs_command *cmd;
+    cs_step_done done;
+    cs_timer *timer;
+    uint64_t until_ms;
+    void (*run)(struct clawsync_engine *, struct cs_job *); /* what is done with the call's answer */
+    void (*ran)(struct clawsync_engine *, struct cs_job *);
+    bool waits; /* for somebody else: a hub that is away is waited for, too */
+    bool found;
+    struct cs_pair *mine; /* guarded: ours, from asking until entering */
+    struct cs_pair_done end;
+    struct cs_pair *held[CS_WAITING_MAX], *chosen; /* guarded: those that we answered */
+    size_t nheld, at;
+    struct cs_buf message;
+};
+void cs_pair_step_free(struct clawsync_engine *e);
+
 /* ---- commands from other threads (engine.c, schedule.c) ---- */
 
 enum cs_command_kind {
@@ -498,6 +542,7 @@ struct clawsync_engine {
     struct cs_push_step push;
     struct cs_sealing sealing; /* [job] */
     struct cs_join_step join;
+    struct cs_pair_step pair;
     struct cs_append_step append;
     struct cs_devices_step devices;
     struct cs_schedule schedule;

@@ -128,7 +128,7 @@ static void invite_in(struct clawsync_engine *e, int rc, const struct cs_error *
         next_job(e, give_run, last_done);
 }
 
-static void floor_now(struct clawsync_engine *e, struct cs_floor *floor)
+void cs_floor_now(struct clawsync_engine *e, struct cs_floor *floor)
 {
     struct cs_pull_mark mark;
 
@@ -149,7 +149,7 @@ static int invite_entry(struct clawsync_engine *e, void *arg, struct cs_buf *ent
     (void)arg;
     if (epoch == NULL)
         return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
-    floor_now(e, &floor);
+    cs_floor_now(e, &floor);
     cs_random(&e->rng, s->secret, INVITE_SECRET);
     if ((rc = opener_keys(e, err)) != CS_OK)
         return rc;
@@ -173,7 +173,7 @@ static int paper_entry(struct clawsync_engine *e, void *arg, struct cs_buf *entr
     (void)arg;
     if (epoch == NULL)
         return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
-    floor_now(e, &floor);
+    cs_floor_now(e, &floor);
     cs_random(&e->rng, s->secret, sizeof s->secret);
     if ((rc = opener_keys(e, err)) != CS_OK)
         return rc;
@@ -271,7 +271,7 @@ static int invite_over(struct clawsync_engine *e, const struct cs_member *m, str
                    when, id, name[0] != '\0' ? " (" : "", name, name[0] != '\0' ? ")" : "", id);
 }
 
-static int check_floor(const struct cs_floor *floor, const struct cs_hub_head *head, struct cs_error *err)
+int cs_check_floor(const struct cs_floor *floor, const struct cs_hub_head *head, struct cs_error *err)
 {
     if (floor->log_id != head->log_id)
         return cs_fail(err, CS_EHUB,
@@ -327,7 +327,7 @@ static int check_invite(struct clawsync_engine *e, struct cs_error *err)
     if (s->export.nepochs > 0 && memcmp(info.hub_key, s->export.hub_key, 32) != 0)
         return forged(err, "the invite names another hub");
     memcpy(e->ks->hub_key, info.hub_key, 32);
-    if ((rc = fold_anew(e, true, &head, err)) != CS_OK || (rc = check_floor(&info.floor, &head, err)) != CS_OK ||
+    if ((rc = fold_anew(e, true, &head, err)) != CS_OK || (rc = cs_check_floor(&info.floor, &head, err)) != CS_OK ||
         (s->export.nepochs > 0 && (rc = check_pins(e, err)) != CS_OK))
         return rc;
     m = cs_membership_find(&e->members, &s->opener->id);

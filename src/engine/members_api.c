@@ -54,6 +54,61 @@ int clawsync_engine_join(clawsync_engine *e, const char *code, clawsync_error *e
     return cs_engine_command(e, &c, err);
 }
 
+/* ---- joining without a code ---- */
+
+int clawsync_engine_ask_to_join(clawsync_engine *e, char *text, size_t size, clawsync_error *err)
+{
+    struct cs_command c = { .kind = CS_CMD_STEPS, .step = { cs_step_ask }, .stopped = true };
+
+    return secret_text(e, &c, text, size, CLAWSYNC_CHARACTERS, err);
+}
+
+int clawsync_engine_enter(clawsync_engine *e, clawsync_error *err)
+{
+    struct cs_command c = { .kind = CS_CMD_STEPS, .step = { cs_step_enter }, .stopped = true };
+
+    return cs_engine_command(e, &c, err);
+}
+
+int clawsync_engine_waiting(clawsync_engine *e, int answer, void (*fn)(void *arg, const clawsync_waiting *w), void *arg,
+                            clawsync_error *err)
+{
+    struct cs_waiting_list list = { .answer = answer != 0 };
+    struct cs_command c = { .arg = &list };
+    int rc;
+
+    steps(e, &c, false, cs_step_waiting);
+    if ((rc = cs_engine_command(e, &c, err)) != CS_OK)
+        return rc;
+    for (size_t i = 0; fn != NULL && i < list.n; i++) {
+        char id[CS_UUID_TEXT];
+        clawsync_waiting w = { .id = id, .fingerprint = list.row[i].fingerprint };
+
+        cs_uuid_text(id, &list.row[i].id);
+        fn(arg, &w);
+    }
+    return CS_OK;
+}
+
+int clawsync_engine_approve(clawsync_engine *e, const char *typed, char id[37], clawsync_error *err)
+{
+    struct cs_buf out = { 0 };
+    struct cs_command c = { .code = typed, .out = &out };
+    struct cs_uuid device;
+    int rc;
+
+    if (typed == NULL || strlen(typed) > 64)
+        return cs_fail((struct cs_error *)err, CS_EINVAL, "the 8 characters that the new device shows are needed");
+    steps(e, &c, false, cs_step_admit);
+    rc = cs_engine_command(e, &c, err);
+    if (rc == CS_OK && out.len >= sizeof device.b && id != NULL) {
+        memcpy(device.b, out.data + out.len - sizeof device.b, sizeof device.b);
+        cs_uuid_text(id, &device);
+    }
+    cs_buf_free(&out);
+    return rc;
+}
+
 int clawsync_engine_recovery_create(clawsync_engine *e, char *phrase, size_t size, clawsync_error *err)
 {
     struct cs_command c = { 0 };

@@ -252,16 +252,17 @@ static void on_registered(struct cs_hub_call *c)
     }
 }
 
-static bool compose_register(struct cs_hub_call *c, const struct cs_session *session, uint64_t counter,
-                             struct cs_buf *out)
+bool cs_compose_register(struct cs_hub_call *c, const struct cs_session *session, uint64_t counter,
+                         struct cs_slice entry, struct cs_slice offer, struct cs_buf *out)
 {
     struct clawsync_engine *e = c->e;
-    const struct cs_member_step *s = &e->member;
     Clawsync__V1__RegisterDeviceRequest req = CLAWSYNC__V1__REGISTER_DEVICE_REQUEST__INIT;
     Clawsync__V1__DeviceInfo info = CLAWSYNC__V1__DEVICE_INFO__INIT;
-    struct cs_register_proof p = {
-        .counter = counter, .workspace = e->workspace, .device = e->device, .membership_entry = cs_buf_slice(&s->entry)
-    };
+    struct cs_register_proof p = { .counter = counter,
+                                   .workspace = e->workspace,
+                                   .device = e->device,
+                                   .membership_entry = entry,
+                                   .join_offer = offer };
     uint8_t sig[CS_SIGNATURE_LEN];
     char version[] = CS_VERSION;
     struct cs_buf pk = { 0 };
@@ -280,10 +281,17 @@ static bool compose_register(struct cs_hub_call *c, const struct cs_session *ses
     req.device = &info;
     req.signed_challenge = (ProtobufCBinaryData){ sizeof sig, sig };
     req.box_public_key = (ProtobufCBinaryData){ 32, e->keys->box_pk };
-    req.membership_entry = (ProtobufCBinaryData){ s->entry.len, s->entry.data };
+    req.membership_entry = (ProtobufCBinaryData){ entry.len, (uint8_t *)(uintptr_t)entry.data };
+    req.join_offer = (ProtobufCBinaryData){ offer.len, (uint8_t *)(uintptr_t)offer.data };
     good = !pk.failed && cs_engine_pb_pack(out, &req.base);
     cs_buf_free(&pk);
     return good;
+}
+
+static bool compose_register(struct cs_hub_call *c, const struct cs_session *session, uint64_t counter,
+                             struct cs_buf *out)
+{
+    return cs_compose_register(c, session, counter, cs_buf_slice(&c->e->member.entry), CS_SLICE_NULL, out);
 }
 
 static void send_register(struct clawsync_engine *e)
@@ -317,6 +325,7 @@ static int make_genesis(struct clawsync_engine *e, struct cs_buf *entry, struct 
 
 static void load_run(struct clawsync_engine *e, struct cs_job *j)
 {
+    static const uint8_t zero[32];
     struct cs_member_step *s = &e->member;
 
     cs_buf_reset(&s->entry);
@@ -328,7 +337,7 @@ static void load_run(struct clawsync_engine *e, struct cs_job *j)
         return;
     }
     j->rc = cs_self_pending(e, &s->entry, &j->err);
-    if (j->rc == CS_ENOTFOUND && e->members.seq == 0)
+    if (j->rc == CS_ENOTFOUND && e->members.seq == 0 && memcmp(e->ks->genesis, zero, 32) == 0)
         j->rc = make_genesis(e, &s->entry, &j->err);
     else if (j->rc == CS_ENOTFOUND)
         j->rc = CS_OK; /* known to the log and not, or not any more, a member: the hub will say what it is */

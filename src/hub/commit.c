@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "hub/offers.h"
 
 /* A workspace within the group: its head as this transaction has moved it so far. */
 struct place {
@@ -330,6 +331,11 @@ static int seen_write(const struct group *g, const struct place *p, const struct
     return g->tx->ops->put_device(g->tx, &p->workspace, &w->device, &d, err);
 }
 
+static int pair_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
+{
+    return cs_offers_write(g->env, g->tx, p->exists ? &p->head : NULL, w, g->now_ms, err);
+}
+
 /* ---- the group ---- */
 
 static int by_workspace(const void *a, const void *b)
@@ -343,7 +349,7 @@ static int by_workspace(const void *a, const void *b)
 static void write_one(const struct group *g, struct place *p, struct cs_write *w)
 {
     static int (*const by_kind[])(const struct group *, struct place *, struct cs_write *, struct cs_error *) = {
-        [CS_WRITE_BATCH] = batch_write, [CS_WRITE_ENTRY] = entry_write
+        [CS_WRITE_BATCH] = batch_write, [CS_WRITE_ENTRY] = entry_write, [CS_WRITE_PAIR] = pair_write
     };
     struct place before = *p;
     struct cs_error err = p->err;

@@ -10,6 +10,7 @@
 enum cs_write_kind {
     CS_WRITE_BATCH, /* one more batch in a workspace's log */
     CS_WRITE_ENTRY, /* one more membership entry */
+    CS_WRITE_PAIR,  /* a message between a device that waits and a member: the entry */
     CS_WRITE_SEEN   /* when the hub last heard of a device; never refused */
 };
 
@@ -28,6 +29,7 @@ struct cs_write {
     struct cs_slice entry;
     bool may_create; /* entry: a genesis makes the workspace */
     struct cs_uuid device;
+    uint8_t offer_hash[32]; /* pair, but for an offer */
     int64_t seen_ms;
     size_t bytes; /* roughly what this write keeps in memory */
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "hub/internal.h"
+#include "hub/offers.h"
 
 struct cs_gate {
     struct cs_job job;            /* first: a job is its gate */
@@ -23,7 +24,7 @@ struct cs_gate {
     uint8_t answer_hash[32]; /* B3 of the unary answer */
     /* of the principal, from the worker */
     struct cs_member_info member;
-    bool signature_ok;
+    bool signature_ok, waits; /* waits: not a member, has asked to be let in */
     struct cs_verdict verdict;
 };
 
@@ -125,20 +126,26 @@ static void check_run(struct cs_job *j)
     struct cs_error err = { 0 };
     cs_store_tx *tx = NULL;
     const uint8_t *pk;
+    bool known;
     int rc = cs_store_begin(env->store, CS_STORE_READ, &g->caller.workspace, 1, &tx, &err);
 
     if (rc == CS_OK)
         rc = tx->ops->head(tx, &g->caller.workspace, &head, &err);
     if (rc == CS_OK)
         rc = cs_members_find(env->members, tx, &g->caller.workspace, &head, &g->caller.device, &g->member, &err);
+    if ((rc == CS_OK || rc == CS_ENOTFOUND) && g->member.kind == 0) {
+        rc = cs_offers_key(tx, &g->caller.workspace, &g->caller.device, cs_now_ms(env->world), g->member.sign_pk, &err);
+        g->waits = rc == CS_OK;
+    }
     cs_store_rollback(tx);
     if (rc != CS_OK && rc != CS_ENOTFOUND) {
         cs_refuse_storage(&g->verdict, &err);
         return;
     }
     /* The same work for somebody unknown, under a key that nobody of theirs has. */
-    pk = g->member.kind == 0 ? env->key->pk : g->member.sign_pk;
-    g->signature_ok = cs_call_verify(&g->proof, g->caller.transcript, g->method->path, pk) && g->member.kind != 0;
+    known = g->member.kind != 0 || g->waits;
+    pk = known ? g->member.sign_pk : env->key->pk;
+    g->signature_ok = cs_call_verify(&g->proof, g->caller.transcript, g->method->path, pk) && known;
 }
 
 static unsigned kind_bit(const struct cs_member_info *m)
@@ -172,6 +179,10 @@ void cs_gate_end(struct cs_hub *h, const struct cs_uuid *workspace, const struct
 /* Only for who has proven the key. */
 static bool may_call(const struct cs_gate *g, struct cs_verdict *v)
 {
+    if (g->waits)
+        return (g->method->allowed & CS_FOR_WAITING) != 0 ||
+               cs_refuse(v, CS_RPC_PERMISSION_DENIED, "pending",
+                         "this device waits to be let in: on one that is, run \"claw-sync devices approve\"");
     /* Who holds an invite's code or a phrase must be able to learn from the log that it was used. */
     if (!g->member.active && g->member.kind == CS_PRINCIPAL_DEVICE)
         return revoked(v);

@@ -33,6 +33,8 @@ static void open_start(cs_rpc_call *c, void *service)
       .allowed = CS_FOR_DEVICES | CS_FOR_PAPERS | CS_FOR_INVITES)                                                      \
     X(AppendMembership, cs_append_membership_start, cs_req_half_close, cs_req_closed,                                  \
       .allowed = CS_FOR_DEVICES | CS_FOR_PAPERS, .unary = true)                                                        \
+    X(Pair, cs_pair_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES | CS_FOR_WAITING,               \
+      .unary = true)                                                                                                   \
     X(Reconcile, unimplemented_start, cs_req_half_close, NULL, .allowed = CS_FOR_DEVICES, .unary = true)               \
     X(ResolveConflict, unimplemented_start, cs_req_half_close, NULL, .allowed = CS_FOR_DEVICES, .unary = true)         \
     X(Push, cs_push_start, cs_push_half_close, cs_push_closed, .allowed = CS_FOR_DEVICES, .no_hash = true)
@@ -64,6 +66,7 @@ static const struct cs_rpc_method methods[] = {
     ONE_REQUEST(Watch, CS_HUB_MAX_REQUEST),
     ONE_REQUEST(GetMembership, CS_HUB_MAX_REQUEST),
     ONE_REQUEST(AppendMembership, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(Pair, CS_HUB_MAX_QUESTION),
     ONE_REQUEST(Reconcile, CS_HUB_MAX_REQUEST),
     ONE_REQUEST(ResolveConflict, CS_HUB_MAX_REQUEST),
     { .path = CS_HUB_SERVICE "Push",

@@ -100,11 +100,14 @@ bool cs_sessions_may_open(struct cs_sessions *t, const char *peer); /* and takes
 bool cs_sessions_may_try(struct cs_sessions *t, const char *peer);
 /* Takes so many bytes from what the workspace may send. */
 bool cs_sessions_may_push(struct cs_sessions *t, const struct cs_uuid *workspace, size_t bytes);
+/* May this device ask to be let in, from there? Few of an address wait at a time. */
+bool cs_sessions_may_offer(struct cs_sessions *t, const char *peer, const struct cs_uuid *workspace,
+                           const struct cs_uuid *device);
 void cs_sessions_failed(struct cs_sessions *t, const char *peer);
 
 /* ---- gate.c: who calls, settled before the body is read ---- */
 
-enum { CS_FOR_DEVICES = 1, CS_FOR_PAPERS = 2, CS_FOR_INVITES = 4 };
+enum { CS_FOR_DEVICES = 1, CS_FOR_PAPERS = 2, CS_FOR_INVITES = 4, CS_FOR_WAITING = 8 };
 struct cs_gated {
     const char *path;
     void (*start)(cs_rpc_call *c, void *service); /* as in struct cs_rpc_method, for calls that were let in */
@@ -271,6 +274,7 @@ void cs_watch_start(cs_rpc_call *c, void *service);
 void cs_heartbeat_start(cs_rpc_call *c, void *service);
 void cs_get_membership_start(cs_rpc_call *c, void *service);
 void cs_append_membership_start(cs_rpc_call *c, void *service);
+void cs_pair_start(cs_rpc_call *c, void *service);
 void cs_push_start(cs_rpc_call *c, void *service);
 void cs_push_message(cs_rpc_call *c, void *service, struct cs_slice msg);
 void cs_push_half_close(cs_rpc_call *c, void *service);

@@ -1,6 +1,8 @@
-/* RegisterDevice: with a genesis entry it makes a workspace, with an add entry it joins one, alone it tells a device
- * its state. Keys of an id that is known are never replaced. */
+/* RegisterDevice: with a genesis entry it makes a workspace, with an add entry it joins one, with an offer the device
+ * waits to be let in, alone it tells a device its state. Keys of an id that is known are never replaced. */
 #include "hub/internal.h"
+#include "hub/offers.h"
+#include "identity/pair.h"
 
 enum {
     PREFIX_TYPE = 4,
@@ -17,7 +19,7 @@ struct reg {
     struct cs_req *req;
     struct cs_uuid workspace, device;
     uint8_t sign_pk[PK_LEN], box_pk[PK_LEN];
-    struct cs_slice entry;
+    struct cs_slice entry, offer;
     Clawsync__V1__DeviceState state;
     struct cs_signed_head head;
 };
@@ -29,14 +31,13 @@ static bool invalid(struct cs_req *r, const char *what)
 
 /* The signature over "register" by the key that the request brings: possession, and consent to exactly this, here and
  * now. */
-static bool challenge_is_signed(const struct cs_req *r, const struct reg *g, struct cs_slice offer,
-                                struct cs_slice signature)
+static bool challenge_is_signed(const struct cs_req *r, const struct reg *g, struct cs_slice signature)
 {
     struct cs_register_proof p = { .counter = r->who.counter,
                                    .workspace = g->workspace,
                                    .device = g->device,
                                    .membership_entry = g->entry,
-                                   .join_offer = offer };
+                                   .join_offer = g->offer };
 
     memcpy(p.sign_pk, g->sign_pk, PK_LEN);
     memcpy(p.box_pk, g->box_pk, PK_LEN);
@@ -74,12 +75,25 @@ static bool entry_is_of_device(struct cs_req *r, const struct reg *g)
     return true;
 }
 
+static bool offer_is_of_device(struct cs_req *r, const struct reg *g)
+{
+    struct cs_candidate who;
+    struct cs_uuid workspace;
+
+    if (!cs_pair_offer_read(g->offer, &workspace, &who))
+        return invalid(r, "this is not a request to join");
+    if (cs_uuid_cmp(&workspace, &g->workspace) != 0 || cs_uuid_cmp(&who.id, &g->device) != 0 ||
+        memcmp(who.sign_pk, g->sign_pk, PK_LEN) != 0 || memcmp(who.box_pk, g->box_pk, PK_LEN) != 0 ||
+        !cs_candidate_verify(&who, &workspace))
+        return invalid(r, "the request to join is of another device or workspace, or has other keys");
+    return true;
+}
+
 static bool register_parse(struct cs_req *r, struct reg *g)
 {
     ProtobufCAllocator alloc = cs_pb_arena(&r->arena);
     const Clawsync__V1__RegisterDeviceRequest *req =
         clawsync__v1__register_device_request__unpack(&alloc, r->in.len, r->in.data);
-    struct cs_slice offer;
 
     if (req == NULL)
         return cs_unparsable(&r->verdict);
@@ -94,15 +108,13 @@ static bool register_parse(struct cs_req *r, struct reg *g)
         return invalid(r, "the box key is not 32 bytes");
     memcpy(g->box_pk, req->box_public_key.data, PK_LEN);
     g->entry = cs_slice(req->membership_entry.data, req->membership_entry.len);
-    offer = cs_slice(req->join_offer.data, req->join_offer.len);
-    if (g->entry.len > 0 && !entry_is_of_device(r, g))
+    g->offer = cs_slice(req->join_offer.data, req->join_offer.len);
+    if (g->entry.len > 0 && g->offer.len > 0)
+        return invalid(r, "a device registers with an entry or with an offer");
+    if ((g->entry.len > 0 && !entry_is_of_device(r, g)) || (g->offer.len > 0 && !offer_is_of_device(r, g)))
         return false;
-    if (!challenge_is_signed(r, g, offer, cs_slice(req->signed_challenge.data, req->signed_challenge.len)))
-        return cs_refuse_stranger(&r->verdict);
-    if (offer.len > 0)
-        return cs_refuse(&r->verdict, CS_RPC_UNIMPLEMENTED, "validation",
-                         "this hub takes no join offers; use an invite");
-    return true;
+    return challenge_is_signed(r, g, cs_slice(req->signed_challenge.data, req->signed_challenge.len)) ||
+           cs_refuse_stranger(&r->verdict);
 }
 
 static bool find(struct cs_req *r, const struct reg *g, const struct cs_uuid *id, struct cs_store_head *head,
@@ -141,6 +153,20 @@ static void register_read(struct cs_req *r, struct reg *g)
     }
 }
 
+/* With an offer: a device that was ever in is told so; whoever else uses its id waits for nothing. */
+static void look_for_offer(struct cs_req *r, struct reg *g)
+{
+    struct cs_member_info member;
+    struct cs_store_head head;
+
+    g->state = CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_PENDING;
+    if (!find(r, g, &g->device, &head, &member) || member.kind != CS_PRINCIPAL_DEVICE ||
+        memcmp(member.sign_pk, g->sign_pk, PK_LEN) != 0 || memcmp(member.box_pk, g->box_pk, PK_LEN) != 0)
+        return;
+    g->state = member.active ? CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER
+                             : CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_REMOVED;
+}
+
 /* With an add: it must be the word of one whom the workspace knows. To everybody else a workspace that is there and
  * one that is not are the same, in the answer and in the work for it. */
 static void check_author(struct cs_req *r, const struct reg *g)
@@ -168,7 +194,9 @@ static void register_work(struct cs_req *r)
 
     if (!register_parse(r, g))
         return;
-    if (g->entry.len == 0)
+    if (g->offer.len > 0)
+        look_for_offer(r, g);
+    else if (g->entry.len == 0)
         register_read(r, g);
     else if (g->entry.data[PREFIX_TYPE] == CS_ENTRY_ADD)
         check_author(r, g);
@@ -182,12 +210,14 @@ static void register_answer(struct cs_req *r)
     char id[CS_UUID_TEXT];
 
     cs_uuid_text(id, &g->device);
-    cs_head_message(&g->head, &head);
+    if (g->offer.len == 0) { /* who waits learns nothing of the workspace */
+        cs_head_message(&g->head, &head);
+        answer.head = &head;
+    }
     answer.accepted = g->state == CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER;
     answer.assigned_device_id = id;
     answer.server_public_key = (ProtobufCBinaryData){ sizeof r->hub->key->pk, r->hub->key->pk };
     answer.state = g->state;
-    answer.head = &head;
     if (!cs_pb_pack(&r->out, &answer.base, &r->verdict) || cs_req_send(r))
         cs_req_finish(r);
 }
@@ -197,8 +227,10 @@ static void register_written(struct cs_write *w)
     struct reg *g = (struct reg *)w;
     struct cs_req *r = g->req;
 
-    g->head = w->head;
-    g->state = CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER;
+    if (g->offer.len == 0) {
+        g->head = w->head;
+        g->state = CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER;
+    }
     if (w->verdict.status != CS_RPC_OK)
         cs_req_finish_refused(r, w);
     else if (r->call != NULL)
@@ -214,16 +246,25 @@ static void register_done(struct cs_req *r)
         cs_req_finish(r);
         return;
     }
-    if (g->entry.len == 0) {
+    if (g->offer.len > 0 ? g->state != CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_PENDING : g->entry.len == 0) {
         register_answer(r);
         return;
     }
+    if (g->offer.len > 0 &&
+        !cs_sessions_may_offer(r->hub->sessions, cs_rpc_call_peer(r->call), &g->workspace, &g->device)) {
+        cs_refuse(
+            &r->verdict, CS_RPC_RESOURCE_EXHAUSTED, "limit",
+            "two devices of this address wait to be let in already; try again in 15 minutes, or join with a code");
+        cs_req_finish(r);
+        return;
+    }
     g->req = r;
-    g->write = (struct cs_write){ .kind = CS_WRITE_ENTRY,
+    g->write = (struct cs_write){ .kind = g->offer.len > 0 ? CS_WRITE_PAIR : CS_WRITE_ENTRY,
                                   .workspace = g->workspace,
-                                  .entry = g->entry,
+                                  .device = g->device,
+                                  .entry = g->offer.len > 0 ? g->offer : g->entry,
                                   .may_create = true,
-                                  .bytes = g->entry.len,
+                                  .bytes = g->offer.len + g->entry.len,
                                   .done = register_written };
     cs_req_hold(r);
     cs_writer_submit(r->hub, &g->write);

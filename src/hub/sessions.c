@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "hub/internal.h"
+#include "hub/offers.h"
 #include "rpc/peers.h"
 
 enum {
@@ -13,7 +14,8 @@ enum {
     OPENS = 10,    /* at once, and per second */
     FAILURES = 20, /* at once, and per minute */
     FAILURES_MS = 60 * 1000,
-    BYTES_SECONDS = 10
+    BYTES_SECONDS = 10,
+    OFFERS = 2 /* devices that wait to be let in */
 };
 
 /* What an address may still do: an open costs 1000, a failure FAILURES_MS, so that each ms brings whole numbers. */
@@ -24,6 +26,10 @@ struct account {
     uint64_t opens, failures;
     int64_t bytes; /* thousandths; a batch may overdraw it, and the next ones wait */
     uint64_t filled_ms;
+    struct {
+        struct cs_uuid workspace, device;
+        uint64_t until_ms;
+    } offers[OFFERS];
 };
 
 struct cs_sessions {
@@ -304,6 +310,31 @@ bool cs_sessions_may_try(struct cs_sessions *t, const char *peer)
     const struct account *a = account_of(t, peer);
 
     return a == NULL || a->failures >= FAILURES_MS;
+}
+
+bool cs_sessions_may_offer(struct cs_sessions *t, const char *peer, const struct cs_uuid *workspace,
+                           const struct cs_uuid *device)
+{
+    struct account *a = account_of(t, peer);
+    uint64_t now = cs_loop_now_ms(t->hub->loop);
+    int at = -1;
+
+    if (a == NULL)
+        return true;
+    for (int i = 0; i < OFFERS; i++) {
+        if (cs_uuid_cmp(&a->offers[i].workspace, workspace) == 0 && cs_uuid_cmp(&a->offers[i].device, device) == 0) {
+            at = i;
+            break;
+        }
+        if (a->offers[i].until_ms <= now)
+            at = i;
+    }
+    if (at < 0)
+        return false;
+    a->offers[at].workspace = *workspace;
+    a->offers[at].device = *device;
+    a->offers[at].until_ms = now + CS_OFFER_MS;
+    return true;
 }
 
 void cs_sessions_failed(struct cs_sessions *t, const char *peer)

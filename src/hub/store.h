@@ -48,10 +48,20 @@ struct cs_store_batch {
     struct cs_slice entity_type; /* a tag, or empty */
 };
 
+/* A device that asks to be let in, and the messages of its exchange with a member; slices borrowed as above, empty: not
+ * there yet. */
+struct cs_store_offer {
+    struct cs_uuid device;
+    int64_t made_ms; /* Unix ms */
+    struct cs_slice offer, answer, reveal, done;
+};
+
 /* Visitors return true to go on. They must not call the store. */
 typedef bool cs_store_visit_batch(void *arg, const struct cs_store_batch *b);
 typedef bool cs_store_visit_chunk(void *arg, uint32_t seq, struct cs_slice payload);
 typedef bool cs_store_visit_entry(void *arg, uint32_t seq, struct cs_slice entry);
+
+typedef bool cs_store_visit_offer(void *arg, const struct cs_store_offer *o);
 
 typedef struct cs_store_tx cs_store_tx;
 enum cs_store_mode { CS_STORE_READ, CS_STORE_WRITE };
@@ -88,8 +98,11 @@ struct cs_store_ops {
     int (*entries)(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t from, uint32_t to, cs_store_visit_entry *visit,
                    void *arg, struct cs_error *err);
 
-    /* Writes. put_head and put_device replace; the others are new rows: CS_EEXIST. A store may hold errors of puts
-     * back until keep or commit. */
+    int (*offers)(cs_store_tx *tx, const struct cs_uuid *ws, cs_store_visit_offer *visit, void *arg,
+                  struct cs_error *err);
+
+    /* Writes. put_head, put_device and put_offer replace; the others are new rows: CS_EEXIST. A store may hold errors
+     * of puts back until keep or commit. */
     int (*put_head)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_head *h, struct cs_error *err);
     int (*put_device)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_uuid *device,
                       const struct cs_store_device *d, struct cs_error *err);
@@ -97,6 +110,10 @@ struct cs_store_ops {
                      const struct cs_slice *chunks, size_t nchunks, struct cs_error *err);
     int (*put_entry)(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t seq, const uint8_t hash[32],
                      struct cs_slice entry, struct cs_error *err);
+
+    int (*put_offer)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_offer *o, struct cs_error *err);
+    /* Those made before that time. */
+    int (*drop_offers)(cs_store_tx *tx, const struct cs_uuid *ws, int64_t before_ms, struct cs_error *err);
 
     void (*close)(void *self); /* no transaction is open */
 };

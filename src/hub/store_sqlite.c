@@ -9,7 +9,12 @@
 #include "base/sqlite_code.h"
 #include "base/world.h"
 
-enum { SCHEMA_VERSION = 2, MAX_IDLE = 8, BUSY_MS = 10000 };
+enum { SCHEMA_VERSION = 3, MAX_IDLE = 8, BUSY_MS = 10000 };
+
+/* Devices that ask to be let in, and how far their exchange with a member has come. */
+#define OFFER_TABLE                                                                                                    \
+    "CREATE TABLE offer(workspace BLOB NOT NULL, device BLOB NOT NULL, made_ms INTEGER NOT NULL, offer BLOB NOT NULL," \
+    " answer BLOB NOT NULL, reveal BLOB NOT NULL, done BLOB NOT NULL, PRIMARY KEY(workspace, device)) WITHOUT ROWID;"
 
 /* log and chunk hold large rows and keep their rowids, so that their keys stay small trees of their own. */
 static const char schema[] =
@@ -31,14 +36,17 @@ static const char schema[] =
     " PRIMARY KEY(workspace, number, seq));"
     /* The membership log: whole signed entries. */
     "CREATE TABLE entry(workspace BLOB NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, entry BLOB NOT NULL,"
-    " PRIMARY KEY(workspace, seq));"
-    "PRAGMA user_version=2;";
+    " PRIMARY KEY(workspace, seq));" OFFER_TABLE "PRAGMA user_version=3;";
 
-/* From 1: how much ciphertext a workspace has. */
-static const char upgrade[] = "ALTER TABLE workspace ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;"
-                              "UPDATE workspace SET bytes = (SELECT coalesce(sum(length(payload)), 0) FROM chunk"
-                              " WHERE chunk.workspace = workspace.workspace);"
-                              "PRAGMA user_version=2;";
+static const char *const upgrade[SCHEMA_VERSION] = {
+    /* from 1: how much ciphertext a workspace has */
+    [1] = "ALTER TABLE workspace ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;"
+          "UPDATE workspace SET bytes = (SELECT coalesce(sum(length(payload)), 0) FROM chunk"
+          " WHERE chunk.workspace = workspace.workspace);"
+          "PRAGMA user_version=2;",
+    /* from 2: joining without a code */
+    [2] = OFFER_TABLE "PRAGMA user_version=3;",
+};
 
 enum stmt {
     S_BEGIN_READ,
@@ -61,6 +69,9 @@ enum stmt {
     S_PUT_BATCH,
     S_PUT_CHUNK,
     S_PUT_ENTRY,
+    S_OFFERS,
+    S_PUT_OFFER,
+    S_DROP_OFFERS,
     NSTMT
 };
 
@@ -93,6 +104,11 @@ static const char *const sql[NSTMT] = {
     [S_PUT_BATCH] = "INSERT INTO log(workspace, " BATCH_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)",
     [S_PUT_CHUNK] = "INSERT INTO chunk(workspace, number, seq, payload) VALUES(?1,?2,?3,?4)",
     [S_PUT_ENTRY] = "INSERT INTO entry(workspace, seq, hash, entry) VALUES(?1,?2,?3,?4)",
+    [S_OFFERS] = "SELECT device, made_ms, offer, answer, reveal, done FROM offer WHERE workspace=?1 ORDER BY device",
+    [S_PUT_OFFER] = "INSERT INTO offer(workspace, device, made_ms, offer, answer, reveal, done)"
+                    " VALUES(?1,?2,?3,?4,?5,?6,?7) ON CONFLICT DO UPDATE SET made_ms=?3, offer=?4, answer=?5,"
+                    " reveal=?6, done=?7",
+    [S_DROP_OFFERS] = "DELETE FROM offer WHERE workspace=?1 AND made_ms<?2",
 };
 
 struct sqlite_store;
@@ -512,6 +528,33 @@ static int sqlite_entries(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t fr
     return rows_end(c, s, step, err);
 }
 
+static int sqlite_offers(cs_store_tx *tx, const struct cs_uuid *ws, cs_store_visit_offer *visit, void *arg,
+                         struct cs_error *err)
+{
+    struct conn *c = (struct conn *)tx;
+    struct cs_store_offer o;
+    sqlite3_stmt *s;
+    int step, rc = stmt_get(c, S_OFFERS, &s, err);
+
+    if (rc != CS_OK)
+        return rc;
+    bind_bytes(s, 1, ws->b, sizeof ws->b);
+    while ((step = sqlite3_step(s)) == SQLITE_ROW) {
+        o = (struct cs_store_offer){ .made_ms = sqlite3_column_int64(s, 1),
+                                     .offer = column_slice(s, 2),
+                                     .answer = column_slice(s, 3),
+                                     .reveal = column_slice(s, 4),
+                                     .done = column_slice(s, 5) };
+        if (!column_into(s, 0, o.device.b, sizeof o.device.b)) {
+            sqlite3_reset(s);
+            return cs_fail(err, CS_ECORRUPT, "a damaged offer in \"%s\"", c->store->path);
+        }
+        if (!visit(arg, &o))
+            break;
+    }
+    return rows_end(c, s, step, err);
+}
+
 /* ---- writes ---- */
 
 static int sqlite_put_head(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_head *h,
@@ -610,6 +653,38 @@ static int sqlite_put_entry(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t 
     return stmt_run(c, s, "store a membership entry", err);
 }
 
+static int sqlite_put_offer(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_offer *o,
+                            struct cs_error *err)
+{
+    struct conn *c = (struct conn *)tx;
+    sqlite3_stmt *s;
+    int rc = stmt_get(c, S_PUT_OFFER, &s, err);
+
+    if (rc != CS_OK)
+        return rc;
+    bind_bytes(s, 1, ws->b, sizeof ws->b);
+    bind_bytes(s, 2, o->device.b, sizeof o->device.b);
+    sqlite3_bind_int64(s, 3, o->made_ms);
+    bind_slice(s, 4, o->offer);
+    bind_slice(s, 5, o->answer);
+    bind_slice(s, 6, o->reveal);
+    bind_slice(s, 7, o->done);
+    return stmt_run(c, s, "store an offer", err);
+}
+
+static int sqlite_drop_offers(cs_store_tx *tx, const struct cs_uuid *ws, int64_t before_ms, struct cs_error *err)
+{
+    struct conn *c = (struct conn *)tx;
+    sqlite3_stmt *s;
+    int rc = stmt_get(c, S_DROP_OFFERS, &s, err);
+
+    if (rc != CS_OK)
+        return rc;
+    bind_bytes(s, 1, ws->b, sizeof ws->b);
+    sqlite3_bind_int64(s, 2, before_ms);
+    return stmt_run(c, s, "drop old offers", err);
+}
+
 /* ---- the store ---- */
 
 static void sqlite_close(void *self)
@@ -649,6 +724,9 @@ static const struct cs_store_ops sqlite_ops = {
     .put_device = sqlite_put_device,
     .put_batch = sqlite_put_batch,
     .put_entry = sqlite_put_entry,
+    .offers = sqlite_offers,
+    .put_offer = sqlite_put_offer,
+    .drop_offers = sqlite_drop_offers,
     .close = sqlite_close,
 };
 
@@ -670,8 +748,9 @@ static int schema_ensure(struct conn *c, struct cs_error *err)
                      c->store->path, version, SCHEMA_VERSION);
     else if (version == 0 && sqlite3_exec(c->db, schema, NULL, NULL, NULL) != SQLITE_OK)
         rc = fail_db(c, "make the tables", err);
-    else if (version == 1 && sqlite3_exec(c->db, upgrade, NULL, NULL, NULL) != SQLITE_OK)
-        rc = fail_db(c, "bring the tables up to date", err);
+    for (; rc == CS_OK && version > 0 && version < SCHEMA_VERSION; version++)
+        if (sqlite3_exec(c->db, upgrade[version], NULL, NULL, NULL) != SQLITE_OK)
+            rc = fail_db(c, "bring the tables up to date", err);
     if (rc == CS_OK)
         return run(c, S_COMMIT, "commit", err);
     run(c, S_ROLLBACK, "roll back", NULL);

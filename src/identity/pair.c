@@ -96,6 +96,62 @@ static bool usable(const uint8_t secret[32], const uint8_t pk[32])
     return ok;
 }
 
+static void candidate_of(const uint8_t offer[CS_PAIR_OFFER_LEN], struct cs_candidate *out)
+{
+    memcpy(out->id.b, offer + OFFER_ID, 16);
+    memcpy(out->sign_pk, offer + OFFER_SIGN, 32);
+    memcpy(out->box_pk, offer + OFFER_BOX, 32);
+    memcpy(out->possession, offer + OFFER_POSSESSION, CS_SIGNATURE_LEN);
+}
+
+static void answerer_of(const uint8_t answer[CS_PAIR_ANSWER_LEN], struct cs_pair_answerer *out)
+{
+    memcpy(out->id.b, answer + ANSWER_ID, 16);
+    memcpy(out->sign_pk, answer + ANSWER_SIGN, 32);
+    memcpy(out->genesis, answer + ANSWER_GENESIS, 32);
+    memcpy(out->hub_key, answer + ANSWER_HUB, 32);
+}
+
+/* ---- the hub ---- */
+
+int cs_pair_kind(struct cs_slice message)
+{
+    static const size_t len[] = { [CS_PAIR_OFFER] = CS_PAIR_OFFER_LEN,
+                                  [CS_PAIR_ANSWER] = CS_PAIR_ANSWER_LEN,
+                                  [CS_PAIR_REVEAL] = CS_PAIR_REVEAL_LEN,
+                                  [CS_PAIR_DONE] = CS_PAIR_DONE_LEN };
+    int kind;
+
+    if (message.len < 4 || memcmp(message.data, "CSJ", 3) != 0)
+        return 0;
+    kind = message.data[3] - '0';
+    return kind >= CS_PAIR_OFFER && kind <= CS_PAIR_DONE && message.len == len[kind] ? kind : 0;
+}
+
+bool cs_pair_offer_read(struct cs_slice offer, struct cs_uuid *workspace, struct cs_candidate *out)
+{
+    if (cs_pair_kind(offer) != CS_PAIR_OFFER)
+        return false;
+    if (workspace != NULL)
+        memcpy(workspace->b, offer.data + OFFER_WORKSPACE, 16);
+    candidate_of(offer.data, out);
+    return true;
+}
+
+bool cs_pair_answer_read(struct cs_slice answer, struct cs_pair_answerer *out)
+{
+    if (cs_pair_kind(answer) != CS_PAIR_ANSWER)
+        return false;
+    answerer_of(answer.data, out);
+    return true;
+}
+
+bool cs_pair_answer_is_to(struct cs_slice answer, const uint8_t offer_hash[32], const struct cs_uuid *by)
+{
+    return cs_pair_kind(answer) == CS_PAIR_ANSWER && memcmp(answer.data + ANSWER_OFFER, offer_hash, 32) == 0 &&
+           memcmp(answer.data + ANSWER_ID, by->b, 16) == 0;
+}
+
 /* ---- the new device ---- */
 
 void cs_pair_offer(struct cs_pair *p, const struct cs_rng *r, const struct cs_uuid *workspace, const struct cs_uuid *id,
@@ -146,10 +202,7 @@ int cs_pair_reveal(struct cs_pair *p, uint8_t out[CS_PAIR_REVEAL_LEN], struct cs
 
 void cs_pair_who(const struct cs_pair *p, struct cs_pair_answerer *out)
 {
-    memcpy(out->id.b, p->answer + ANSWER_ID, 16);
-    memcpy(out->sign_pk, p->answer + ANSWER_SIGN, 32);
-    memcpy(out->genesis, p->answer + ANSWER_GENESIS, 32);
-    memcpy(out->hub_key, p->answer + ANSWER_HUB, 32);
+    answerer_of(p->answer, out);
 }
 
 int cs_pair_take_done(const struct cs_pair *p, struct cs_slice done, struct cs_pair_done *out, struct cs_error *err)
@@ -178,10 +231,7 @@ int cs_pair_take_done(const struct cs_pair *p, struct cs_slice done, struct cs_p
 
 void cs_pair_candidate(const struct cs_pair *p, struct cs_candidate *out)
 {
-    memcpy(out->id.b, p->offer + OFFER_ID, 16);
-    memcpy(out->sign_pk, p->offer + OFFER_SIGN, 32);
-    memcpy(out->box_pk, p->offer + OFFER_BOX, 32);
-    memcpy(out->possession, p->offer + OFFER_POSSESSION, CS_SIGNATURE_LEN);
+    candidate_of(p->offer, out);
 }
 
 int cs_pair_answer(struct cs_pair *p, const struct cs_rng *r, struct cs_slice offer, const struct cs_uuid *workspace,

@@ -64,6 +64,16 @@ bool cs_pair_matches(const struct cs_pair *p, const char *typed);
 int cs_pair_done(const struct cs_pair *p, const struct cs_rng *r, const struct cs_pair_done *in,
                  uint8_t out[CS_PAIR_DONE_LEN], struct cs_error *err);
 
+/* ---- the hub, which carries them ---- */
+
+enum cs_pair_kind { CS_PAIR_OFFER = 1, CS_PAIR_ANSWER, CS_PAIR_REVEAL, CS_PAIR_DONE };
+int cs_pair_kind(struct cs_slice message); /* by its beginning and its length; 0: none of them */
+/* False: it is no offer. workspace: may be NULL. Nothing is verified. */
+bool cs_pair_offer_read(struct cs_slice offer, struct cs_uuid *workspace, struct cs_candidate *out);
+bool cs_pair_answer_read(struct cs_slice answer, struct cs_pair_answerer *out);
+/* Is it the answer of that member to the offer of this hash? */
+bool cs_pair_answer_is_to(struct cs_slice answer, const uint8_t offer_hash[32], const struct cs_uuid *by);
+
 /* ---- both ---- */
 
 /* False, and empty: the nonce is not known yet. */

@@ -1,9 +1,10 @@
 /* Who is let in, and what strangers, recordings and neighbours get: nothing, and the same nothing. */
 #include "unit/hub/service_scene.h"
 
-enum { NWORKSPACES = 3, NDEVICES = 2, NMETHODS = 8, REPLAYS = 10 };
-static const char *const methods[NMETHODS] = { "Heartbeat",        "Pull",      "Watch",           "GetMembership",
-                                               "AppendMembership", "Reconcile", "ResolveConflict", "Push" };
+enum { NWORKSPACES = 3, NDEVICES = 2, NMETHODS = 9, REPLAYS = 10 };
+static const char *const methods[NMETHODS] = {
+    "Heartbeat", "Pull", "Watch", "GetMembership", "AppendMembership", "Pair", "Reconcile", "ResolveConflict", "Push"
+};
 
 /* A call as it went over the wire. */
 struct recording {
@@ -33,6 +34,7 @@ static void make_body(struct cs_buf *out, const char *method, struct maker *m, c
     Clawsync__V1__AppendMembershipRequest append = CLAWSYNC__V1__APPEND_MEMBERSHIP_REQUEST__INIT;
     Clawsync__V1__ReconcileRequest reconcile = CLAWSYNC__V1__RECONCILE_REQUEST__INIT;
     Clawsync__V1__ResolveConflictRequest resolve = CLAWSYNC__V1__RESOLVE_CONFLICT_REQUEST__INIT;
+    Clawsync__V1__PairRequest pair = CLAWSYNC__V1__PAIR_REQUEST__INIT;
     char ws[CS_UUID_TEXT], id[CS_UUID_TEXT];
     struct cs_buf entry = { 0 };
 
@@ -67,6 +69,10 @@ static void make_body(struct cs_buf *out, const char *method, struct maker *m, c
         reconcile.workspace_id = ws;
         reconcile.device_id = id;
         pack(out, &reconcile.base);
+    } else if (strcmp(method, "Pair") == 0) {
+        pair.workspace_id = ws;
+        pair.device_id = id;
+        pack(out, &pair.base);
     } else if (strcmp(method, "ResolveConflict") == 0) {
         resolve.workspace_id = ws;
         pack(out, &resolve.base);

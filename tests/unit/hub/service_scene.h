@@ -147,7 +147,7 @@ static inline void call_with(struct call *k, struct scene *s, const char *method
     k->counter = p->counter;
     k->unary = strcmp(method, "Reconcile") == 0 || strcmp(method, "ResolveConflict") == 0 ||
                strcmp(method, "RegisterDevice") == 0 || strcmp(method, "AppendMembership") == 0 ||
-               strcmp(method, "Heartbeat") == 0;
+               strcmp(method, "Heartbeat") == 0 || strcmp(method, "Pair") == 0;
 }
 
 static inline void session_open(struct scene *s);
@@ -354,12 +354,14 @@ static inline int teardown(void **state)
 /* ---- steps ---- */
 
 /* The proof and the request of a registration, the proof good for the next call. */
-static inline void register_make(struct scene *s, const struct maker *m, struct cs_slice entry, struct cs_call_proof *p,
-                                 struct cs_buf *body)
+static inline void register_make_with(struct scene *s, const struct maker *m, struct cs_slice entry,
+                                      struct cs_slice offer, struct cs_call_proof *p, struct cs_buf *body)
 {
     Clawsync__V1__RegisterDeviceRequest req = CLAWSYNC__V1__REGISTER_DEVICE_REQUEST__INIT;
     Clawsync__V1__DeviceInfo info = CLAWSYNC__V1__DEVICE_INFO__INIT;
-    struct cs_register_proof proof = { .workspace = m->workspace, .device = m->id, .membership_entry = entry };
+    struct cs_register_proof proof = {
+        .workspace = m->workspace, .device = m->id, .membership_entry = entry, .join_offer = offer
+    };
     char ws[CS_UUID_TEXT], id[CS_UUID_TEXT];
     struct cs_buf key = { 0 };
     uint8_t sig[64];
@@ -384,23 +386,36 @@ static inline void register_make(struct scene *s, const struct maker *m, struct 
     req.box_public_key = (ProtobufCBinaryData){ 32, (uint8_t *)(uintptr_t)m->keys.box_pk };
     req.signed_challenge = (ProtobufCBinaryData){ 64, sig };
     req.membership_entry = (ProtobufCBinaryData){ entry.len, (uint8_t *)(uintptr_t)entry.data };
+    req.join_offer = (ProtobufCBinaryData){ offer.len, (uint8_t *)(uintptr_t)offer.data };
     n = clawsync__v1__register_device_request__get_packed_size(&req);
     clawsync__v1__register_device_request__pack(&req, cs_buf_grow(body, n));
     cs_buf_free(&key);
 }
 
-static inline void register_call(struct call *k, struct scene *s, struct maker *m, struct cs_slice entry)
+static inline void register_make(struct scene *s, const struct maker *m, struct cs_slice entry, struct cs_call_proof *p,
+                                 struct cs_buf *body)
+{
+    register_make_with(s, m, entry, CS_SLICE_NULL, p, body);
+}
+
+static inline void register_call_with(struct call *k, struct scene *s, const struct maker *m, struct cs_slice entry,
+                                      struct cs_slice offer)
 {
     struct cs_buf body = { 0 };
     struct cs_call_proof p;
 
-    register_make(s, m, entry, &p, &body);
+    register_make_with(s, m, entry, offer, &p, &body);
     call_with(k, s, "RegisterDevice", &p);
     assert_int_equal(cs_rpc_call_send(k->call, cs_buf_slice(&body)), CS_OK);
     cs_rpc_call_half_close(k->call);
     call_finish(k);
     assert_true(k->genuine);
     cs_buf_free(&body);
+}
+
+static inline void register_call(struct call *k, struct scene *s, const struct maker *m, struct cs_slice entry)
+{
+    register_call_with(k, s, m, entry, CS_SLICE_NULL);
 }
 
 static inline void register_ok(struct scene *s, struct maker *m, struct cs_slice entry)

@@ -50,7 +50,7 @@ static void newer_schema_is_refused(void **state)
 
     run_sql(s->place, "PRAGMA user_version=99");
     assert_int_equal(cs_store_sqlite_open(&other, cs_world_real(), s->place, &err), CS_EVERSION);
-    run_sql(s->place, "PRAGMA user_version=2");
+    run_sql(s->place, "PRAGMA user_version=3");
 }
 
 /* A file of the first schema: what a workspace has is counted once. */
@@ -64,7 +64,7 @@ static void older_schema_is_brought_up_to_date(void **state)
     cs_store_tx *tx;
 
     run_sql(s->place,
-            "ALTER TABLE workspace DROP COLUMN bytes; PRAGMA user_version=1;"
+            "DROP TABLE offer; ALTER TABLE workspace DROP COLUMN bytes; PRAGMA user_version=1;"
             "INSERT INTO workspace VALUES(x'01000000000000000000000000000000', 7, 0, 1, zeroblob(32), 0, 1, 1,"
             " zeroblob(32));"
             "INSERT INTO chunk VALUES(x'01000000000000000000000000000000', 1, 0, zeroblob(300)),"
@@ -75,6 +75,7 @@ static void older_schema_is_brought_up_to_date(void **state)
     assert_int_equal(tx->ops->head(tx, &ws, &head, &err), CS_OK);
     assert_int_equal(head.bytes, 330);
     assert_int_equal(head.log_id, 7);
+    assert_int_equal(tx->ops->offers(tx, &ws, NULL, NULL, &err), CS_OK);
     cs_store_rollback(tx);
     cs_store_close(&other);
 }

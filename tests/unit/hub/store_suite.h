@@ -160,6 +160,63 @@ static void rows(void **state)
     cs_store_rollback(tx);
 }
 
+struct seen_offers {
+    size_t n;
+    int64_t made_ms[4];
+    char text[4][64];
+};
+
+static bool see_offer(void *arg, const struct cs_store_offer *o)
+{
+    struct seen_offers *seen = arg;
+
+    seen->made_ms[seen->n] = o->made_ms;
+    snprintf(seen->text[seen->n++], sizeof seen->text[0], "%02x %.*s|%.*s|%.*s|%.*s", o->device.b[0], (int)o->offer.len,
+             o->offer.data == NULL ? "" : (const char *)o->offer.data, (int)o->answer.len,
+             o->answer.data == NULL ? "" : (const char *)o->answer.data, (int)o->reveal.len,
+             o->reveal.data == NULL ? "" : (const char *)o->reveal.data, (int)o->done.len,
+             o->done.data == NULL ? "" : (const char *)o->done.data);
+    return seen->n < 4;
+}
+
+static void offers_come_and_go(void **state)
+{
+    struct suite *s = *state;
+    struct cs_store_offer o = { .device = { { 1 } }, .made_ms = 1000, .offer = cs_slice_str("offer") };
+    struct seen_offers seen = { 0 };
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &s->a.workspace, 1, &tx, &err), CS_OK);
+    assert_int_equal(tx->ops->put_offer(tx, &s->a.workspace, &o, &err), CS_OK);
+    o.answer = cs_slice_str("answer"); /* the same device's: in its place */
+    assert_int_equal(tx->ops->put_offer(tx, &s->a.workspace, &o, &err), CS_OK);
+    o.device.b[0] = 2;
+    o.made_ms = 2000;
+    o.reveal = cs_slice_str("reveal");
+    o.done = cs_slice_str("done");
+    assert_int_equal(tx->ops->put_offer(tx, &s->a.workspace, &o, &err), CS_OK);
+    assert_int_equal(tx->ops->put_offer(tx, &s->b.id, &o, &err), CS_OK); /* another workspace */
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &s->a.workspace, 1, &tx, &err), CS_OK);
+    assert_int_equal(tx->ops->offers(tx, &s->a.workspace, see_offer, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 2);
+    assert_string_equal(seen.text[0], "01 offer|answer||");
+    assert_string_equal(seen.text[1], "02 offer|answer|reveal|done");
+    assert_true(seen.made_ms[0] == 1000 && seen.made_ms[1] == 2000);
+    assert_int_equal(tx->ops->drop_offers(tx, &s->a.workspace, 2000, &err), CS_OK);
+    seen.n = 0;
+    assert_int_equal(tx->ops->offers(tx, &s->a.workspace, see_offer, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 1);
+    assert_int_equal(seen.made_ms[0], 2000);
+    assert_int_equal(tx->ops->drop_offers(tx, &s->a.workspace, INT64_MAX, &err), CS_OK);
+    seen.n = 0;
+    assert_int_equal(tx->ops->offers(tx, &s->b.id, see_offer, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 1);
+    cs_store_rollback(tx);
+}
+
 static void rollback_leaves_nothing(void **state)
 {
     struct suite *s = *state;
@@ -607,6 +664,7 @@ static int store_suite_run(const char *name)
 {
 #define SUITE(f) cmocka_unit_test_setup_teardown(f, suite_setup, suite_teardown)
     const struct CMUnitTest tests[] = { SUITE(rows),
+                                        SUITE(offers_come_and_go),
                                         SUITE(rollback_leaves_nothing),
                                         SUITE(readers_see_one_state),
                                         SUITE(a_mixed_group),
