@@ -102,7 +102,7 @@ int cs_cmd_devices_approve(struct cs_cli *c)
         rc = clawsync_engine_waiting(e, 1, on_waiting, &l, &err);
     if (rc == CLAWSYNC_OK && json_array_size(l.list) == 0)
         rc = cs_fail(
-            (struct cs_error *)&err, CS_ENOTFOUND,
+            (struct cs_error *)&err, CS_EABORTED,
             "no device waits to be let in, or somebody has answered it already; on the new device run claw-sync "
             "join with CLAW_WORKSPACE_ID=%s",
             c->config.workspace_id);

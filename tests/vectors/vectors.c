@@ -9,6 +9,7 @@
 #include "crypto/session.h"
 #include "identity/code.h"
 #include "identity/membership.h"
+#include "identity/pair.h"
 #include "identity/phrase.h"
 #include "unit/crypto/fixed_world.h"
 #include "unit/delta/sample.h"
@@ -510,6 +511,51 @@ static json_t *code(void)
     return o;
 }
 
+/* Joining without a code: an exchange in which each side's randomness begins anew from the fixed one, the new device's
+ * with the hedge 1, the member's with the hedge 2. */
+static json_t *pairing(void)
+{
+    json_t *o = json_object();
+    uint8_t genesis[32], hub[32], reveal[CS_PAIR_REVEAL_LEN], done[CS_PAIR_DONE_LEN];
+    struct cs_pair_done end = { .member_seq = 7, .floor = { .log_id = 0x1122334455667788, .number = 9 } };
+    char at_new[CS_PAIR_STRING], at_member[CS_PAIR_STRING];
+    struct cs_device_keys new, member;
+    struct fixed_world f, g;
+    struct cs_pair n, m;
+
+    device(&new, CS_PRINCIPAL_DEVICE, 0x20);
+    device(&member, CS_PRINCIPAL_DEVICE, 1);
+    fill(genesis, sizeof genesis, 0x30);
+    fill(hub, sizeof hub, 0x50);
+    fill(end.entry_hash, sizeof end.entry_hash, 0x70);
+    fill(end.floor.log_hash, sizeof end.floor.log_hash, 0x90);
+    fixed_world_init(&f);
+    fill(f.rng.hedge, 32, 1);
+    fixed_world_init(&g);
+    fill(g.rng.hedge, 32, 2);
+    cs_pair_offer(&n, &f.rng, &workspace, &device_b, &new);
+    must(cs_pair_answer(&m, &g.rng, cs_slice(n.offer, sizeof n.offer), &workspace, &device_a, member.sign.pk, genesis,
+                        hub, NULL) == CS_OK);
+    must(cs_pair_take_answer(&n, cs_slice(m.answer, sizeof m.answer), NULL) == CS_OK);
+    must(cs_pair_reveal(&n, reveal, NULL) == CS_OK);
+    must(cs_pair_take_reveal(&m, cs_slice(reveal, sizeof reveal), NULL) == CS_OK);
+    must(cs_pair_string(&n, at_new) && cs_pair_string(&m, at_member) && strcmp(at_new, at_member) == 0);
+    must(cs_pair_done(&m, &g.rng, &end, done, NULL) == CS_OK);
+    put_bytes(o, "new_device_ephemeral_secret", n.eph_secret, 32);
+    put_bytes(o, "new_device_nonce", n.nonce_new, 32);
+    put_bytes(o, "offer", n.offer, sizeof n.offer);
+    put_bytes(o, "member_ephemeral_secret", m.eph_secret, 32);
+    put_bytes(o, "answer", m.answer, sizeof m.answer);
+    put_bytes(o, "reveal", reveal, sizeof reveal);
+    put(o, "string", json_string(at_new));
+    put_int(o, "member_seq", end.member_seq);
+    put_bytes(o, "entry_hash", end.entry_hash, 32);
+    put_bytes(o, "done", done, sizeof done);
+    fixed_world_fini(&f);
+    fixed_world_fini(&g);
+    return o;
+}
+
 /* Heads, files, padding */
 
 static json_t *heads(void)
@@ -706,6 +752,7 @@ json_t *cs_vectors_crypto(void)
     put(o, "chunk_boundaries", boundaries());
     put(o, "membership", membership());
     put(o, "code", code());
+    put(o, "pairing", pairing());
     put(o, "phrase", phrase());
     put(o, "heads", heads());
     put(o, "session", session());
