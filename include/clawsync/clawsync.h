@@ -391,6 +391,19 @@ CLAWSYNC_API int clawsync_engine_revoke_device(clawsync_engine *e, const char *d
 /** Begins a new epoch of the workspace's key. @param epoch Optional: its number. */
 CLAWSYNC_API int clawsync_engine_rotate_keys(clawsync_engine *e, uint32_t *epoch, clawsync_error *err);
 
+/** What a device has seen of the hub's log and of the membership, as a short code for people to compare. */
+typedef struct clawsync_heads {
+    uint64_t number;     /**< in: the place in the log, 0: as far as it is read; out: it */
+    uint32_t member_seq; /**< in: the membership entry, 0: the newest known; out: it */
+    uint64_t log_id;     /**< out: of the hub's log */
+    char code[10];       /**< out: 40 bits, "XXXX-XXXX" */
+} clawsync_heads;
+/**
+ * The code of that place: devices that were shown the same log and membership have the same one. Asks nobody.
+ * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND: not read so far, or too long ago (the last 65,536 numbers are known).
+ */
+CLAWSYNC_API int clawsync_engine_verify_heads(clawsync_engine *e, clawsync_heads *heads, clawsync_error *err);
+
 /** Room for a recovery phrase with its NUL. */
 #define CLAWSYNC_PHRASE_MAX 128
 /**

@@ -99,6 +99,10 @@ static const struct cs_cli_command commands[] = {
     { "audit tail", "[ROWS]", 0, 1, 0, "its newest rows, 20 or so many; --json: a JSON object per line", NULL,
       cs_cmd_audit_tail },
     { "audit export", "", 0, 0, 0, "all of it on standard output, a JSON object per line", NULL, cs_cmd_audit_export },
+    { "verify-heads", "[N/M]", 0, 1, 0, "a short code of what the hub has shown here, for two people to compare",
+      "Prints the code with its place, N in the log and M in the membership; give that place on the other device,\n"
+      "synced, and compare. Another code there: the hub shows the two devices different things (a fork).",
+      cs_cmd_verify_heads },
     { "doctor", "", 0, 0, 0, "is all well here? One line per check: ok, warning or failed, and what to do",
       "Looks at configuration, file modes and places, database, triggers, membership, audit log, hub, TLS and\n"
       "clock, and fetches the newest batch of this device back to show that the hub has ciphertext. Writes\n"

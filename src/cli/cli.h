@@ -145,6 +145,7 @@ int cs_cmd_queue_list(struct cs_cli *c);
 int cs_cmd_queue_retry(struct cs_cli *c);
 int cs_cmd_queue_export(struct cs_cli *c);
 int cs_cmd_doctor(struct cs_cli *c);
+int cs_cmd_verify_heads(struct cs_cli *c);
 int cs_cmd_version(struct cs_cli *c);
 
 #endif

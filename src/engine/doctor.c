@@ -123,18 +123,6 @@ struct own {
     struct cs_batch batch;
 };
 
-static int log_hash(struct clawsync_engine *e, const struct cs_pull_mark *mark, uint64_t n, uint8_t out[32],
-                    struct cs_error *err)
-{
-    if (n == 0)
-        memcpy(out, e->log_start, 32);
-    else if (n == mark->number)
-        memcpy(out, mark->log_hash, 32);
-    else
-        return cs_replica_log_hash(e->replica, n, out, err);
-    return CS_OK;
-}
-
 /* Where in the log is it? The hub said so when it took it, which is kept until the log is read that far; from then on
  * it is where the log's hash has it. */
 static int find_own(struct clawsync_engine *e, struct own *o, struct cs_error *err)
@@ -154,9 +142,9 @@ static int find_own(struct clawsync_engine *e, struct own *o, struct cs_error *e
     cs_replica_pull_mark(e->replica, &mark);
     if (rc != CS_OK || o->look->number == 0 || o->look->log_number != 0 || mark.number == 0)
         return rc;
-    rc = log_hash(e, &mark, mark.number, at, err);
+    rc = cs_log_hash_at(e, &mark, mark.number, at, err);
     for (uint64_t i = mark.number; i > 0 && rc == CS_OK; i--) {
-        if ((rc = log_hash(e, &mark, i - 1, prev, err)) != CS_OK)
+        if ((rc = cs_log_hash_at(e, &mark, i - 1, prev, err)) != CS_OK)
             break;
         cs_log_next(prev, i, o->hash, want);
         if (memcmp(want, at, 32) == 0) {

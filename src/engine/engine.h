@@ -199,6 +199,9 @@ struct cs_finding {
     const char *name;
     bool known; /* fine, and here already: skip */
 };
+/* L_number, as far back as it is known: CS_ENOTFOUND. */
+int cs_log_hash_at(struct clawsync_engine *e, const struct cs_pull_mark *mark, uint64_t number, uint8_t out[32],
+                   struct cs_error *err);
 enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pull_mark *mark, const struct cs_batch *b,
                                   uint64_t log_number, struct cs_batch_header *h, struct cs_finding *f,
                                   struct cs_error *err);

@@ -19,9 +19,8 @@ static enum cs_severity failed(struct cs_finding *f)
     return CS_FAILED;
 }
 
-/* L_number, as far back as it is known. */
-static int log_hash_at(struct clawsync_engine *e, const struct cs_pull_mark *mark, uint64_t number, uint8_t out[32],
-                       struct cs_error *err)
+int cs_log_hash_at(struct clawsync_engine *e, const struct cs_pull_mark *mark, uint64_t number, uint8_t out[32],
+                   struct cs_error *err)
 {
     if (number == 0)
         memcpy(out, e->log_start, 32);
@@ -41,7 +40,7 @@ static enum cs_severity check_seen(struct clawsync_engine *e, const struct cs_pu
 
     if (h->seen_number >= log_number || h->seen_log != e->head.log_id)
         return found(f, CS_STOP_HUB, "HUB_FORK", err, why);
-    rc = log_hash_at(e, mark, h->seen_number, l, err);
+    rc = cs_log_hash_at(e, mark, h->seen_number, l, err);
     if (rc == CS_ENOTFOUND)
         return CS_FINE; /* too long ago to know */
     if (rc != CS_OK)

@@ -125,7 +125,7 @@ class JoinTest(claw.ClawTest):
             self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
         done = b.claw("join", code, want=2, CLAW_WORKSPACE_ID="5e2f9a3c-0b1d-4c7e-8f60-0d1e2f3a4b5c")
         self.assertIn("the code is of workspace " + self.workspace, done.stderr)
-        self.assertIn("missing CODE", b.claw("join", "--quiet", "--json", want=2).stdout)
+        self.assertIn("missing TABLE", b.claw("untrack", "--quiet", "--json", want=2).stdout)
         self.assertIn("a member of the workspace already", self.a.claw("join", code, want=2).stderr)
         self.assertIn("--expires", self.a.claw("invite", "--expires", "1", want=2).stderr)
         self.assertIn("too many arguments", self.a.claw("invite", "x", want=2).stderr)
