@@ -121,11 +121,47 @@ int cs_record_registered(struct clawsync_engine *e, struct cs_error *err)
                   json_pack("{s:s, s:I}", "hub_key", hub, "entry", (json_int_t)e->members.seq), err);
 }
 
+/* What is found again, by this process or the next one, with nothing in between, is in the log already. */
+struct newest {
+    const char *type, *ids;
+    struct cs_slice payload;
+    bool same;
+};
+
+static bool compare_newest(void *arg, const struct cs_audit_row *row)
+{
+    struct newest *n = arg;
+
+    n->same = cs_slice_eq(row->event_type, cs_slice_str(n->type)) &&
+              cs_slice_eq(row->entity_ids, cs_slice_str(n->ids)) && cs_slice_eq(row->payload, n->payload);
+    return true;
+}
+
+static int is_newest(struct clawsync_engine *e, struct newest *n, const json_t *payload, struct cs_error *err)
+{
+    char *text = json_dumps(payload, JSON_COMPACT | JSON_SORT_KEYS);
+    uint64_t sequence = 0;
+    uint8_t hash[32];
+    int rc = CS_OK;
+
+    if (text == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    n->payload = cs_slice_str(text);
+    if (e->audit != NULL)
+        cs_audit_head(e->audit, &sequence, hash);
+    if (sequence > 0)
+        rc = cs_audit_read(e->audit, sequence, compare_newest, n, err);
+    free(text);
+    return rc;
+}
+
 static int misbehaved(struct clawsync_engine *e, const char *type, const char *entity, const char *ids,
                       const char *message, const uint8_t *batch_hash, struct cs_error *err)
 {
     json_t *payload = json_pack("{s:s%}", "message", message, strlen(message));
+    struct newest newest = { .type = type, .ids = ids };
     char hash[65];
+    int rc;
 
     if (payload == NULL) /* a hub's words need not be UTF-8 */
         payload = json_pack("{s:s}", "message", "not text");
@@ -133,7 +169,10 @@ static int misbehaved(struct clawsync_engine *e, const char *type, const char *e
         cs_hex(hash, batch_hash, 32);
         json_object_set_new(payload, "batch_hash", json_string(hash));
     }
-    return append(e, type, entity, ids, 0, payload, err);
+    if ((rc = is_newest(e, &newest, payload, err)) == CS_OK && !newest.same)
+        return append(e, type, entity, ids, 0, payload, err);
+    json_decref(payload);
+    return rc;
 }
 
 int cs_record_hub(struct clawsync_engine *e, const struct cs_error *why, struct cs_error *err)

@@ -81,8 +81,17 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
         return rc;
     if (!has_head)
         return cs_engine_no_head(err);
-    if (head->member_seq != e->members.seq || memcmp(head->entry_hash, e->members.head, 32) != 0)
+    if (head->member_seq < e->members.seq)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_ROLLBACK: the hub's membership log ends at entry %" PRIu32
+                       ", this device knows entry %" PRIu32,
+                       head->member_seq, e->members.seq);
+    if (head->member_seq > e->members.seq)
         return cs_fail(err, CS_EHUB, "HUB_WITHHELD: the hub's membership log is not what its head names");
+    if (memcmp(head->entry_hash, e->members.head, 32) != 0)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_FORK: the hub's membership log has another entry %" PRIu32 " than this device was shown",
+                       head->member_seq);
     return CS_OK;
 }
 

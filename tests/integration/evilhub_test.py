@@ -1,0 +1,276 @@
+"""A hostile hub: the real one, on its own RPC layer, with its own key, whose log says what suits it. Each lie has its name, its
+exit code, one row in the audit log, and changes nothing in the database of whoever is lied to."""
+import contextlib, json, shutil
+
+import claw
+
+
+class Evil(claw.ClawTest):
+    """Two devices a and b at rest, b a few batches behind; then the hub begins to lie to b."""
+    BEHIND = 4
+
+    def setUp(self):
+        super().setUp()
+        self.a, self.b = self.workspace_of(2)
+        self.write(self.a, "first")
+        self.settle([self.a, self.b])
+        self.honest = self.save("honest-before")
+        for i in range(self.BEHIND):
+            self.write(self.a, f"m{i}")
+            self.a.sync()
+        self.seen = self.b.status()["log_number"]
+        self.top = self.a.status()["log_number"]
+        self.assertGreaterEqual(self.top - self.seen, self.BEHIND)
+
+    def write(self, device, name):
+        device.sql(f"INSERT INTO memories(id, content) VALUES ('{name}', 'text of {name}');")
+
+    def data(self):
+        return self.hub.folder / "data"
+
+    def save(self, name):
+        """The hub's data as it is."""
+        self.hub.stop()
+        shutil.copytree(self.data(), self.folder / name)
+        self.hub.start()
+        return self.folder / name
+
+    def bend(self, *statements, restart=True):
+        """The hub's log says something else from now on; the hub signs it as ever. One that goes on running does not look
+        again at the membership entries that it has verified itself."""
+        if restart:
+            self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db, db:
+            for sql, *args in statements:
+                db.execute(sql, args)
+        if restart:
+            self.hub.start()
+
+    def restore(self, saved):
+        self.hub.stop()
+        shutil.rmtree(self.data())
+        shutil.copytree(saved, self.data())
+        self.hub.start()
+
+    def everything(self, device):
+        """The application's tables, and ours but for where we stand."""
+        with device.connect() as db:
+            ours = [r[0] for r in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'sync_*'"
+                                             " AND name <> 'sync_meta'")]
+            return device.dump(), {t: sorted(map(repr, db.execute(f'SELECT * FROM "{t}"'))) for t in ours}
+
+    def misbehaved(self, device):
+        return [json.loads(x) for x in device.claw("audit", "export").stdout.splitlines()
+                if json.loads(x)["event_type"] == "HUB_MISBEHAVED"]
+
+    def caught(self, names):
+        device = self.b
+        before, rows = self.everything(device), len(self.misbehaved(device))
+        done = device.claw("sync", want=4)
+        self.assertTrue(any(n in done.stderr for n in names), done.stderr)
+        self.assertEqual(self.everything(device), before)
+        self.assertEqual(len(self.misbehaved(device)), rows + 1, done.stderr)
+        device.claw("sync", want=4)
+        self.assertEqual(len(self.misbehaved(device)), rows + 1)  # once, however often it is seen
+
+
+class Log(Evil):
+    def test_drops_a_batch(self):
+        """And closes the gap, so that the numbers are in order."""
+        n = self.seen + 2
+        self.bend(("DELETE FROM log WHERE number = ?", n), ("DELETE FROM chunk WHERE number = ?", n),
+                  *((f"UPDATE {t} SET number = number - 1 WHERE number = {i}",) for t in ("log", "chunk")
+                    for i in range(n + 1, self.top + 1)),
+                  ("UPDATE workspace SET number = number - 1",))
+        self.caught_after_the_prefix(("BROKEN_CHAIN", "HUB_FORK"))
+
+    def test_has_a_gap(self):
+        """Its own storage shows it: the hub says so, and gives nothing."""
+        self.bend(("DELETE FROM log WHERE number = ?", self.seen + 1))
+        self.caught(("gap",))
+
+    def caught_after_the_prefix(self, names):
+        """What comes before the lie is honest, and may be taken."""
+        self.b.claw("sync", want=4)
+        before = self.everything(self.b)
+        done = self.b.claw("sync", want=4)
+        self.assertTrue(any(n in done.stderr for n in names), done.stderr)
+        self.assertEqual(self.everything(self.b), before)
+        self.assertEqual(len(self.misbehaved(self.b)), 1)
+
+    def test_gives_a_batch_twice(self):
+        n = self.seen + 2
+        columns = "device, device_number + 1000, hash, log_hash, header, signature, payload_hashes, entity_type"
+        self.bend(("DELETE FROM log WHERE number = ?", n), ("DELETE FROM chunk WHERE number = ?", n),
+                  (f"INSERT INTO log SELECT workspace, number + 1, {columns} FROM log WHERE number = ?", n - 1),
+                  ("INSERT INTO chunk SELECT workspace, number + 1, seq, payload FROM chunk WHERE number = ?", n - 1))
+        self.caught_after_the_prefix(("HUB_FORK", "BATCH_FORK", "HUB_WITHHELD"))
+
+    def test_swaps_two(self):
+        n = self.seen + 1
+        self.bend(*((f"UPDATE {t} SET number = {to} WHERE number = {of}",) for t in ("log", "chunk")
+                    for of, to in ((n, -1), (n + 1, n), (-1, n + 1))))
+        self.b.claw("sync", want=None)
+        done = self.b.claw("sync", want=None)
+        self.assertEqual(done.returncode, 4, done.stderr)
+        self.assertRegex(done.stderr, "HUB_FORK|BROKEN_CHAIN|HUB_WITHHELD")
+
+    def test_answers_for_another_workspace(self):
+        header = self.b_header(self.seen + 1)
+        at = header.find(claw.uuid.UUID(self.workspace).bytes)
+        self.assertGreaterEqual(at, 0)
+        other = header[:at] + bytes(16) + header[at + 16:]
+        self.bend(("UPDATE log SET header = ? WHERE number = ?", other, self.seen + 1))
+        self.caught(("WRONG_WORKSPACE",))
+
+    def b_header(self, number):
+        with contextlib.closing(self.hub.database()) as db:
+            return db.execute("SELECT header FROM log WHERE number = ?", (number,)).fetchone()[0]
+
+    def test_rolls_back(self):
+        self.b.sync()
+        self.restore(self.honest)
+        self.caught(("HUB_ROLLBACK",))
+
+    def test_ends_its_log_earlier(self):
+        """Without a restored backup: the head alone goes back."""
+        self.b.sync()
+        self.bend(("UPDATE workspace SET number = number - 1, log_hash = (SELECT log_hash FROM log WHERE number ="
+                   " (SELECT max(number) - 1 FROM log))",))
+        self.caught(("HUB_ROLLBACK",))
+
+    def test_signs_another_log(self):
+        self.b.sync()
+        self.bend(("UPDATE workspace SET log_hash = zeroblob(32)",))
+        self.caught(("HUB_FORK",))
+
+    def test_shows_two_devices_two_logs(self):
+        """b is shown another log than a from the same number on, each in itself in order; then they meet."""
+        self.b.sync()
+        self.settle([self.a, self.b])
+        fork = self.save("fork")
+        self.write(self.a, "seen by a")
+        self.a.sync()
+        with_a = self.save("with-a")
+        self.restore(fork)
+        self.write(self.b, "seen by b")
+        self.b.sync()
+        self.restore(with_a)
+        self.caught(("HUB_FORK", "HUB_ROLLBACK"))
+
+    def test_another_log_id(self):
+        self.b.sync()
+        self.bend(("UPDATE workspace SET log_id = log_id + 1",))
+        done = self.b.claw("sync", want=None)
+        self.assertIn("LOG_REPLACED", done.stderr)
+        self.assertEqual(done.returncode, 4)
+
+    def test_changes_its_key(self):
+        self.b.sync()
+        self.hub.stop()
+        key = next(self.data().glob("hub.key"))
+        key.unlink()
+        self.hub.start()
+        self.caught(("HUB_KEY_CHANGED",))
+
+    def test_an_older_head_after_a_restart_of_both(self):
+        """The newest head outlives the client's process and the loss of its pull position's cache."""
+        self.b.sync()
+        self.b.start()
+        claw.wait_until(lambda: "connected" in self.b.daemon_log(), self.b.daemon_log)
+        self.b.stop()
+        self.restore(self.honest)
+        self.b.start()
+        claw.wait_until(lambda: "HUB_ROLLBACK" in self.b.daemon_log(), self.b.daemon_log)
+        self.b.stop()
+        self.assertEqual(len(self.misbehaved(self.b)), 1)
+
+
+class Membership(Evil):
+    def entry(self, seq):
+        with contextlib.closing(self.hub.database()) as db:
+            return db.execute("SELECT entry FROM entry WHERE seq = ?", (seq,)).fetchone()[0]
+
+    def newest(self):
+        with contextlib.closing(self.hub.database()) as db:
+            return db.execute("SELECT max(seq) FROM entry").fetchone()[0]
+
+    def grow(self, change):
+        """One more entry at the end, made by `change` of an honest one that b has not seen."""
+        self.b.sync()
+        self.a.claw("keys", "rotate")
+        seq = self.newest()
+        self.bend(("UPDATE entry SET entry = ? WHERE seq = ?", change(self.entry(seq)), seq), restart=False)
+
+    def flipped(self, at):
+        return lambda e: e[:at % len(e)] + bytes([e[at] ^ 1]) + e[at % len(e) + 1:]
+
+    def test_plants_a_member(self):
+        """An entry that nobody who is in has signed."""
+        self.grow(self.flipped(-1))
+        self.caught(("MEMBER_FORGED",))
+
+    def test_plants_a_key(self):
+        """Another commitment, and so another key, in an honest rotation."""
+        self.grow(lambda e: e[:200] + bytes(32) + e[232:])
+        self.caught(("MEMBER_FORGED", "MEMBER_FORK"))
+
+    def test_swaps_the_wrappings(self):
+        def swap(e):
+            at = len(e) - 64 - 2 * 96  # two devices: id 16, wrap 80 each, before the signature
+            one, two = e[at:at + 96], e[at + 96:at + 192]
+            return e[:at] + one[:16] + two[16:] + two[:16] + one[16:] + e[at + 192:]
+        self.grow(swap)
+        self.caught(("MEMBER_FORGED", "MEMBER_FORK"))
+
+    def test_shortens_the_log(self):
+        self.b.sync()
+        seq = self.newest()
+        self.bend(("DELETE FROM entry WHERE seq = ?", seq),
+                  ("UPDATE workspace SET member_seq = ?, entry_hash = (SELECT hash FROM entry WHERE seq = ?)", seq - 1, seq - 1))
+        self.caught(("HUB_ROLLBACK",))
+
+    def test_two_entries_under_one_number(self):
+        """a and b are shown two memberships, each in itself in order; then they meet."""
+        self.b.sync()
+        fork = self.save("fork")
+        self.a.claw("keys", "rotate")
+        with_a = self.save("with-a")
+        self.restore(fork)
+        self.b.claw("keys", "rotate")
+        self.restore(with_a)
+        self.caught(("HUB_FORK", "MEMBER_FORK"))
+
+    def test_hides_a_rotation(self):
+        """b is not given the entry that its peer's batch cites."""
+        self.b.sync()
+        before = self.newest()
+        self.a.claw("keys", "rotate")
+        self.write(self.a, "under the new key")
+        self.a.sync()
+        self.bend(("DELETE FROM entry WHERE seq > ?", before),
+                  ("UPDATE workspace SET member_seq = ?, entry_hash = (SELECT hash FROM entry WHERE seq = ?)", before, before))
+        self.caught(("HUB_WITHHELD",))
+
+    def test_a_newcomer_is_shown_another_genesis(self):
+        code = json.loads(self.a.claw("invite", "--json").stdout)["code"]
+        c = self.device("c")
+        bent = self.flipped(-1)(self.entry(1))
+        self.bend(("UPDATE entry SET entry = ? WHERE seq = 1", bent), restart=False)
+        done = c.claw("join", code, want=4)
+        self.assertRegex(done.stderr, "INVITE_FORGED|MEMBER_FORGED|MEMBER_FORK")
+        self.assertEqual(c.dump()["memories"], [])
+
+    def test_ignores_that_an_invite_ran_out(self):
+        """A hub whose clock stands still lets the code in; the joiner's own clock does not."""
+        code = json.loads(self.a.claw("invite", "--json", "--expires", "600").stdout)["code"]
+        c = self.device("c")
+        late = next(claw.BUILD.resolve().rglob("late_clock.so"))
+        asan = claw.os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+        done = c.claw("join", code, want=None, LD_PRELOAD=late, LATE_CLOCK_SECS=2000, ASAN_OPTIONS=asan.lstrip(":"))
+        self.assertIn("INVITE_EXPIRED", done.stderr)
+        self.assertNotEqual(done.returncode, 0)
+
+
+if __name__ == "__main__":
+    claw.main()
