@@ -175,13 +175,23 @@ static int misbehaved(struct clawsync_engine *e, const char *type, const char *e
     return rc;
 }
 
-int cs_record_hub(struct clawsync_engine *e, const struct cs_error *why, struct cs_error *err)
+static const char cloned[] = "DEVICE_CLONED";
+
+bool cs_is_finding(const struct cs_error *why)
+{
+    return why->code == CS_EHUB || strncmp(why->msg, cloned, sizeof cloned - 1) == 0;
+}
+
+int cs_record_finding(struct clawsync_engine *e, const struct cs_error *why, struct cs_error *err)
 {
     int rc;
 
     if (strncmp(e->recorded, why->msg, sizeof e->recorded - 1) == 0) /* the same, again and again */
         return CS_OK;
-    rc = misbehaved(e, "HUB_MISBEHAVED", "hub", e->config.hub_endpoint, why->msg, NULL, err);
+    if (why->code == CS_EHUB)
+        rc = misbehaved(e, "HUB_MISBEHAVED", "hub", e->config.hub_endpoint, why->msg, NULL, err);
+    else
+        rc = misbehaved(e, cloned, "device", e->device_text, why->msg, NULL, err);
     if (rc == CS_OK)
         snprintf(e->recorded, sizeof e->recorded, "%.255s", why->msg);
     return rc;
@@ -195,6 +205,11 @@ int cs_record_peer(struct clawsync_engine *e, const struct cs_batch *b, const ch
     if (cs_batch_header_decode(&h, cs_slice(b->header, sizeof b->header), NULL) == CS_OK)
         cs_uuid_text(id, &h.device);
     return misbehaved(e, "PEER_MISBEHAVED", "device", id, message, b->hash, err);
+}
+
+int cs_record_surplus(struct clawsync_engine *e, const char *device, const char *message, struct cs_error *err)
+{
+    return misbehaved(e, "PAST_CUT", "device", device, message, NULL, err);
 }
 
 /* ---- the membership ---- */

@@ -604,7 +604,9 @@ int cs_record_pushed(struct clawsync_engine *e, struct cs_error *err);
 int cs_record_pulled(struct clawsync_engine *e, struct cs_error *err);
 int cs_record_registered(struct clawsync_engine *e, struct cs_error *err);
 int cs_record_members(struct clawsync_engine *e, struct cs_error *err); /* what is new of the membership log */
-int cs_record_hub(struct clawsync_engine *e, const struct cs_error *why, struct cs_error *err);
+bool cs_is_finding(const struct cs_error *why);                         /* of what goes into the audit log */
+int cs_record_finding(struct clawsync_engine *e, const struct cs_error *why, struct cs_error *err);
+int cs_record_surplus(struct clawsync_engine *e, const char *device, const char *message, struct cs_error *err);
 int cs_record_peer(struct clawsync_engine *e, const struct cs_batch *b, const char *message, struct cs_error *err);
 
 /* checkpoint.c. In a job, or while none runs. Opening tells of a file that is missing or not the database's, and makes

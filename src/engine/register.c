@@ -110,7 +110,7 @@ static int note_surplus(struct clawsync_engine *e, uint32_t from_seq, struct cs_
     for (size_t i = 0; i < e->members.nmembers; i++) {
         const struct cs_member *m = &e->members.members[i];
         struct cs_peer peer = { 0 };
-        char id[CS_UUID_TEXT];
+        char id[CS_UUID_TEXT], message[200];
         int rc;
 
         if (!m->removed || m->ended_seq <= from_seq || m->kind != CS_PRINCIPAL_DEVICE)
@@ -119,11 +119,15 @@ static int note_surplus(struct clawsync_engine *e, uint32_t from_seq, struct cs_
         if (rc != CS_OK && rc != CS_ENOTFOUND)
             return rc;
         cs_uuid_text(id, &m->id);
-        if (rc == CS_OK && cs_membership_past_cut(&e->members, &m->id, peer.number, peer.hash))
-            cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, "PAST_CUT",
-                    "PAST_CUT: batches %" PRIu64 " to %" PRIu64
-                    " of the removed device %s were taken here and do not count elsewhere",
-                    m->cut.number + 1, peer.number, id);
+        if (rc != CS_OK || !cs_membership_past_cut(&e->members, &m->id, peer.number, peer.hash))
+            continue;
+        snprintf(message, sizeof message,
+                 "PAST_CUT: batches %" PRIu64 " to %" PRIu64
+                 " of the removed device %s were taken here and do not count elsewhere",
+                 m->cut.number + 1, peer.number, id);
+        cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, "PAST_CUT", "%s", message);
+        if ((rc = cs_record_surplus(e, id, message, err)) != CS_OK)
+            return rc;
     }
     return CS_OK;
 }

@@ -333,7 +333,7 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
 
 static void record_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    j->rc = cs_record_hub(e, &e->schedule.finding, &j->err);
+    j->rc = cs_record_finding(e, &e->schedule.finding, &j->err);
 }
 
 /* The finding stands, also where it could not be written down. */
@@ -405,9 +405,11 @@ static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *
         cs_engine_job(e, &s->store_job);
         return;
     }
-    if (rc == CS_EHUB) {
+    if (rc != CS_OK) {
         s->finding = *err;
         s->finding.code = rc;
+    }
+    if (rc != CS_OK && cs_is_finding(&s->finding)) {
         s->record_job = (struct cs_job){ .run = record_run, .done = record_done };
         cs_engine_job(e, &s->record_job);
         return;

@@ -1,5 +1,5 @@
 """Databases and data_dirs that were restored, lost, moved or copied: what mends itself, and what is told."""
-import shutil
+import json, shutil
 
 from claw import *
 
@@ -171,6 +171,8 @@ class Copies(ClawTest):
             for words in ("DEVICE_CLONED", "data_dir", "claw-sync identity new", "claw-sync join CODE"):
                 self.assertIn(words, done.stderr)
         self.assertEqual(copy.dump(), before)
+        kinds = [json.loads(x)["event_type"] for x in copy.claw("audit", "export").stdout.splitlines()]
+        self.assertEqual(kinds.count("DEVICE_CLONED"), 1)  # met three times
         status = copy.status()
         self.assertEqual(status["unsent"] + status["unsealed"] + status["bound_batches"], 1)
         self.settle([self.a, self.b])

@@ -272,5 +272,73 @@ class Membership(Evil):
         self.assertNotEqual(done.returncode, 0)
 
 
+class Accomplice(Evil):
+    """A device that was removed, and the hub with it."""
+
+    def setUp(self):
+        super().setUp()
+        self.c = self.device("c")
+        self.join(self.a, self.c)
+        self.settle([self.a, self.b, self.c])
+        self.before = self.save("before-the-removal")
+        self.c_id = self.c.status()["device_id"]
+
+    def kinds(self, device):
+        return [json.loads(x)["event_type"] for x in device.claw("audit", "export").stdout.splitlines()]
+
+    def test_what_b_took_and_does_not_count(self):
+        """b was shown a batch of c that the removal leaves out."""
+        self.write(self.c, "late")
+        self.c.sync()
+        self.b.sync()
+        self.restore(self.before)
+        self.a.claw("devices", "revoke", self.c_id)
+        for i in range(3):
+            self.write(self.a, f"after {i}")
+            self.a.sync()
+        done = self.b.claw("sync", want=4)
+        self.assertIn("PAST_CUT", done.stderr)
+        self.assertEqual(self.kinds(self.b).count("PAST_CUT"), 1)
+        self.assertIn("HUB_MISBEHAVED", self.kinds(self.b))
+
+    def test_a_back_dated_batch(self):
+        """c signs once more under the old membership, and the hub puts that behind the removal."""
+        self.write(self.c, "back-dated")
+        self.c.sync()
+        with contextlib.closing(self.hub.database()) as db:
+            row = db.execute("SELECT device, device_number, hash, log_hash, header, signature, payload_hashes, entity_type"
+                             " FROM log ORDER BY number DESC LIMIT 1").fetchone()
+            chunks = db.execute("SELECT seq, payload FROM chunk WHERE number = (SELECT max(number) FROM log)").fetchall()
+        self.restore(self.before)
+        self.a.claw("devices", "revoke", self.c_id)
+        self.write(self.a, "after")
+        self.a.sync()
+        self.settle([self.a, self.b])
+        top = self.a.status()["log_number"] + 1
+        self.bend(("INSERT INTO log SELECT workspace, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM workspace", top, *row),
+                  *(("INSERT INTO chunk SELECT workspace, ?, ?, ? FROM workspace", top, *x) for x in chunks),
+                  ("UPDATE workspace SET number = ?, log_hash = ?", top, row[3]))
+        before = self.b.dump()
+        done = self.b.claw("sync", want=None)
+        self.assertRegex(done.stderr, "PAST_CUT|NOT_A_MEMBER|HUB_FORK|BAD_HEADER")
+        self.assertEqual(self.b.dump(), before)
+
+    def test_what_was_written_afterwards_stays_closed(self):
+        """The hub shows c everything but its removal; c has every key that it ever had."""
+        self.a.claw("devices", "revoke", self.c_id)
+        self.write(self.a, "secret")
+        self.a.sync()
+        self.b.sync()
+        with contextlib.closing(self.hub.database()) as db:
+            old = db.execute("SELECT max(seq) FROM entry").fetchone()[0] - 1
+        self.bend(("DELETE FROM entry WHERE seq > ?", old),
+                  ("UPDATE workspace SET member_seq = ?, entry_hash = (SELECT hash FROM entry WHERE seq = ?)", old, old))
+        before = self.c.dump()
+        done = self.c.claw("sync", want=4)
+        self.assertIn("HUB_WITHHELD", done.stderr)
+        self.assertEqual(self.c.dump(), before)
+        self.assertNotIn("secret", repr(self.c.query("SELECT * FROM memories")))
+
+
 if __name__ == "__main__":
     claw.main()
