@@ -533,7 +533,7 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
         (rc = open_replica(e, err)) != CS_OK || (rc = find_db_dir(e, err)) != CS_OK ||
         (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
         (!e->beside && (rc = cs_record_open(e, err)) != CS_OK) ||
-        (!e->beside && (rc = cs_offline_open(e, err)) != CS_OK) ||
+        (!e->beside && (rc = cs_offline_open(e, err)) != CS_OK) || (rc = cs_engine_head_open(e, err)) != CS_OK ||
         (!e->beside && (rc = cs_checkpoint_open(e, err)) != CS_OK) ||
         (!e->beside && (rc = track_tables(e, err)) != CS_OK) ||
         (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||

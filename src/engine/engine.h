@@ -136,6 +136,9 @@ bool cs_engine_pb_pack(struct cs_buf *out, const ProtobufCMessage *m);
  * CS_EHUB with the finding's name in front. */
 int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
                    struct cs_error *err);
+/* The newest head outlives the process, with the rows: a hub that goes back is noticed by the next run, too. */
+int cs_engine_head_open(struct clawsync_engine *e, struct cs_error *err);
+int cs_engine_head_save(struct clawsync_engine *e, struct cs_error *err);
 int cs_engine_no_head(struct cs_error *err);
 
 /* Seals a slice, in a job; *more: go on with another job. seal.c */
@@ -528,12 +531,15 @@ struct clawsync_engine {
     char recorded[256];         /* [job] the last finding about the hub that went into it */
     bool member_log_dirty;
     struct cs_hub_head head; /* [job] the newest verified; log_id 0: none yet */
-    uint8_t log_start[32];   /* [job] L_0 of head's log */
-    uint64_t incarnation;    /* [job] */
-    bool beside;             /* [set] see cs_engine_open_beside */
-    struct cs_floor floor;   /* [job] of whatever let us in: the hub's log reaches it, with this hash */
-    bool recovering;         /* [job] nothing is bound before a pull has been through the whole log */
-    uint64_t fetched_back;   /* [job] batches of ours that only the hub had, while recovering */
+    struct cs_hub_head kept; /* [set] the newest that earlier runs verified: every call of this one begins after it */
+    uint8_t head_text[CS_HUB_HEAD_LEN + CS_SIGNATURE_LEN]; /* [job] of head, as the hub signed it */
+    bool head_unsaved;                                     /* [job] */
+    uint8_t log_start[32];                                 /* [job] L_0 of head's log */
+    uint64_t incarnation;                                  /* [job] */
+    bool beside;                                           /* [set] see cs_engine_open_beside */
+    struct cs_floor floor; /* [job] of whatever let us in: the hub's log reaches it, with this hash */
+    bool recovering;       /* [job] nothing is bound before a pull has been through the whole log */
+    uint64_t fetched_back; /* [job] batches of ours that only the hub had, while recovering */
 
     struct cs_job *jobs, *last_job; /* [loop] the first runs */
     bool job_running;

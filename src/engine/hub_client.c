@@ -450,10 +450,59 @@ int cs_engine_no_head(struct cs_error *err)
     return cs_fail(err, CS_EHUB, "BAD_HUB_HEAD: the hub's answer has no signed head; nothing was taken from it");
 }
 
+static const char head_name[] = "engine.head";
+
+int cs_engine_head_open(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_buf text = { 0 };
+    int rc = cs_replica_meta_get(e->replica, head_name, &text, err);
+
+    /* one that this device's hub did not sign was not written by us: the first head of this run is the first one */
+    if (rc == CS_OK && text.len == sizeof e->head_text &&
+        cs_hub_head_verify(e->ks->hub_key, &e->workspace, cs_slice(text.data, CS_HUB_HEAD_LEN),
+                           cs_slice(text.data + CS_HUB_HEAD_LEN, CS_SIGNATURE_LEN)) &&
+        !cs_hub_head_decode(&e->kept, cs_slice(text.data, CS_HUB_HEAD_LEN)))
+        e->kept = (struct cs_hub_head){ 0 };
+    cs_buf_free(&text);
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
+int cs_engine_head_save(struct clawsync_engine *e, struct cs_error *err)
+{
+    int rc;
+
+    if (!e->head_unsaved || e->beside)
+        return CS_OK;
+    if ((rc = cs_replica_meta_set(e->replica, head_name, cs_slice(e->head_text, sizeof e->head_text), err)) == CS_OK)
+        e->head_unsaved = false;
+    return rc;
+}
+
+/* Against the newest head of earlier runs. */
+static int check_kept(const struct cs_hub_head *kept, const struct cs_hub_head *h, struct cs_error *err)
+{
+    if (kept->log_id == 0)
+        return CS_OK;
+    if (h->log_id != kept->log_id)
+        return cs_fail(err, CS_EHUB,
+                       "LOG_REPLACED: the hub's log is another one than before; nothing was taken from it");
+    if (h->number < kept->number || h->member_seq < kept->member_seq)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_ROLLBACK: the hub's log ends at %" PRIu64 " and its membership at %" PRIu32
+                       ", it has shown this device %" PRIu64 " and %" PRIu32,
+                       h->number, h->member_seq, kept->number, kept->member_seq);
+    if ((h->number == kept->number && memcmp(h->log_hash, kept->log_hash, 32) != 0) ||
+        (h->member_seq == kept->member_seq && memcmp(h->entry_hash, kept->entry_hash, 32) != 0))
+        return cs_fail(err, CS_EHUB, "HUB_FORK: the hub signed two heads that contradict each other at number %" PRIu64,
+                       h->number);
+    return CS_OK;
+}
+
 int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
                    struct cs_error *err)
 {
     struct cs_slice bytes, sig;
+    int rc;
 
     if (h == NULL)
         return cs_engine_no_head(err);
@@ -464,6 +513,8 @@ int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, st
         return cs_fail(err, CS_EHUB,
                        "BAD_HUB_HEAD: the hub's head is not signed with the key that is pinned; nothing "
                        "was taken from it");
+    if ((rc = check_kept(&e->kept, out, err)) != CS_OK)
+        return rc;
     if (e->head.log_id != 0 && out->log_id != e->head.log_id)
         return cs_fail(err, CS_EHUB,
                        "LOG_REPLACED: the hub's log is another one than before; nothing was taken from it");
@@ -474,7 +525,11 @@ int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, st
                        out->number);
     if (e->head.log_id == 0)
         cs_log_start(&e->workspace, out->log_id, out->refilled, e->log_start);
-    if (e->head.log_id == 0 || out->number > e->head.number || out->member_seq > e->head.member_seq)
+    if (e->head.log_id == 0 || out->number > e->head.number || out->member_seq > e->head.member_seq) {
         e->head = *out;
+        memcpy(e->head_text, bytes.data, CS_HUB_HEAD_LEN);
+        memcpy(e->head_text + CS_HUB_HEAD_LEN, sig.data, CS_SIGNATURE_LEN);
+        e->head_unsaved = true;
+    }
     return CS_OK;
 }

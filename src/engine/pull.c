@@ -14,7 +14,8 @@ static void pull_call(struct clawsync_engine *e);
 
 static void record_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    j->rc = cs_record_pulled(e, &j->err);
+    if ((j->rc = cs_record_pulled(e, &j->err)) == CS_OK)
+        j->rc = cs_engine_head_save(e, &j->err);
 }
 
 static void record_done(struct clawsync_engine *e, struct cs_job *j)

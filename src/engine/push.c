@@ -26,7 +26,8 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
 
 static void record_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    j->rc = cs_record_pushed(e, &j->err);
+    if ((j->rc = cs_record_pushed(e, &j->err)) == CS_OK)
+        j->rc = cs_engine_head_save(e, &j->err);
 }
 
 static void record_done(struct clawsync_engine *e, struct cs_job *j)

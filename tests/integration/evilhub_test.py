@@ -186,6 +186,18 @@ class Log(Evil):
         self.assertEqual(len(self.misbehaved(self.b)), 1)
 
 
+    def test_takes_back_what_it_acknowledged(self):
+        """A head that was signed for a push, and never pulled."""
+        self.write(self.b, "acknowledged")
+        self.b.claw("push")
+        self.restore(self.honest)
+        before = self.b.dump()
+        for command in ("pull", "sync"):
+            self.assertIn("HUB_ROLLBACK", self.b.claw(command, want=4).stderr)
+        self.assertEqual(self.b.dump(), before)
+        self.assertEqual(len(self.misbehaved(self.b)), 1)
+
+
 class Membership(Evil):
     def entry(self, seq):
         with contextlib.closing(self.hub.database()) as db:
