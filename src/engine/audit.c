@@ -121,43 +121,44 @@ int cs_record_registered(struct clawsync_engine *e, struct cs_error *err)
                   json_pack("{s:s, s:I}", "hub_key", hub, "entry", (json_int_t)e->members.seq), err);
 }
 
-/* What is found again, by this process or the next one, with nothing in between, is in the log already. */
+/* What is found again, by this process or the next one, with nothing in between, is in the log already; that the hub
+ * signed other bytes to the same effect makes no new finding. */
+static const char evidence[] = "evidence";
 struct newest {
     const char *type, *ids;
-    struct cs_slice payload;
+    const json_t *payload; /* without the evidence */
     bool same;
 };
 
 static bool compare_newest(void *arg, const struct cs_audit_row *row)
 {
     struct newest *n = arg;
+    json_t *payload;
 
-    n->same = cs_slice_eq(row->event_type, cs_slice_str(n->type)) &&
-              cs_slice_eq(row->entity_ids, cs_slice_str(n->ids)) && cs_slice_eq(row->payload, n->payload);
+    if (!cs_slice_eq(row->event_type, cs_slice_str(n->type)) || !cs_slice_eq(row->entity_ids, cs_slice_str(n->ids)))
+        return true;
+    payload = json_loadb((const char *)row->payload.data, row->payload.len, 0, NULL);
+    json_object_del(payload, evidence);
+    n->same = json_equal(payload, n->payload);
+    json_decref(payload);
     return true;
 }
 
-static int is_newest(struct clawsync_engine *e, struct newest *n, const json_t *payload, struct cs_error *err)
+static int is_newest(struct clawsync_engine *e, struct newest *n, struct cs_error *err)
 {
-    char *text = json_dumps(payload, JSON_COMPACT | JSON_SORT_KEYS);
     uint64_t sequence = 0;
     uint8_t hash[32];
-    int rc = CS_OK;
 
-    if (text == NULL)
-        return cs_fail(err, CS_ENOMEM, "out of memory");
-    n->payload = cs_slice_str(text);
     if (e->audit != NULL)
         cs_audit_head(e->audit, &sequence, hash);
-    if (sequence > 0)
-        rc = cs_audit_read(e->audit, sequence, compare_newest, n, err);
-    free(text);
-    return rc;
+    return sequence == 0 ? CS_OK : cs_audit_read(e->audit, sequence, compare_newest, n, err);
 }
 
+/* proof: the hash of the bytes that show it, or NULL. */
 static int misbehaved(struct clawsync_engine *e, const char *type, const char *entity, const char *ids,
-                      const char *message, const uint8_t *batch_hash, struct cs_error *err)
+                      const char *message, const uint8_t *proof, struct cs_error *err)
 {
+    static const uint8_t none[32];
     json_t *payload = json_pack("{s:s%}", "message", message, strlen(message));
     struct newest newest = { .type = type, .ids = ids };
     char hash[65];
@@ -165,17 +166,22 @@ static int misbehaved(struct clawsync_engine *e, const char *type, const char *e
 
     if (payload == NULL) /* a hub's words need not be UTF-8 */
         payload = json_pack("{s:s}", "message", "not text");
-    if (batch_hash != NULL) {
-        cs_hex(hash, batch_hash, 32);
-        json_object_set_new(payload, "batch_hash", json_string(hash));
+    if (payload == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    newest.payload = payload;
+    if ((rc = is_newest(e, &newest, err)) != CS_OK || newest.same) {
+        json_decref(payload);
+        return rc;
     }
-    if ((rc = is_newest(e, &newest, payload, err)) == CS_OK && !newest.same)
-        return append(e, type, entity, ids, 0, payload, err);
-    json_decref(payload);
-    return rc;
+    if (proof != NULL && memcmp(proof, none, sizeof none) != 0) {
+        cs_hex(hash, proof, 32);
+        json_object_set_new(payload, evidence, json_string(hash));
+    }
+    return append(e, type, entity, ids, 0, payload, err);
 }
 
-static const char cloned[] = "DEVICE_CLONED";
+static const char cloned[] = "DEVICE_CLONED",
+                  key_changed[] = "HUB_KEY_CHANGED"; /* the latter before it gave anything */
 
 bool cs_is_finding(const struct cs_error *why)
 {
@@ -189,7 +195,8 @@ int cs_record_finding(struct clawsync_engine *e, const struct cs_error *why, str
     if (strncmp(e->recorded, why->msg, sizeof e->recorded - 1) == 0) /* the same, again and again */
         return CS_OK;
     if (why->code == CS_EHUB)
-        rc = misbehaved(e, "HUB_MISBEHAVED", "hub", e->config.hub_endpoint, why->msg, NULL, err);
+        rc = misbehaved(e, "HUB_MISBEHAVED", "hub", e->config.hub_endpoint, why->msg,
+                        strncmp(why->msg, key_changed, sizeof key_changed - 1) == 0 ? NULL : e->looked_at, err);
     else
         rc = misbehaved(e, cloned, "device", e->device_text, why->msg, NULL, err);
     if (rc == CS_OK)

@@ -187,7 +187,7 @@ struct cs_pull_step {
     struct cs_hub_head head;
     bool has_head;
     bool busy; /* [loop] a job has `taken` */
-    unsigned restarts;
+    unsigned restarts, short_ends;
     uint64_t conflicts;
     uint64_t taken_batches, taken_ops, resolved; /* for the audit log */
     int end_rc;                                  /* of the step, while that is written */
@@ -530,6 +530,7 @@ struct clawsync_engine {
     uint32_t recorded_seq;      /* [job] the audit log has the membership up to this entry */
     char recorded[256];         /* [job] the last finding about the hub that went into it */
     bool member_log_dirty;
+    uint8_t looked_at[32];   /* [job] hash of the last batch, entry or head of the hub's: a finding is about that */
     struct cs_hub_head head; /* [job] the newest verified; log_id 0: none yet */
     struct cs_hub_head kept; /* [set] the newest that earlier runs verified: every call of this one begins after it */
     uint8_t head_text[CS_HUB_HEAD_LEN + CS_SIGNATURE_LEN]; /* [job] of head, as the hub signed it */

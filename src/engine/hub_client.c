@@ -508,6 +508,7 @@ int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, st
         return cs_engine_no_head(err);
     bytes = cs_slice(h->signed_bytes.data, h->signed_bytes.len);
     sig = cs_slice(h->signature.data, h->signature.len);
+    cs_hash_plain(bytes, e->looked_at);
     if (sig.len != CS_SIGNATURE_LEN || !cs_hub_head_verify(e->ks->hub_key, &e->workspace, bytes, sig) ||
         !cs_hub_head_decode(out, bytes) || out->log_id == 0)
         return cs_fail(err, CS_EHUB,

@@ -126,8 +126,7 @@ static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h,
             rc = cs_queue_accepted(e->queue, s->batch.hash, err);
             return rc == CS_OK ? cs_replica_bound_accepted(e->replica, h->number, s->log_number, err) : rc;
         }
-        if (bound[i].state == CS_BOUND_ACCEPTED &&
-            (!same || (bound[i].log_number != 0 && bound[i].log_number != s->log_number)))
+        if (bound[i].state == CS_BOUND_ACCEPTED && (!same || bound[i].log_number != s->log_number))
             return cs_fail(err, CS_EHUB, "HUB_FORK: the hub acknowledged another batch than it has in its log");
     }
     cs_replica_chain(e->replica, &chain, hash);
@@ -193,6 +192,21 @@ static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_heade
     return CS_OK;
 }
 
+/* Where the hub acknowledged a batch of ours its log has that batch. */
+static int check_acknowledged(struct clawsync_engine *e, struct cs_error *err)
+{
+    const struct cs_pull_step *s = &e->pull;
+    bool other;
+    int rc = cs_replica_acknowledged_other(e->replica, s->log_number, s->batch.hash, &other, err);
+
+    if (rc != CS_OK || !other)
+        return rc;
+    return cs_fail(err, CS_EHUB,
+                   "HUB_FORK: the hub acknowledged a batch of this device at number %" PRIu64
+                   " and has another one there; nothing more is taken from it",
+                   s->log_number);
+}
+
 static int take_batch(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_pull_step *s = &e->pull;
@@ -204,6 +218,9 @@ static int take_batch(struct clawsync_engine *e, struct cs_error *err)
     int rc;
 
     cs_batch_hash(cs_slice(s->batch.header, CS_BATCH_HEADER_LEN), cs_buf_slice(&s->batch.hashes), s->batch.hash);
+    memcpy(e->looked_at, s->batch.hash, 32);
+    if ((rc = check_acknowledged(e, err)) != CS_OK)
+        return rc;
     if (s->envelope_bad) {
         cs_fail(err, CS_ECORRUPT, "BAD_HEADER: a batch's envelope cannot be read");
         return set_aside(e, NULL, "BAD_HEADER", err);
@@ -404,6 +421,10 @@ static void pull_ended(struct clawsync_engine *e)
     }
     if (rc == CS_OK)
         rc = end_check(e, &err);
+    if (rc == CS_OK && s->head.number > s->mark.number && s->short_ends++ < MAX_RESTARTS) {
+        pull_call(e);
+        return;
+    }
     if (rc == CS_OK && s->head.number > s->mark.number)
         rc = cs_fail(&err, CS_EHUB, "HUB_WITHHELD: the hub's log ends at %" PRIu64 " and it gave up to %" PRIu64,
                      s->head.number, s->mark.number);
@@ -525,7 +546,7 @@ void cs_step_pull(struct clawsync_engine *e, cs_step_done done)
     struct cs_pull_step *s = &e->pull;
 
     s->done = done;
-    s->restarts = 0;
+    s->restarts = s->short_ends = 0;
     s->conflicts = 0;
     s->taken_batches = s->taken_ops = s->resolved = 0;
     s->checked = s->sealed = false;

@@ -38,11 +38,15 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
 
 static int entry_failed(int rc, struct cs_error *err)
 {
+    static const char expired[] = "INVITE_EXPIRED";
+
     if (rc == CS_EVERSION || rc == CS_ENOMEM)
         return rc;
+    err->code = CS_EHUB;
+    if (strncmp(err->msg, expired, sizeof expired - 1) == 0)
+        return CS_EHUB;
     cs_fail_context(err, rc == CS_EAUTH ? "MEMBER_FORGED: the hub gave a forged membership entry"
                                         : "MEMBER_FORK: the hub's membership log does not continue the known one");
-    err->code = CS_EHUB;
     return CS_EHUB;
 }
 
@@ -50,7 +54,7 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
                    bool check_head, struct cs_error *err)
 {
     static const uint8_t zero[32];
-    int64_t time_ms = e->head.time_ms;
+    int64_t time_ms = e->head.time_ms > e->kept.time_ms ? e->head.time_ms : e->kept.time_ms;
     bool has_head = false;
     int rc = CS_OK;
 
@@ -64,6 +68,7 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
         for (size_t i = 0; i < r->n_entries && rc == CS_OK; i++) {
             struct cs_slice entry = cs_slice(r->entries[i].data, r->entries[i].len);
 
+            cs_hash_plain(entry, e->looked_at);
             if ((rc = cs_self_members_add(e, entry, time_ms, err)) != CS_OK)
                 rc = entry_failed(rc, err);
             else if (e->members.seq == 1 && memcmp(e->ks->genesis, zero, 32) != 0 &&

@@ -92,6 +92,25 @@ int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct 
     return rc;
 }
 
+int cs_replica_acknowledged_other(cs_replica *r, uint64_t log_number, const uint8_t hash[32], bool *out,
+                                  struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_BOUND_AT, err);
+    int rc = CS_OK, step;
+
+    *out = false;
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, (int64_t)log_number);
+    step = sqlite3_step(s);
+    if (step == SQLITE_ROW)
+        *out = !cs_slice_eq(cs_db_column_blob(s, 0), cs_slice(hash, 32));
+    else if (step != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot read the acknowledged batches");
+    sqlite3_reset(s);
+    return rc;
+}
+
 /* The hub has taken this batch: what was refused under its number or before can come no more. */
 int cs_chain_advance(struct cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err)
 {

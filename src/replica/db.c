@@ -47,6 +47,7 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
         "UPDATE main.sync_bound SET state = 1, log_number = ?2, batch = NULL WHERE number = ?1 RETURNING hash",
     [CS_STMT_BOUND_REBIND] = "UPDATE main.sync_bound SET hash = ?2, batch = ?3 WHERE number = ?1 AND state = 0",
     [CS_STMT_BOUND_DROP_WAITING] = "DELETE FROM main.sync_bound WHERE state = 0",
+    [CS_STMT_BOUND_AT] = "SELECT hash FROM main.sync_bound WHERE state = 1 AND log_number = ?1",
     [CS_STMT_BOUND_PRUNE] = "DELETE FROM main.sync_bound WHERE state = 1 AND log_number <= ?1",
     [CS_STMT_REFUSED_PUT] =
         "INSERT OR IGNORE INTO main.sync_refused(hash, number) SELECT hash, number FROM main.sync_bound "

@@ -110,6 +110,9 @@ int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct 
                      struct cs_error *err);
 /* The hub has it: the chain head moves to it, bytes are dropped. */
 int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_number, struct cs_error *err);
+/* Is another batch than this one acknowledged at that number of the log? Known until the pull cursor has passed it. */
+int cs_replica_acknowledged_other(cs_replica *r, uint64_t log_number, const uint8_t hash[32], bool *out,
+                                  struct cs_error *err);
 /* Replaces the bytes of waiting batch `number` (bound anew under a new header); the old hash is kept as refused. */
 int cs_replica_rebind(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_slice stored,
                       struct cs_error *err);

@@ -69,7 +69,10 @@ class Evil(claw.ClawTest):
         done = device.claw("sync", want=4)
         self.assertTrue(any(n in done.stderr for n in names), done.stderr)
         self.assertEqual(self.everything(device), before)
-        self.assertEqual(len(self.misbehaved(device)), rows + 1, done.stderr)
+        found = self.misbehaved(device)
+        self.assertEqual(len(found), rows + 1, done.stderr)
+        if "HUB_KEY_CHANGED" not in names:
+            self.assertRegex(found[-1]["payload"]["evidence"], "^[0-9a-f]{64}$")
         device.claw("sync", want=4)
         self.assertEqual(len(self.misbehaved(device)), rows + 1)  # once, however often it is seen
 
@@ -198,6 +201,20 @@ class Log(Evil):
         self.assertEqual(len(self.misbehaved(self.b)), 1)
 
 
+    def test_has_another_batch_where_it_acknowledged_one(self):
+        """Its head goes on, and its log agrees with it."""
+        self.b.sync()
+        self.settle([self.a, self.b])
+        before = self.save("before")
+        self.write(self.b, "acknowledged")
+        self.b.claw("push")
+        self.restore(before)
+        for i in range(2):
+            self.write(self.a, f"instead {i}")
+            self.a.claw("push")
+        self.caught(("HUB_FORK",))
+
+
 class Membership(Evil):
     def entry(self, seq):
         with contextlib.closing(self.hub.database()) as db:
@@ -282,6 +299,26 @@ class Membership(Evil):
         done = c.claw("join", code, want=None, LD_PRELOAD=late, LATE_CLOCK_SECS=2000, ASAN_OPTIONS=asan.lstrip(":"))
         self.assertIn("INVITE_EXPIRED", done.stderr)
         self.assertNotEqual(done.returncode, 0)
+
+
+    def test_lets_somebody_in_when_the_invite_ran_out(self):
+        """The joiner's clock agrees with the hub that there is time; the hub's own signed time does not."""
+        self.settle([self.a, self.b])
+        code = json.loads(self.a.claw("invite", "--json", "--expires", "600").stdout)["code"]
+        self.b.sync()
+        seq, before = self.newest() + 1, self.save("before")
+        self.device("c").claw("join", code)
+        add = self.entry(seq)
+        self.assertEqual(add[4], 3)
+        with contextlib.closing(self.hub.database()) as db:
+            digest = db.execute("SELECT hash FROM entry WHERE seq = ?", (seq,)).fetchone()[0]
+        self.restore(before)
+        self.hub.with_clock(2000)
+        self.write(self.a, "while the hub is late")
+        self.settle([self.a, self.b])
+        self.bend(("INSERT INTO entry SELECT workspace, ?, ?, ? FROM entry WHERE seq = ?", seq, digest, add, seq - 1),
+                  ("UPDATE workspace SET member_seq = ?, entry_hash = ?", seq, digest))
+        self.caught(("INVITE_EXPIRED",))
 
 
 class Accomplice(Evil):
