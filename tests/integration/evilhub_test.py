@@ -188,7 +188,6 @@ class Log(Evil):
         self.b.stop()
         self.assertEqual(len(self.misbehaved(self.b)), 1)
 
-
     def test_takes_back_what_it_acknowledged(self):
         """A head that was signed for a push, and never pulled."""
         self.write(self.b, "acknowledged")
@@ -213,6 +212,79 @@ class Log(Evil):
             self.write(self.a, f"instead {i}")
             self.a.claw("push")
         self.caught(("HUB_FORK",))
+
+
+class EveryPlace(Evil):
+    """The same lie at each place of the log; b is thrown back to where it was before each of them."""
+
+    def setUp(self):
+        super().setUp()
+        self.full = self.save("full")
+
+    def freeze(self):
+        self.frozen = {p: p.read_bytes() for p in self.b.folder.rglob("*") if p.is_file()}
+
+    def again(self):
+        """Into the same files, as a copy of them would be noticed."""
+        for p in self.b.folder.rglob("*"):
+            if p.is_file() and p not in self.frozen:
+                p.unlink()
+        for p, content in self.frozen.items():
+            p.write_bytes(content)
+        self.restore(self.full)
+
+    def lied_to(self, names):
+        self.b.claw("sync", want=4)  # what is honest before the lie may be taken
+        before = self.everything(self.b)
+        done = self.b.claw("sync", want=4)
+        self.assertTrue(any(n in done.stderr for n in names), done.stderr)
+        self.assertEqual(self.everything(self.b), before)
+        self.assertEqual(len(self.misbehaved(self.b)), 1)
+
+    def moved(self, *steps):
+        return [(f"UPDATE {t} SET number = ? WHERE number = ?", to, of) for of, to in steps for t in ("log", "chunk")]
+
+    def copied(self, n, to):
+        columns = "device, device_number + 1000 * ?, hash, log_hash, header, signature, payload_hashes, entity_type"
+        return [(f"INSERT INTO log SELECT workspace, ?, {columns} FROM log WHERE number = ?", to, to, n),
+                ("INSERT INTO chunk SELECT workspace, ?, seq, payload FROM chunk WHERE number = ?", to, n)]
+
+    def test_left_out(self):
+        self.freeze()
+        for n in range(self.seen + 1, self.top):
+            with self.subTest(number=n):
+                self.again()
+                self.bend(("DELETE FROM log WHERE number = ?", n), ("DELETE FROM chunk WHERE number = ?", n),
+                          *self.moved(*((i, i - 1) for i in range(n + 1, self.top + 1))),
+                          ("UPDATE workspace SET number = number - 1",))
+                self.lied_to(("BROKEN_CHAIN", "HUB_FORK"))
+
+    def test_swapped(self):
+        self.freeze()
+        for n in range(self.seen + 1, self.top):
+            with self.subTest(number=n):
+                self.again()
+                self.bend(*self.moved((n, -1), (n + 1, n), (-1, n + 1)))
+                self.lied_to(("HUB_FORK", "BROKEN_CHAIN"))
+
+    def test_given_twice(self):
+        self.freeze()
+        for n in range(self.seen + 1, self.top + 1):
+            with self.subTest(number=n):
+                self.again()
+                self.bend(*self.moved(*((i, i + 1) for i in range(self.top, n, -1))), *self.copied(n, n + 1),
+                          ("UPDATE workspace SET number = number + 1",))
+                self.lied_to(("HUB_FORK",))
+
+    def test_cut_off(self):
+        self.b.sync()
+        self.freeze()
+        for n in range(self.seen, self.top):
+            with self.subTest(number=n):
+                self.again()
+                self.bend(("UPDATE workspace SET log_hash = (SELECT log_hash FROM log WHERE number = ?), number = ?", n, n),
+                          ("DELETE FROM log WHERE number > ?", n), ("DELETE FROM chunk WHERE number > ?", n))
+                self.lied_to(("HUB_ROLLBACK",))
 
 
 class Membership(Evil):
