@@ -140,6 +140,39 @@ static void damage_is_noticed(void **state)
     fixed_world_fini(&f);
 }
 
+/* Every span of 16 bytes replaced by what stands there in the file of another device. */
+static void parts_of_another_file(void **state)
+{
+    struct cs_keystore *k = sample(), *back;
+    struct fixed_world f;
+    struct cs_slice a, b;
+
+    (void)state;
+    fixed_world_init(&f);
+    assert_int_equal(cs_keystore_save(k, &f.world, &f.rng, "a", NULL, NULL), CS_OK);
+    memset(k->device.b, 9, 16);
+    memset(k->device_secret, 8, 32);
+    assert_int_equal(cs_keystore_save(k, &f.world, &f.rng, "b", NULL, NULL), CS_OK);
+    a = cs_buf_slice(&f.files[0].data);
+    b = cs_buf_slice(&f.files[1].data);
+    assert_int_equal(a.len, b.len);
+    for (size_t at = 0; at + 16 <= a.len; at++) {
+        uint8_t kept[16];
+
+        memcpy(kept, a.data + at, 16);
+        if (memcmp(kept, b.data + at, 16) == 0)
+            continue;
+        memcpy(f.files[0].data.data + at, b.data + at, 16);
+        assert_int_equal(cs_keystore_load(&back, &f.world, "a", NULL, NULL), CS_EAUTH);
+        assert_null(back);
+        memcpy(f.files[0].data.data + at, kept, 16);
+    }
+    assert_int_equal(cs_keystore_load(&back, &f.world, "a", NULL, NULL), CS_OK);
+    cs_keystore_free(back);
+    cs_keystore_free(k);
+    fixed_world_fini(&f);
+}
+
 /* A passphrase file: bits of the head (cost, salt, nonce) and some of the box, at the least cost. */
 static void a_locked_file_is_bound_to_its_head(void **state)
 {
@@ -318,6 +351,7 @@ int main(void)
         cmocka_unit_test(a_file_is_for_its_owner_only),
         cmocka_unit_test(saves_and_loads),
         cmocka_unit_test(damage_is_noticed),
+        cmocka_unit_test(parts_of_another_file),
         cmocka_unit_test(costs_are_bounded),
         cmocka_unit_test(a_locked_file_is_bound_to_its_head),
         cmocka_unit_test(bodies_are_strict),

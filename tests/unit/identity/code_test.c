@@ -95,6 +95,33 @@ static void a_mistyped_code_is_refused(void **state)
     cs_buf_free(&text);
 }
 
+/* Every run of characters of a code in its place in another. */
+static void parts_of_another_code(void **state)
+{
+    struct cs_invite_code a = sample(false), b = a, back;
+    struct cs_buf x = { 0 }, y = { 0 };
+    char bent[400];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof b.secret; i++)
+        b.secret[i] ^= 0xff;
+    b.workspace.b[0] ^= 0xff;
+    assert_int_equal(cs_invite_code_text(&x, &a, NULL), CS_OK);
+    assert_int_equal(cs_invite_code_text(&y, &b, NULL), CS_OK);
+    assert_int_equal(x.len, y.len);
+    for (size_t from = 0; from < x.len; from++)
+        for (size_t to = from + 1; to <= x.len; to++) {
+            memcpy(bent, x.data, x.len);
+            memcpy(bent + from, y.data + from, to - from);
+            bent[x.len] = '\0';
+            if (memcmp(bent, x.data, x.len) == 0 || memcmp(bent, y.data, y.len) == 0)
+                continue;
+            assert_true(cs_invite_code_parse(&back, bent, NULL) < 0);
+        }
+    cs_buf_free(&x);
+    cs_buf_free(&y);
+}
+
 static void lengths_and_bits(void **state)
 {
     struct cs_invite_code c = sample(true), back;
@@ -142,6 +169,7 @@ int main(void)
         cmocka_unit_test(base32_round_trips),
         cmocka_unit_test(codes_round_trip),
         cmocka_unit_test(a_mistyped_code_is_refused),
+        cmocka_unit_test(parts_of_another_code),
         cmocka_unit_test(lengths_and_bits),
         cmocka_unit_test(hub_addresses),
     };
