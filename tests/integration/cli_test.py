@@ -1,7 +1,11 @@
 """Wrong use: one clear line, the right exit code, nothing changed."""
+import contextlib
+import hashlib
 import json
 import os
 import pty
+import shutil
+import signal
 import socket
 import stat
 
@@ -331,9 +335,65 @@ class Tls(ClawTest):
     def setUp(self):
         super().setUp()
         self.cert, self.key = self.folder / "cert.pem", self.folder / "key.pem"
+        self.certify(self.cert)
+
+    def certify(self, cert, names="IP:127.0.0.1"):
+        """A certificate of a key of its own; the key lies in self.key."""
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", self.key, "-out", self.cert],
+                        "-subj", "/CN=localhost", "-addext", f"subjectAltName={names}", "-keyout", self.key, "-out", cert],
                        check=True, capture_output=True)
+
+    def hang_up(self, want):
+        """SIGHUP, and the line of the hub's log that answers it."""
+        before = self.hub.log.read_text().count("certificate")
+        self.hub.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.hub.log.read_text().count("certificate") > before, self.hub.log.read_text)
+        self.assertIn(want, self.hub.log.read_text().splitlines()[-1])
+
+    def pin(self, cert):
+        spki = subprocess.run(f"openssl x509 -in '{cert}' -pubkey -noout | openssl pkey -pubin -outform der", shell=True,
+                              check=True, capture_output=True).stdout
+        return hashlib.sha256(spki).hexdigest()
+
+    def test_a_new_certificate_without_a_restart(self):
+        self.start_hub(CLAW_SYNC_TLS_CERT=self.cert, CLAW_SYNC_TLS_KEY=self.key)
+        self.hub.scheme = "https"
+        old = self.folder / "old.pem"
+        shutil.copy(self.cert, old)
+        d = self.device("d")
+        d.claw("sync", CLAW_TLS_CA_FILE=old)
+        d.start(CLAW_TLS_CA_FILE=old)
+        wait_until(lambda: "connected" in d.daemon_log(), d.daemon_log)
+        process = self.hub.process.pid
+        self.certify(self.cert)
+        self.hang_up("certificate read again")
+        # what is connected goes on; who comes sees the new one
+        d.sql("INSERT INTO memories(id, content) VALUES ('m', 'x');")
+        wait_until(lambda: "pushed=1" in d.daemon_log(), d.daemon_log)
+        d.stop()
+        self.assertIn("certificate", d.claw("sync", want=3, CLAW_TLS_CA_FILE=old, CLAW_MAX_RETRIES=0).stderr)
+        d.claw("sync", CLAW_TLS_CA_FILE=self.cert)
+        # one that cannot be used changes nothing
+        good = self.folder / "good.pem"
+        shutil.move(self.cert, good)
+        self.cert.write_text("no certificate")
+        self.hang_up("the certificate in use stays")
+        d.claw("sync", CLAW_TLS_CA_FILE=good)
+        self.assertEqual(self.hub.process.pid, process)
+        self.assertIsNone(self.hub.process.poll())
+
+    def test_who_is_believed(self):
+        self.certify(self.cert, "DNS:hub.example.org")
+        self.start_hub(CLAW_SYNC_TLS_CERT=self.cert, CLAW_SYNC_TLS_KEY=self.key)
+        self.hub.scheme = "https"
+        d, pin = self.device("d"), self.pin(self.cert)
+        for env in ({"CLAW_TLS_CA_FILE": self.cert}, {"CLAW_TLS_PIN_SHA256": pin[::-1]}, {"CLAW_TLS_PIN_SHA256": "00" * 32}):
+            with self.subTest(env=env):
+                d.claw("sync", want=3, CLAW_MAX_RETRIES=0, **env)
+        with contextlib.closing(self.hub.database()) as db:
+            self.assertEqual(db.execute("SELECT count(*) FROM workspace").fetchone()[0], 0)
+        d.claw("sync", want=2, CLAW_TLS_PIN_SHA256="ab")
+        d.claw("sync", want=2, CLAW_TLS_CA_FILE=self.folder / "nothing.pem")
 
     def test_sync_over_tls(self):
         self.start_hub(CLAW_SYNC_TLS_CERT=self.cert, CLAW_SYNC_TLS_KEY=self.key)
@@ -342,6 +402,9 @@ class Tls(ClawTest):
         d.sql("INSERT INTO memories(id, content) VALUES ('m', 'x');")
         self.assertIn("certificate", d.claw("sync", want=3, CLAW_MAX_RETRIES=0).stderr)
         self.assertEqual(json.loads(d.claw("sync", "--json", CLAW_TLS_CA_FILE=self.cert).stdout)["pushed"], 1)
+        pin = self.pin(self.cert)
+        d.claw("sync", CLAW_TLS_CA_FILE=self.cert, CLAW_TLS_PIN_SHA256=pin)
+        d.claw("sync", want=3, CLAW_TLS_CA_FILE=self.cert, CLAW_TLS_PIN_SHA256=pin[::-1], CLAW_MAX_RETRIES=0)
         d.endpoint = d.endpoint.replace("https", "http")
         d.claw("sync", want=3, CLAW_MAX_RETRIES=0)
 
