@@ -270,7 +270,8 @@ static int check_add(struct change *c, const struct cs_membership *m, int64_t hu
         return wrong_length(c, err);
     if (c->by->kind == CS_PRINCIPAL_INVITE &&
         (c->time_ms > c->by->expires_ms || (hub_time_ms > 0 && hub_time_ms - CS_INVITE_SLACK_MS > c->by->expires_ms)))
-        return cs_fail(err, CS_EAUTH, "INVITE_EXPIRED: the invite had run out when it was used; membership entry %u is refused",
+        return cs_fail(err, CS_EAUTH,
+                       "INVITE_EXPIRED: the invite had run out when it was used; membership entry %u is refused",
                        c->seq);
     if ((rc = check_epoch(c, m, err)) < 0 || (rc = check_record(c, m, CS_PRINCIPAL_DEVICE, m->epoch, err)) < 0)
         return rc;

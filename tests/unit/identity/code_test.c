@@ -166,12 +166,9 @@ static void hub_addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(base32_round_trips),
-        cmocka_unit_test(codes_round_trip),
-        cmocka_unit_test(a_mistyped_code_is_refused),
-        cmocka_unit_test(parts_of_another_code),
-        cmocka_unit_test(lengths_and_bits),
-        cmocka_unit_test(hub_addresses),
+        cmocka_unit_test(base32_round_trips),         cmocka_unit_test(codes_round_trip),
+        cmocka_unit_test(a_mistyped_code_is_refused), cmocka_unit_test(parts_of_another_code),
+        cmocka_unit_test(lengths_and_bits),           cmocka_unit_test(hub_addresses),
     };
 
     return cmocka_run_group_tests_name("invite codes", tests, NULL, NULL);
