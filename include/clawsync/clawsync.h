@@ -8,7 +8,7 @@
  * - The engine opens its own connection to the file. It takes the write lock for short transactions, so every writer
  *   of the file should set a busy timeout and begin write transactions with BEGIN IMMEDIATE.
  * - One engine per database file, in all processes together. ":memory:" and temporary databases are refused.
- * - Callbacks run on the engine's thread: return soon, and call nothing of this API from inside one
+ * - Callbacks run on a thread of the engine: return soon, and call nothing of this API from inside one
  *   but clawsync_engine_status.
  *
  * Conventions: 0 (CLAWSYNC_OK) is success, a negative code is for the program, the message in clawsync_error for the
@@ -66,13 +66,14 @@ typedef struct clawsync_error {
  * borrowed until clawsync_engine_open returns; NULL or 0 means the default given here, unless it says otherwise.
  */
 typedef struct clawsync_config {
-    size_t size;                /**< sizeof(clawsync_config), set by the initialisers: the version of this struct */
-    const char *workspace_id;   /**< UUID; required. CLAW_WORKSPACE_ID */
-    const char *device_id;      /**< UUID; default: a random one, made once and kept in data_dir. CLAW_DEVICE_ID */
-    const char *hub_endpoint;   /**< http://localhost:50051; https:// turns TLS on. CLAW_HUB_ENDPOINT */
-    const char *data_dir;       /**< .claw-sync. CLAW_DATA_DIR */
-    const char *db_path;        /**< claw_sync.db; must exist. CLAW_DB_PATH */
-    const char *tables;         /**< further tables to track, comma-separated. CLAW_SYNC_TABLES */
+    size_t size;              /**< sizeof(clawsync_config), set by the initialisers: the version of this struct */
+    const char *workspace_id; /**< UUID; required. CLAW_WORKSPACE_ID */
+    const char *device_id;    /**< UUID; default: a random one, made once and kept in data_dir. CLAW_DEVICE_ID */
+    const char *hub_endpoint; /**< http://localhost:50051; https:// turns TLS on. Up to 8, separated by commas: hubs of
+                                   one store, the preferred one first. CLAW_HUB_ENDPOINT */
+    const char *data_dir;     /**< .claw-sync. CLAW_DATA_DIR */
+    const char *db_path;      /**< claw_sync.db; must exist. CLAW_DB_PATH */
+    const char *tables;       /**< further tables to track, comma-separated. CLAW_SYNC_TABLES */
     const char *load_extension; /**< SQLite extension that the tables need. CLAW_SYNC_LOAD_EXTENSION */
     const char *tls_ca_file;    /**< PEM; default: the system's. CLAW_TLS_CA_FILE */
     const char *tls_pin_sha256; /**< 64 hex digits over the hub's public key info; default: none. CLAW_TLS_PIN_SHA256 */
@@ -89,7 +90,11 @@ typedef struct clawsync_config {
     uint32_t max_chunk_bytes;   /**< 65536; 1024 … 1048576. CLAW_MAX_CHUNK_BYTES */
     uint32_t max_pull_chunks;   /**< 128; 1 … 1000000; at least one whole batch is sent. CLAW_MAX_PULL_CHUNKS */
     uint32_t max_push_inflight; /**< 4; 1 … 64; bound batches in flight. CLAW_MAX_PUSH_INFLIGHT */
-    int allow_plaintext; /**< 0; others allow http:// to a hub that is not on this machine. CLAW_ALLOW_PLAINTEXT */
+    uint32_t compact_after; /**< 4096; 0 … 1000000000; batches that the log may grow by before this device gives the
+                                 hub a snapshot by itself; 0: never, and the initialisers set it.
+                                 CLAW_COMPACT_AFTER */
+    int allow_plaintext;    /**< 0; others allow http:// to a hub that is not on this machine. CLAW_ALLOW_PLAINTEXT */
+    const char *padding;    /**< padme; none: the hub sees exact sizes of what is packed. CLAW_SYNC_PADDING */
 } clawsync_config;
 
 /** Sets every field to its default. */
@@ -209,6 +214,7 @@ typedef struct clawsync_status {
     int64_t clock_skew_ms;     /**< hub's clock minus ours at the last heartbeat */
     clawsync_stats totals;     /**< since opening */
     clawsync_error last_error; /**< of the last round; code 0: it went well */
+    int64_t manual_conflicts;  /**< of conflicts: those that want a decision */
 } clawsync_status;
 
 /** Never blocks on the network. May be called from inside a callback. */
@@ -217,12 +223,13 @@ CLAWSYNC_API int clawsync_engine_status(clawsync_engine *e, clawsync_status *out
 typedef enum clawsync_event_type {
     CLAWSYNC_EVENT_PUSH_COMPLETED = 1,    /**< stats: this round */
     CLAWSYNC_EVENT_PULL_COMPLETED = 2,    /**< stats: this round */
-    CLAWSYNC_EVENT_CONFLICT_DETECTED = 3, /**< count: conflicts that want a decision */
+    CLAWSYNC_EVENT_CONFLICT_DETECTED = 3, /**< one that wants a decision, or a row in the way of others; name: its id,
+                                               for clawsync_engine_resolve_conflict; error.msg: where, and what */
     CLAWSYNC_EVENT_OFFLINE_QUEUED = 4,    /**< after max_retries; count: operations that wait for the hub */
     CLAWSYNC_EVENT_SYNC_ERROR = 5,        /**< error; name: the named finding, as "BAD_SIGNATURE", or "" */
     CLAWSYNC_EVENT_CONNECTED = 6,
     CLAWSYNC_EVENT_DISCONNECTED = 7,        /**< error: why */
-    CLAWSYNC_EVENT_RECONCILE_COMPLETED = 8, /**< reserved: not sent yet */
+    CLAWSYNC_EVENT_RECONCILE_COMPLETED = 8, /**< count: entities that differed; total: entities in all */
     CLAWSYNC_EVENT_WORKSPACE_CREATED = 9,   /**< this device is the first of a new workspace */
     CLAWSYNC_EVENT_PROGRESS = 10, /**< long work: count of total; name: "sealing", "pushing" (rows), "pulling" (log) */
     CLAWSYNC_EVENT_WARNING = 11   /**< error.msg: something to look at; nothing failed */
@@ -275,6 +282,63 @@ CLAWSYNC_API int clawsync_engine_untrack(clawsync_engine *e, const char *table, 
 CLAWSYNC_API int clawsync_engine_pause(clawsync_engine *e, const char *table, clawsync_error *err);
 /** Puts them back and finds what changed meanwhile. */
 CLAWSYNC_API int clawsync_engine_resume(clawsync_engine *e, const char *table, clawsync_error *err);
+
+/** A SQLite value. */
+typedef enum clawsync_value_type {
+    CLAWSYNC_NULL = 0,
+    CLAWSYNC_INTEGER = 1,
+    CLAWSYNC_REAL = 2,
+    CLAWSYNC_TEXT = 3, /**< bytes; SQLite's need not be UTF-8, and nothing ends them */
+    CLAWSYNC_BLOB = 4
+} clawsync_value_type;
+typedef struct clawsync_value {
+    clawsync_value_type type;
+    int64_t integer;
+    double real;
+    const void *bytes; /**< text and blobs */
+    size_t length;
+} clawsync_value;
+
+/** An edit that lost to another one, or a row's trouble. */
+typedef struct clawsync_conflict {
+    const char *id;    /**< the same on every device that saw it */
+    const char *why;   /**< "overwritten", "deleted" (by a concurrent delete), "copied-device", "unique", "check" */
+    const char *state; /**< "manual": wants a decision; "auto": the rules decided, and it can be taken back for 30 days;
+                            "resolved": somebody decided; "closed": what was in the way is gone */
+    const char *table, *column; /**< column NULL: it is about the whole row */
+    const clawsync_value *key;
+    size_t nkey;
+    const clawsync_value *losing; /**< NULL: none is kept */
+    const clawsync_value *now;    /**< what the table shows; NULL: not the row, or not the column */
+    const char *device;           /**< UUID: of the losing edit */
+    int64_t edited_ms;            /**< by that device's clock */
+    int64_t noticed_ms;           /**< here, in this state */
+} clawsync_conflict;
+/** Calls fn for each that is open, by table and key; settled != 0: the others too. The struct is valid during the call.
+ */
+CLAWSYNC_API int clawsync_engine_conflicts(clawsync_engine *e, int settled,
+                                           void (*fn)(void *arg, const clawsync_conflict *c), void *arg,
+                                           clawsync_error *err);
+typedef enum clawsync_choice {
+    CLAWSYNC_KEEP = 0, /**< what is shown */
+    CLAWSYNC_TAKE = 1, /**< the value that lost; a row that was deleted comes back with all that was lost with it */
+    CLAWSYNC_GIVEN = 2 /**< another value */
+} clawsync_choice;
+/**
+ * Decides about a conflict, by a new edit that travels like any other and closes the conflict on every device. The
+ * application's triggers run and its constraints hold. id: its first digits will do. value: with CLAWSYNC_GIVEN.
+ * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND: none is open with this id; CLAWSYNC_EINVAL: several are, there is no value
+ * to take, or the table does not take it.
+ */
+CLAWSYNC_API int clawsync_engine_resolve_conflict(clawsync_engine *e, const char *id, clawsync_choice choice,
+                                                  const clawsync_value *value, clawsync_error *err);
+/**
+ * What becomes of concurrent edits of a table, or of one column of it (NULL: of all that have none of their own), from
+ * now on and on all devices. manual 0: the last write wins (the default). manual 1: it wins too, and each such conflict
+ * waits for a decision. @return CLAWSYNC_ENOTFOUND: no such table is tracked, or it has no such column.
+ */
+CLAWSYNC_API int clawsync_engine_set_strategy(clawsync_engine *e, const char *table, const char *column, int manual,
+                                              clawsync_error *err);
 
 /**
  * Invites a device: appends an invite to the workspace's membership log through the hub and writes it, with the
@@ -362,7 +426,7 @@ typedef struct clawsync_device {
     const char *id;          /**< UUID */
     const char *name;        /**< decrypted here; the hub does not know it */
     const char *fingerprint; /**< of the signing key, for people to compare */
-    const char *added_by;    /**< UUID of the device, invite or phrase that let it in */
+    const char *added_by;    /**< UUID of the device or phrase that let it in, or made the invite */
     int kind;                /**< 1 device, 2 recovery phrase, 3 open invite */
     int self;                /**< 1: this device */
     int64_t added_ms;        /**< Unix ms, by the clock of whoever let it in */
@@ -403,6 +467,95 @@ typedef struct clawsync_heads {
  * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND: not read so far, or too long ago (the last 65,536 numbers are known).
  */
 CLAWSYNC_API int clawsync_engine_verify_heads(clawsync_engine *e, clawsync_heads *heads, clawsync_error *err);
+
+/** Where a device's state stands beside this one's. */
+typedef enum clawsync_proof_state {
+    CLAWSYNC_PROOF_SELF = 0,    /**< this device */
+    CLAWSYNC_PROOF_EQUAL = 1,   /**< it signed the same root and number of rows, at the same number of the log */
+    CLAWSYNC_PROOF_DIFFERS = 2, /**< it signed another root at that number */
+    CLAWSYNC_PROOF_BEHIND = 3,  /**< it is connected, and has signed nothing for that number */
+    CLAWSYNC_PROOF_OFFLINE = 4  /**< it is not, and has not either */
+} clawsync_proof_state;
+typedef struct clawsync_proof {
+    const char *device_id, *name;
+    clawsync_proof_state state;
+    uint64_t log_number; /**< of the newest that it signed; 0: none known */
+    uint64_t rows;       /**< of that: tombstones and hidden rows included */
+    const char *root;    /**< of that, hexadecimal; "": none */
+} clawsync_proof;
+
+/** What reconciling or proving found and did. */
+typedef struct clawsync_reconciled {
+    uint64_t log_number, rows; /**< this device's state in the end: number of the log, rows of the merged state */
+    char root[65];             /**< BLAKE3 of its canonical dump, hexadecimal */
+    uint64_t missing_here;     /**< entities that another device has and this one had not */
+    uint64_t missing_there;    /**< the other way round */
+    uint64_t conflicting;      /**< entities that differ */
+    uint64_t sealed;           /**< operations: what was written here behind our back, as local edits now */
+    uint64_t published;        /**< entities whose full state this device sent for others */
+    uint64_t rounds;
+    uint64_t bytes_sent, bytes_received;        /**< of comparing, before framing */
+    uint32_t equal, differing, behind, offline; /**< other devices, in the end */
+    char first_table[128], first_key[256];      /**< proving: the first entity of this device that differs, or "" */
+} clawsync_reconciled;
+/**
+ * Compares this device's merged state with the others' through the hub, at one number of the log: sends and fetches
+ * what is outstanding first, then finds the entities that differ, publishes their full state where this device has
+ * some, and has the others publish theirs, until no device that is connected differs. What the application wrote behind
+ * our back (without our triggers) is found and sealed first. Devices that are away compare when they reconcile
+ * themselves.
+ * @param wait_ms  How long to wait for devices that are connected, in milliseconds.
+ * @param fn       Optional: called for each member device in the end; the struct is valid during the call.
+ * @return CLAWSYNC_OK whatever was found; CLAWSYNC_EUNSUPPORTED: the hub is too old; CLAWSYNC_EBUSY: the application
+ *         writes all the time; CLAWSYNC_EINVAL: a table is paused; otherwise as clawsync_engine_sync_now.
+ * Not from inside a callback.
+ */
+CLAWSYNC_API int clawsync_engine_reconcile(clawsync_engine *e, uint32_t wait_ms, clawsync_reconciled *out,
+                                           void (*fn)(void *arg, const clawsync_proof *p), void *arg,
+                                           clawsync_error *err);
+/**
+ * The same, but heals nothing: every device that is connected signs the root of its state and the number of its rows at
+ * one number of the log; where another root is signed, the first entity that differs is named. Otherwise as above.
+ */
+CLAWSYNC_API int clawsync_engine_prove(clawsync_engine *e, uint32_t wait_ms, clawsync_reconciled *out,
+                                       void (*fn)(void *arg, const clawsync_proof *p), void *arg, clawsync_error *err);
+/** What became of a snapshot. */
+typedef struct clawsync_compacted {
+    uint64_t log_number;    /**< that it is of */
+    uint64_t rows;          /**< in it: tombstones and hidden rows included */
+    uint64_t parts, bytes;  /**< that this device sent; 0: there was nothing to send */
+    uint64_t served_number; /**< of the snapshot that new devices get; 0: there is none */
+    uint64_t pruned_number; /**< the hub's log has nothing up to here any more */
+    uint32_t attested;      /**< 1: another device has signed that it has the same state there */
+} clawsync_compacted;
+/**
+ * Gives the hub a signed and encrypted snapshot of this device's merged state, so that new devices need not read all
+ * that ever happened, and the hub's log can lose what is older, once another device has attested the snapshot and all
+ * are past it. Sends and fetches what is outstanding first. A snapshot that another device gave of the same number is
+ * attested instead.
+ * @return CLAWSYNC_EUNSUPPORTED: the hub is too old; CLAWSYNC_EBUSY: the application writes all the time;
+ *         CLAWSYNC_EABORTED: another device is giving one; CLAWSYNC_EINVAL: this device does not have all that the log
+ *         has (a paused table, a dropped column, a batch set aside); otherwise as clawsync_engine_sync_now.
+ * Not from inside a callback.
+ */
+CLAWSYNC_API int clawsync_engine_compact(clawsync_engine *e, clawsync_compacted *out, clawsync_error *err);
+/**
+ * For a hub that lost what it had: restored from a backup, emptied, or another one under the same address. Gives it the
+ * membership back and a new log, fills that with all that this device has, and tells the other devices in a signed
+ * membership entry, which they follow by themselves. Never without the user's word: what only the hub's old log had,
+ * and no device, is gone then, but for what could be read there. After a failure or a crash the next call goes on.
+ * @param needed  Optional: 0 if the hub has all that it had, and nothing was done.
+ * @return CLAWSYNC_EABORTED: another device is at it.
+ */
+CLAWSYNC_API int clawsync_engine_refill_hub(clawsync_engine *e, int *needed, clawsync_error *err);
+/**
+ * Pins the key that the hub has now in the place of the one that was pinned. fingerprint: of the new key, as the one
+ * who runs the hub tells it; NULL: only looks, and fails with CLAWSYNC_EINVAL.
+ * @param out  Receives the fingerprint of the hub's new key, or "".
+ * @return CLAWSYNC_EEXIST: the hub has the key that is pinned; CLAWSYNC_EINVAL: its key is another one than that.
+ */
+CLAWSYNC_API int clawsync_engine_accept_hub(clawsync_engine *e, const char *fingerprint, char out[24],
+                                            clawsync_error *err);
 
 /** Room for a recovery phrase with its NUL. */
 #define CLAWSYNC_PHRASE_MAX 128

@@ -26,7 +26,7 @@ static const char walk_sql[] = "SELECT " COLUMNS " FROM sync_audit_log WHERE seq
 int cs_audit_fail_db(cs_audit *a, const char *what, struct cs_error *err)
 {
     return cs_fail(err, cs_sqlite_code(sqlite3_errcode(a->db)), "audit log: cannot %s: %s", what,
-                   sqlite3_errmsg(a->db));
+                   cs_sqlite_cause(a->db));
 }
 
 /* ---- rows ---- */
@@ -184,7 +184,9 @@ int cs_audit_open(cs_audit **out, struct cs_world *w, const char *path, bool rea
         /* a batch header that names a row must never outlive it */
         if (sqlite3_exec(a->db, "PRAGMA synchronous=FULL", NULL, NULL, NULL) != SQLITE_OK)
             rc = cs_audit_fail_db(a, "open it", err);
-        if (rc == CS_OK && (rc = prepare(a, read_only, err)) == CS_OK)
+        if (rc == CS_OK && (rc = prepare(a, read_only, err)) == CS_OK && !read_only && !cs_sqlite_sync_found(a->db))
+            rc = cs_audit_fail_db(a, "sync it", err);
+        if (rc == CS_OK)
             rc = load_head(a, err);
         /* whose last row is damaged can still be looked at */
         if (rc == CS_ECORRUPT && read_only && a->walk != NULL)

@@ -28,6 +28,7 @@ void cs_arena_reset(struct cs_arena *a)
 {
     struct cs_arena_block *keep = a->head;
 
+    a->failed = false;
     if (keep == NULL)
         return;
     a->head = keep->next;
@@ -52,8 +53,10 @@ void *cs_arena_alloc(struct cs_arena *a, size_t n)
         size = b == NULL ? BLOCK : b->size < 1024 * 1024 ? b->size * 2 : b->size;
         if (size < n)
             size = n;
-        if ((b = malloc(sizeof *b + size)) == NULL)
+        if ((b = malloc(sizeof *b + size)) == NULL) {
+            a->failed = true;
             return NULL;
+        }
         b->next = a->head;
         b->size = size;
         a->head = b;
@@ -74,6 +77,23 @@ void *cs_arena_zalloc(struct cs_arena *a, size_t count, size_t size)
     if ((p = cs_arena_alloc(a, count * size)) != NULL)
         memset(p, 0, count * size);
     return p;
+}
+
+bool cs_arena_grow(struct cs_arena *a, void *list, uint32_t n, uint32_t *cap, size_t size)
+{
+    uint32_t want = *cap == 0 ? 16 : *cap * 2;
+    void *old, *p;
+
+    if (n < *cap)
+        return true;
+    if ((p = cs_arena_zalloc(a, want, size)) == NULL)
+        return false;
+    memcpy(&old, list, sizeof old);
+    if (n > 0)
+        memcpy(p, old, n * size);
+    memcpy(list, &p, sizeof p);
+    *cap = want;
+    return true;
 }
 
 struct cs_slice cs_arena_copy(struct cs_arena *a, struct cs_slice s)

@@ -50,6 +50,8 @@ struct cs_loop_ops {
                    cs_stream **out, struct cs_error *err);
     int (*listen)(cs_loop *l, const char *host, uint16_t port, void (*accepted)(void *arg, cs_stream *s), void *arg,
                   cs_listener **out, struct cs_error *err);
+    int (*listen_on)(cs_loop *l, int fd, void (*accepted)(void *arg, cs_stream *s), void *arg, cs_listener **out,
+                     struct cs_error *err); /* NULL: this world has no such sockets */
     uint16_t (*listener_port)(cs_listener *s);
     void (*listener_close)(cs_listener *s);
 
@@ -165,6 +167,13 @@ static inline int cs_listen(cs_loop *l, const char *host, uint16_t port, void (*
                             void *arg, cs_listener **out, struct cs_error *err)
 {
     return l->ops->listen(l, host, port, accepted, arg, out, err);
+}
+/* The same on a socket that listens already, which is the listener's from then on, but on failure. */
+static inline int cs_listen_on(cs_loop *l, int fd, void (*accepted)(void *arg, cs_stream *s), void *arg,
+                               cs_listener **out, struct cs_error *err)
+{
+    return l->ops->listen_on != NULL ? l->ops->listen_on(l, fd, accepted, arg, out, err)
+                                     : cs_fail(err, CS_EUNSUPPORTED, "sockets cannot be handed over here");
 }
 static inline uint16_t cs_listener_port(cs_listener *s)
 {

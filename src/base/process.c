@@ -1,5 +1,6 @@
 #include "base/process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -7,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static size_t read_small(const char *path, char *out, size_t cap)
@@ -56,4 +59,49 @@ bool cs_process_lives(const struct cs_process *p)
         return false;
     started = start_of(p->pid);
     return started == 0 || p->started == 0 || started == p->started;
+}
+
+void cs_process_keep_private(void)
+{
+    static const struct rlimit none = { 0, 0 };
+    const char *allow = getenv("CLAW_ALLOW_CORE_DUMPS");
+
+    if (allow != NULL && strcmp(allow, "1") == 0)
+        return;
+    setrlimit(RLIMIT_CORE, &none);
+    prctl(PR_SET_DUMPABLE, 0); /* where the kernel hands dumps to a program, which does not ask for the limit */
+}
+
+static uint64_t open_files(void)
+{
+    DIR *d = opendir("/proc/self/fd");
+    uint64_t n = 0;
+
+    if (d == NULL)
+        return 0;
+    while (readdir(d) != NULL)
+        n++;
+    closedir(d);
+    return n < 3 ? 0 : n - 3; /* ".", ".." and the folder's own */
+}
+
+static uint64_t ns_of(const struct timeval *t)
+{
+    return (uint64_t)t->tv_sec * 1000000000 + (uint64_t)t->tv_usec * 1000;
+}
+
+void cs_process_usage(struct cs_process_usage *out)
+{
+    char text[256], *pages;
+    struct rusage used;
+    struct rlimit files;
+
+    memset(out, 0, sizeof *out);
+    if (read_small("/proc/self/statm", text, sizeof text) > 0 && (pages = strchr(text, ' ')) != NULL)
+        out->resident_bytes = strtoull(pages, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
+    if (getrusage(RUSAGE_SELF, &used) == 0)
+        out->cpu_ns = ns_of(&used.ru_utime) + ns_of(&used.ru_stime);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0)
+        out->max_files = (uint64_t)files.rlim_cur;
+    out->open_files = open_files();
 }

@@ -1,4 +1,4 @@
-/* Who holds something: a process of this machine, told apart from later ones with the same pid. Any thread. */
+/* Processes of this machine. Any thread. */
 #ifndef CS_BASE_PROCESS_H
 #define CS_BASE_PROCESS_H
 
@@ -7,6 +7,7 @@
 
 enum { CS_BOOT_ID_LEN = 36 };
 
+/* Who holds something, told apart from later processes with the same pid. */
 struct cs_process {
     char boot[CS_BOOT_ID_LEN + 1]; /* the running kernel's id; empty where there is none */
     int64_t pid;
@@ -16,5 +17,16 @@ struct cs_process {
 void cs_process_self(struct cs_process *out);
 /* False only when it is certainly gone: another boot, no such pid, or another process under it. */
 bool cs_process_lives(const struct cs_process *p);
+
+/* From now on this process leaves no core dump and shows its memory to no other process of its user, but if the
+ * variable CLAW_ALLOW_CORE_DUMPS is 1. For programs; a library leaves that to its host. */
+void cs_process_keep_private(void);
+
+/* What this process uses now; 0 where the system does not tell. */
+struct cs_process_usage {
+    uint64_t resident_bytes, cpu_ns; /* cpu: user and system, of all threads */
+    uint64_t open_files, max_files;
+};
+void cs_process_usage(struct cs_process_usage *out);
 
 #endif

@@ -568,27 +568,36 @@ static void on_listener_closed(uv_handle_t *h)
     uv_close((uv_handle_t *)&((struct real_listener *)h->data)->next_turn, free_data);
 }
 
+static struct real_listener *listener_new(cs_loop *l, void (*accepted)(void *arg, cs_stream *s), void *arg)
+{
+    struct real_listener *n = calloc(1, sizeof *n);
+
+    if (n == NULL)
+        return NULL;
+    *n = (struct real_listener){ .base.ops = &real_ops, .accepted = accepted, .arg = arg };
+    uv_tcp_init(&real(l)->uv, &n->uv);
+    uv_idle_init(&real(l)->uv, &n->next_turn);
+    n->uv.data = n->next_turn.data = n;
+    return n;
+}
+
 static int stream_listen(cs_loop *l, const char *host, uint16_t port, void (*accepted)(void *arg, cs_stream *s),
                          void *arg, cs_listener **out, struct cs_error *err)
 {
     struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_family = AF_UNSPEC, .ai_flags = AI_PASSIVE };
-    struct real_listener *n = calloc(1, sizeof *n);
+    struct real_listener *n;
     uv_getaddrinfo_t resolve;
     char service[8];
     int status;
 
     *out = NULL;
-    if (n == NULL)
-        return cs_fail(err, CS_ENOMEM, "out of memory");
-    *n = (struct real_listener){ .base.ops = &real_ops, .accepted = accepted, .arg = arg };
     snprintf(service, sizeof service, "%u", port);
-    if ((status = uv_getaddrinfo(&real(l)->uv, &resolve, NULL, host, service, &hints)) != 0) {
-        free(n);
+    if ((status = uv_getaddrinfo(&real(l)->uv, &resolve, NULL, host, service, &hints)) != 0)
         return cs_fail(err, CS_EINVAL, "cannot listen on %s:%u: %s", host, port, uv_strerror(status));
+    if ((n = listener_new(l, accepted, arg)) == NULL) {
+        uv_freeaddrinfo(resolve.addrinfo);
+        return cs_fail(err, CS_ENOMEM, "out of memory");
     }
-    uv_tcp_init(&real(l)->uv, &n->uv);
-    uv_idle_init(&real(l)->uv, &n->next_turn);
-    n->uv.data = n->next_turn.data = n;
     status = uv_tcp_bind(&n->uv, resolve.addrinfo->ai_addr, 0);
     if (status == 0)
         status = uv_listen((uv_stream_t *)&n->uv, 1024, on_incoming);
@@ -596,6 +605,25 @@ static int stream_listen(cs_loop *l, const char *host, uint16_t port, void (*acc
     if (status != 0) {
         uv_close((uv_handle_t *)&n->uv, on_listener_closed);
         return cs_fail(err, CS_EIO, "cannot listen on %s:%u: %s", host, port, uv_strerror(status));
+    }
+    *out = &n->base;
+    return CS_OK;
+}
+
+static int stream_listen_on(cs_loop *l, int fd, void (*accepted)(void *arg, cs_stream *s), void *arg, cs_listener **out,
+                            struct cs_error *err)
+{
+    struct real_listener *n = listener_new(l, accepted, arg);
+    int status;
+
+    *out = NULL;
+    if (n == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((status = uv_tcp_open(&n->uv, fd)) == 0)
+        status = uv_listen((uv_stream_t *)&n->uv, 1024, on_incoming);
+    if (status != 0) {
+        uv_close((uv_handle_t *)&n->uv, on_listener_closed);
+        return cs_fail(err, CS_EIO, "cannot listen on the socket that was handed over: %s", uv_strerror(status));
     }
     *out = &n->base;
     return CS_OK;
@@ -882,6 +910,7 @@ static const struct cs_loop_ops real_ops = {
     .work = loop_work,
     .connect = stream_connect,
     .listen = stream_listen,
+    .listen_on = stream_listen_on,
     .listener_port = listener_port,
     .listener_close = listener_close,
     .stream_accept = stream_accept,

@@ -2,7 +2,9 @@
 
 #include "base/error.h"
 
+#include <errno.h>
 #include <sqlite3.h>
+#include <stddef.h>
 
 int cs_sqlite_code(int rc)
 {
@@ -23,4 +25,20 @@ int cs_sqlite_code(int rc)
     default:
         return CS_EDB;
     }
+}
+
+const char *cs_sqlite_cause(sqlite3 *db)
+{
+    int error = sqlite3_system_errno(db);
+
+    if ((sqlite3_errcode(db) & 0xff) == SQLITE_IOERR && (error == ENOSPC || error == EDQUOT))
+        return "the disk is full";
+    return sqlite3_errmsg(db);
+}
+
+/* A checkpoint begins by syncing the log. Whether it can then do more does not matter. */
+bool cs_sqlite_sync_found(struct sqlite3 *db)
+{
+    return sqlite3_wal_checkpoint_v2(db, "main", SQLITE_CHECKPOINT_PASSIVE, NULL, NULL) == SQLITE_OK ||
+           sqlite3_extended_errcode(db) != SQLITE_IOERR_FSYNC;
 }

@@ -2,8 +2,19 @@
 #ifndef CS_BASE_SQLITE_CODE_H
 #define CS_BASE_SQLITE_CODE_H
 
+#include <stdbool.h>
+
 /* The error code (error.h) for a result code of SQLite, primary or extended: CS_EBUSY, CS_ENOMEM, CS_EIO, CS_ECORRUPT,
  * and CS_EDB for the rest, broken constraints included. Pure; any thread. */
 int cs_sqlite_code(int rc);
+
+struct sqlite3;
+/* Why the connection's last call failed, as sqlite3_errmsg says it; where that says no more than "disk I/O error" and
+ * the disk is full, it says so. Lasts until the next call. */
+const char *cs_sqlite_cause(struct sqlite3 *db);
+
+/* For a connection that was just opened. A process that dies between writing a commit to a write-ahead log and syncing
+ * it leaves one that is read all the same, and may be gone after a power failure: this syncs it. False: that failed. */
+bool cs_sqlite_sync_found(struct sqlite3 *db);
 
 #endif

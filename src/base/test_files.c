@@ -313,6 +313,49 @@ const struct cs_file_ops cs_sim_file_ops = {
     file_read, file_write_atomic, file_write_new, file_mkdir, file_remove, file_stat, file_realpath,
 };
 
+static bool is_below(const char *path, const char *folder)
+{
+    size_t n = strlen(folder);
+
+    return strncmp(path, folder, n) == 0 && path[n] == '/';
+}
+
+/* What is there under that name becomes a copy of f, which moves when another one is added: by its number. */
+static void copy_file(struct cs_sim_host *from, size_t number, struct cs_sim_host *to, const char *path)
+{
+    struct cs_sim_file *old = find(to, path);
+    const struct cs_sim_file *f;
+
+    if (old == NULL && (old = add(to, path, from->files[number].is_dir, from->files[number].mode)) == NULL)
+        abort();
+    f = &from->files[number];
+    old->mode = f->mode;
+    old->is_dir = f->is_dir;
+    cs_buf_reset(&old->data);
+    cs_buf_put_slice(&old->data, cs_buf_slice(&f->data));
+    if (old->data.failed)
+        abort();
+}
+
+void cs_sim_copy_files(struct cs_world *host, const char *from, struct cs_world *to_host, const char *to)
+{
+    struct cs_sim_host *h = lock(host->self), *other = cs_sim_host_of(to_host);
+    char path[PATH_MAX];
+
+    for (size_t i = other->nfiles; i > 0; i--)
+        if (is_below(other->files[i - 1].path, to)) {
+            snprintf(path, sizeof path, "%s%s", from, other->files[i - 1].path + strlen(to));
+            if (find(h, path) == NULL)
+                drop(other, &other->files[i - 1]);
+        }
+    for (size_t i = 0, n = h->nfiles; i < n; i++)
+        if (is_below(h->files[i].path, from)) {
+            snprintf(path, sizeof path, "%s%s", to, h->files[i].path + strlen(from));
+            copy_file(h, i, other, path);
+        }
+    unlock(h, CS_OK);
+}
+
 int cs_sim_touch(struct cs_world *host, const char *path, struct cs_error *err)
 {
     struct cs_sim_host *h = lock(host->self);

@@ -65,6 +65,8 @@ struct cs_sim_host {
     unsigned number;
     char address[16];
     int64_t skew_ms;
+    bool frozen;
+    uint64_t frozen_at; /* virtual time that the wall clock shows while it stands */
     struct cs_sim_loop *loops;
     uint16_t next_port;
     struct cs_sim_file *files;
@@ -89,9 +91,11 @@ struct cs_sim {
     struct cs_sim_conn *conns;
     struct partition {
         struct partition *next;
-        const struct cs_sim_host *a, *b;
+        const struct cs_sim_host *from, *to;
         enum cs_sim_link how;
     } * partitions;
+    struct cs_sim_weather weather;
+    uint64_t lost, reset; /* segments that were sent again, connections that broke */
     uint64_t latency_min_ns, latency_max_ns;
     uint64_t trace, nevents;
     bool trace_payload, running;

@@ -121,17 +121,26 @@ static const struct cs_sim_host *resolve(struct cs_sim_host *from, const char *n
     return h;
 }
 
-static enum cs_sim_link link_between(const cs_sim *sim, const struct cs_sim_host *a, const struct cs_sim_host *b)
+static enum cs_sim_link link_from(const cs_sim *sim, const struct cs_sim_host *from, const struct cs_sim_host *to)
 {
     for (const struct partition *p = sim->partitions; p != NULL; p = p->next)
-        if ((p->a == a && p->b == b) || (p->a == b && p->b == a))
+        if (p->from == from && p->to == to)
             return p->how;
     return CS_SIM_UP;
 }
 
-static bool is_up(const struct cs_sim_conn *c)
+/* Does what the one that connected sends come through; or (!forth) what comes back? */
+static bool is_up(const struct cs_sim_conn *c, bool forth)
 {
-    return link_between(c->sim, c->from, c->to) == CS_SIM_UP;
+    return link_from(c->sim, forth ? c->from : c->to, forth ? c->to : c->from) == CS_SIM_UP;
+}
+
+/* The worse of both directions. */
+static enum cs_sim_link link_between(const struct cs_sim_conn *c)
+{
+    enum cs_sim_link forth = link_from(c->sim, c->from, c->to), back = link_from(c->sim, c->to, c->from);
+
+    return forth > back ? forth : back;
 }
 
 /* ---- a connection's life ---- */
@@ -225,6 +234,14 @@ static uint64_t one_way(struct cs_sim_conn *c)
     return c->latency_ns + cs_sim_draw(c->sim, c->latency_ns / 4 + 1);
 }
 
+static bool strikes(cs_sim *sim, uint32_t rate, uint64_t *count)
+{
+    if (rate == 0 || cs_sim_draw(sim, UINT64_C(1) << 20) >= rate)
+        return false;
+    ++*count;
+    return true;
+}
+
 static void send_segment(struct side *s, enum kind kind, struct cs_slice bytes)
 {
     cs_sim *sim = s->conn->sim;
@@ -235,6 +252,8 @@ static void send_segment(struct side *s, enum kind kind, struct cs_slice bytes)
     g->len = bytes.len;
     if (bytes.len > 0)
         memcpy(g->bytes, bytes.data, bytes.len);
+    if (kind == DATA && strikes(sim, sim->weather.lost, &sim->lost))
+        at += 200 * CS_SIM_MS << cs_sim_draw(sim, 8);
     g->at_ns = s->last_at = at > s->last_at ? at : s->last_at;
     *s->last = g;
     s->last = &g->next;
@@ -266,6 +285,10 @@ static void send_more(struct side *s)
         send_segment(s, DATA, cs_slice(s->unsent.data + s->unsent_from, n));
         s->outstanding += n;
         s->unsent_from += n;
+        if (strikes(c->sim, c->sim->weather.reset, &c->sim->reset)) {
+            break_side(s, RESET);
+            break_side(other(s), RESET);
+        }
     }
     if (s->unsent_from == s->unsent.len) {
         cs_buf_reset(&s->unsent);
@@ -280,7 +303,7 @@ static void credit_event(void *arg)
     struct side *s = arg;
     bool waited = s->unsent.len > s->unsent_from;
 
-    if (!is_up(s->conn))
+    if (!is_up(s->conn, s != &s->conn->side[0]))
         return;
     s->outstanding -= s->credited;
     s->credited = 0;
@@ -335,7 +358,7 @@ static void arrive_event(void *arg)
     struct cs_sim_conn *c = s->conn;
     struct segment *g = s->first;
 
-    if (!is_up(c))
+    if (!is_up(c, s == &c->side[0]))
         return;
     if ((s->first = g->next) == NULL)
         s->last = &s->first;
@@ -520,7 +543,7 @@ static void syn_event(void *arg)
         release(c);
     } else if (c->to == NULL) {
         connect_failed(c, UNKNOWN, 0);
-    } else if (!is_up(c)) {
+    } else if (link_between(c) != CS_SIM_UP) {
         if (c->tries == CONNECT_TRIES)
             connect_failed(c, TIMED_OUT, 0);
         else
@@ -765,15 +788,10 @@ void cs_sim_stream_cut(struct cs_sim_object *o)
 
 /* ---- partitions ---- */
 
-static bool is_between(const struct cs_sim_conn *c, const struct cs_sim_host *a, const struct cs_sim_host *b)
-{
-    return (c->from == a && c->to == b) || (c->from == b && c->to == a);
-}
-
 static void plan_give_up(struct cs_sim_conn *c)
 {
-    uint64_t ms = link_between(c->sim, c->from, c->to) == CS_SIM_BROKEN ? cs_sim_draw_between(c->sim, 10, 5000)
-                                                                        : cs_sim_draw_between(c->sim, 60000, 900000);
+    uint64_t ms = link_between(c) == CS_SIM_BROKEN ? cs_sim_draw_between(c->sim, 10, 5000)
+                                                   : cs_sim_draw_between(c->sim, 60000, 900000);
 
     cs_sim_plan(c->sim, &c->give_up, c->sim->now_ns + ms * CS_SIM_MS);
 }
@@ -782,7 +800,7 @@ static void plan_give_up(struct cs_sim_conn *c)
 static void give_up_event(void *arg)
 {
     struct cs_sim_conn *c = arg;
-    enum cs_sim_link link = link_between(c->sim, c->from, c->to);
+    enum cs_sim_link link = link_between(c);
 
     if (link == CS_SIM_UP)
         return;
@@ -796,42 +814,77 @@ static void give_up_event(void *arg)
     release(c);
 }
 
-static void relink(struct cs_sim_conn *c, enum cs_sim_link how)
+static void relink(struct cs_sim_conn *c)
 {
     uint64_t now = c->sim->now_ns;
 
-    if (how != CS_SIM_UP) {
+    if (link_between(c) == CS_SIM_UP)
+        cs_sim_unplan(c->sim, &c->give_up);
+    else
         plan_give_up(c);
-        return;
-    }
-    cs_sim_unplan(c->sim, &c->give_up);
     for (int i = 0; i < 2; i++) {
         struct side *s = &c->side[i];
 
-        if (s->first != NULL && s->arrive.slot == 0)
+        if (is_up(c, i == 0) && s->first != NULL && s->arrive.slot == 0)
             cs_sim_plan(c->sim, &s->arrive, now + one_way(c));
-        if (s->credited > 0 && s->credit.slot == 0)
+        if (is_up(c, i != 0) && s->credited > 0 && s->credit.slot == 0)
             cs_sim_plan(c->sim, &s->credit, now + one_way(c));
     }
+}
+
+static void set_link(cs_sim *sim, const struct cs_sim_host *from, const struct cs_sim_host *to, enum cs_sim_link how)
+{
+    struct partition *p = sim->partitions;
+
+    while (p != NULL && (p->from != from || p->to != to))
+        p = p->next;
+    if (p == NULL) {
+        p = must_alloc(sizeof *p);
+        *p = (struct partition){ .next = sim->partitions, .from = from, .to = to };
+        sim->partitions = p;
+    }
+    p->how = how;
+}
+
+static void relink_all(cs_sim *sim, const struct cs_sim_host *a, const struct cs_sim_host *b)
+{
+    for (struct cs_sim_conn *c = sim->conns; c != NULL; c = c->next)
+        if ((c->from == a && c->to == b) || (c->from == b && c->to == a))
+            relink(c);
+}
+
+void cs_sim_partition_one_way(cs_sim *sim, struct cs_world *from, struct cs_world *to, enum cs_sim_link how)
+{
+    const struct cs_sim_host *a = cs_sim_host_of(from), *b = cs_sim_host_of(to);
+
+    lock(sim);
+    set_link(sim, a, b, how);
+    relink_all(sim, a, b);
+    unlock(sim);
 }
 
 void cs_sim_partition(cs_sim *sim, struct cs_world *a, struct cs_world *b, enum cs_sim_link how)
 {
     const struct cs_sim_host *ha = cs_sim_host_of(a), *hb = cs_sim_host_of(b);
-    struct partition *p;
 
     lock(sim);
-    for (p = sim->partitions; p != NULL; p = p->next)
-        if ((p->a == ha && p->b == hb) || (p->a == hb && p->b == ha))
-            break;
-    if (p == NULL) {
-        p = must_alloc(sizeof *p);
-        *p = (struct partition){ .next = sim->partitions, .a = ha, .b = hb };
-        sim->partitions = p;
-    }
-    p->how = how;
-    for (struct cs_sim_conn *c = sim->conns; c != NULL; c = c->next)
-        if (is_between(c, ha, hb))
-            relink(c, how);
+    set_link(sim, ha, hb, how);
+    set_link(sim, hb, ha, how);
+    relink_all(sim, ha, hb);
+    unlock(sim);
+}
+
+void cs_sim_set_weather(cs_sim *sim, struct cs_sim_weather w)
+{
+    lock(sim);
+    sim->weather = w;
+    unlock(sim);
+}
+
+void cs_sim_weather_counts(cs_sim *sim, uint64_t *lost, uint64_t *reset)
+{
+    lock(sim);
+    *lost = sim->lost;
+    *reset = sim->reset;
     unlock(sim);
 }

@@ -275,7 +275,7 @@ static uint64_t now_ns(void *self)
 {
     struct cs_sim_host *h = self;
 
-    return (uint64_t)(CS_SIM_EPOCH_MS + h->skew_ms) * CS_SIM_MS + monotonic_ns(self);
+    return (uint64_t)(CS_SIM_EPOCH_MS + h->skew_ms) * CS_SIM_MS + (h->frozen ? h->frozen_at : monotonic_ns(self));
 }
 
 static int64_t now_ms(void *self)
@@ -304,6 +304,18 @@ static const struct cs_random_ops random_ops = { fill };
 void cs_sim_skew(struct cs_world *host, int64_t ms)
 {
     cs_sim_host_of(host)->skew_ms = ms;
+}
+
+void cs_sim_freeze(struct cs_world *host, bool on)
+{
+    struct cs_sim_host *h = cs_sim_host_of(host);
+    uint64_t now = monotonic_ns(h);
+
+    if (h->frozen && !on)
+        h->skew_ms -= (int64_t)((now - h->frozen_at) / CS_SIM_MS);
+    if (!h->frozen)
+        h->frozen_at = now;
+    h->frozen = on;
 }
 
 /* ---- hosts ---- */

@@ -40,6 +40,8 @@ void cs_sim_latency(cs_sim *sim, uint64_t min_us, uint64_t max_us); /* one way, 
 struct cs_world *cs_sim_host(cs_sim *sim, const char *name);
 /* Sets the host's wall clock ahead (or back) of the others'. Its monotonic clock runs on. */
 void cs_sim_skew(struct cs_world *host, int64_t ms);
+/* The host's wall clock stands still, or goes on from where it stood. Its monotonic clock runs on. */
+void cs_sim_freeze(struct cs_world *host, bool on);
 
 enum cs_sim_link {
     CS_SIM_UP = 0, /* what was held goes on */
@@ -48,6 +50,16 @@ enum cs_sim_link {
 };
 /* The network between a and b, both ways. */
 void cs_sim_partition(cs_sim *sim, struct cs_world *a, struct cs_world *b, enum cs_sim_link how);
+/* The network one way only: what `from` sends to `to`. */
+void cs_sim_partition_one_way(cs_sim *sim, struct cs_world *from, struct cs_world *to, enum cs_sim_link how);
+/* What happens to segments on their way, in 2^20: lost, and sent again after up to half a minute, which those behind
+ * wait for; or the connection is reset. Zeros at first. */
+struct cs_sim_weather {
+    uint32_t lost, reset;
+};
+void cs_sim_set_weather(cs_sim *sim, struct cs_sim_weather w);
+/* Segments that were lost and connections that were reset by it so far. */
+void cs_sim_weather_counts(cs_sim *sim, uint64_t *lost, uint64_t *reset);
 
 /* The host's processes die between two events: nothing on its loops is ever called again, its peers get a reset, and
  * its files stay as they are. Objects may still be closed, which does nothing but free. Loops made afterwards live. */
@@ -61,6 +73,9 @@ void cs_sim_crash_at_write(struct cs_world *host, unsigned nth);
 void cs_sim_crash_now(struct cs_world *host);
 /* Writes of files fail for want of space, and leave what was there. */
 void cs_sim_disk_full(struct cs_world *host, bool on);
+/* Every file and folder below `from` of one host, in place of what lies below `to` on the other (or the same): a
+ * backup, a restored one, a copied disk. Those that are there already keep their inodes. */
+void cs_sim_copy_files(struct cs_world *host, const char *from, struct cs_world *to_host, const char *to);
 /* Makes the file at path (with its folders) if it is not there, and tells those who watch the folder: for a file whose
  * bytes are elsewhere, as those of a database. */
 int cs_sim_touch(struct cs_world *host, const char *path, struct cs_error *err);

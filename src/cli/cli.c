@@ -3,18 +3,22 @@
 #include <stdio.h>
 #include <unistd.h>
 
+static const char beside_daemon[] =
+    "Beside a running daemon, which does this by itself all the time, the daemon does it at once.";
+
 static const struct cs_cli_command commands[] = {
     { "run", "", 0, 0, 0, "replicate until stopped (the default command)",
       "Local commits are sent at once and others' changes arrive at once; the hub may come and go.\n"
       "SIGINT or SIGTERM ends it after what is in flight.",
       cs_cmd_run },
-    { "sync", "", 0, 0, 0, "pull, push, pull once; prints pushed=N, pulled=M", NULL, cs_cmd_sync },
-    { "push", "", 0, 0, 0, "send what is unsent once", NULL, cs_cmd_push },
-    { "pull", "", 0, 0, 0, "fetch and apply what the hub has once", NULL, cs_cmd_pull },
+    { "sync", "", 0, 0, 0, "pull, push, pull once; prints pushed=N, pulled=M", beside_daemon, cs_cmd_sync },
+    { "push", "", 0, 0, 0, "send what is unsent once", beside_daemon, cs_cmd_push },
+    { "pull", "", 0, 0, 0, "fetch and apply what the hub has once", beside_daemon, cs_cmd_pull },
     { "status", "", 0, 0, CS_OPT_STATUS, "IN SYNC, SYNCING, OFFLINE or NEEDS YOU, and all that is behind it",
       "Asks the hub, and needs no running daemon; one that runs is not disturbed. \"In sync\" is said when the hub "
       "has\n"
-      "just confirmed it. A keystore under a passphrase is not asked for: the hub is then left out.",
+      "just confirmed it. NEEDS YOU comes with the reason and what settles it. A keystore under a passphrase is not\n"
+      "asked for: the hub is then left out. Exit code 0 whatever is found.",
       cs_cmd_status },
     { "tables", "", 0, 0, 0, "the database's tables and which are tracked", NULL, cs_cmd_tables },
     { "track", "TABLE", 1, 1, CS_OPT_FORCE, "replicate a table from now on, with the rows it has",
@@ -24,21 +28,40 @@ static const struct cs_cli_command commands[] = {
     { "untrack", "TABLE", 1, 1, 0, "stop replicating a table; its data stays", NULL, cs_cmd_untrack },
     { "pause", "[TABLE]", 0, 1, 0, "take the triggers off, as before a migration", NULL, cs_cmd_pause },
     { "resume", "[TABLE]", 0, 1, 0, "put them back and find what changed meanwhile", NULL, cs_cmd_resume },
-    { "hidden list", "[TABLE]", 0, 1, 0, "rows that the tables cannot show at present, and why", NULL,
+    { "hidden list", "[TABLE]", 0, 1, 0, "what the tables cannot show at present, and why",
+      "Rows, with what stands in their way, and batches of others whose content could not be read.",
       cs_cmd_hidden_list },
-    { "hidden show", "TABLE KEY", 2, 2, 0, "one of them with its values; KEY as `hidden list` prints it", NULL,
+    { "hidden show", "TABLE KEY | NUMBER", 1, 2, 0, "a row with its values, or a batch of the log; as in the list",
+      "KEY as `hidden list` prints it; NUMBER: of a batch that was set aside, and what is wrong with it.",
       cs_cmd_hidden_show },
     { "hidden export", "[TABLE]", 0, 1, 0, "all of them on standard output, a JSON object per line", NULL,
       cs_cmd_hidden_export },
+    { "hidden retry", "", 0, 0, 0, "try all of them once more, with the next round",
+      "Rows are shown by themselves when a schema, a parent or a key lets them, and batches are fetched once more\n"
+      "whenever claw-sync starts. This is for what nobody can notice: a trigger that asks another table, a hub that\n"
+      "was repaired. Works beside a running daemon, which does it at once.",
+      cs_cmd_hidden_retry },
+    { "hidden dismiss", "NUMBER", 1, 1, 0, "a batch that was set aside is listed, and fetched, no more",
+      "For one that never opens. What it held, and what of its device could not be taken in behind it, comes by\n"
+      "claw-sync reconcile, from the device that has it.",
+      cs_cmd_hidden_dismiss },
     { "conflicts list", "", 0, 0, 0, "edits that lost to others, and rows in each other's way", NULL,
       cs_cmd_conflicts_list },
     { "conflicts show", "ID", 1, 1, 0, "one of them in full; the first digits of the id will do", NULL,
       cs_cmd_conflicts_show },
-    { "conflicts resolve", "ID", 1, 1, 0, "settled as things stand", NULL, cs_cmd_conflicts_resolve },
+    { "conflicts resolve", "ID", 1, 1, CS_OPT_CHOICE, "decide: what is shown stays, or --take, or --value VALUE",
+      "Whatever is decided is a new edit, which travels, and closes the conflict on every device. ID: its first\n"
+      "digits will do. VALUE: as the lists print it, 'text', 12, x'00ff', NULL; anything else is text.",
+      cs_cmd_conflicts_resolve },
     { "conflicts restore", "ID", 1, 1, 0, "write the value that lost once more, as a new edit",
-      "The application's triggers run and its constraints hold, as if it had made the edit. Where the row was\n"
-      "deleted it is inserted again with all the values that were lost with it.",
+      "The same as `conflicts resolve --take`: the application's triggers run and its constraints hold, as if it had\n"
+      "made the edit. Where the row was deleted it is inserted again with all the values that were lost with it.",
       cs_cmd_conflicts_restore },
+    { "strategy", "TABLE[.COLUMN] manual|last_write_wins", 2, 2, 0, "what becomes of concurrent edits there",
+      "last_write_wins (the default): the newest wins, the others can be restored for 30 days. manual: the newest\n"
+      "is shown too, and each such conflict waits for `claw-sync conflicts resolve`. A column's own strategy goes\n"
+      "before its table's. It holds from now on, and on all devices of the workspace.",
+      cs_cmd_strategy },
     { "queue list", "", 0, 0, 0, "what waits for the hub, and what it refused for good",
       "Works beside a running daemon. Unsent edits are counted: they stay in the database, where they coalesce.",
       cs_cmd_queue_list },
@@ -103,6 +126,32 @@ static const struct cs_cli_command commands[] = {
       "Prints the code with its place, N in the log and M in the membership; give that place on the other device,\n"
       "synced, and compare. Another code there: the hub shows the two devices different things (a fork).",
       cs_cmd_verify_heads },
+    { "reconcile", "", 0, 0, 0, "compare this device's rows with the others', and level what differs",
+      "Finds what was written here behind our back (without our triggers), sends and fetches what is outstanding,\n"
+      "then compares whole states through the hub, which sees hashes only. What differs is published with its\n"
+      "original stamps by whoever has it. Waits 20 s for devices that are connected; the others compare when they\n"
+      "reconcile. Where a daemon runs it does this itself. Exit code 1: a device still differs.",
+      cs_cmd_reconcile },
+    { "prove", "", 0, 0, 0, "every device signs the same state, or the first row that differs is named",
+      "Heals nothing. A device that is behind or offline is listed as such. A daemon may run. Exit code 0: all are\n"
+      "equal.",
+      cs_cmd_prove },
+    { "compact", "", 0, 0, 0, "give the hub a snapshot, so that its log can lose what is older",
+      "The snapshot is this device's whole state, signed and encrypted. New devices get it instead of all that\n"
+      "ever happened. Once another device has attested it (its daemon does, or this command there) and every\n"
+      "device is past it, the hub prunes its log. Where a daemon runs this happens by itself; compact_after 0\n"
+      "switches that off.",
+      cs_cmd_compact },
+    { "hub refill", "", 0, 0, 0, "fill a hub that lost what it had, from this device",
+      "For a hub that was restored from a backup or lost its data (status says NEEDS YOU and names this command).\n"
+      "The hub gets the membership back and a new log with all that this device has; what can still be read there\n"
+      "is taken first. The other devices follow by themselves, and bring what only they have. Run it on the device\n"
+      "that has most; with the daemon stopped. After a crash: once more.",
+      cs_cmd_hub_refill },
+    { "hub accept", "[FINGERPRINT]", 0, 1, 0, "go on with a hub whose key is another one than before",
+      "FINGERPRINT is the new key's, as the one who runs the hub tells it (claw-sync-server prints it). Without it\n"
+      "the key is shown, and nothing changes. On each device; if the hub's data is gone too, then: hub refill.",
+      cs_cmd_hub_accept },
     { "doctor", "", 0, 0, 0, "is all well here? One line per check: ok, warning or failed, and what to do",
       "Looks at configuration, file modes and places, database, triggers, membership, audit log, hub, TLS and\n"
       "clock, and fetches the newest batch of this device back to show that the hub has ciphertext. Writes\n"
@@ -146,6 +195,9 @@ static int print_command_help(const struct cs_cli_command *cmd)
     if (cmd->options & CS_OPT_STATUS)
         printf("  --local                        only what this device knows: the hub is not asked\n"
                "  --watch                        again and again, until Ctrl-C\n");
+    if (cmd->options & CS_OPT_CHOICE)
+        printf("  --take                         the value that lost\n"
+               "  --value VALUE                  another one\n");
     if (cmd->options & CS_OPT_QR)
         printf("  --qr                           as a QR code although this is no terminal\n");
     printf("\n");
@@ -169,6 +221,20 @@ static const struct cs_cli_command *find_command(int argc, char **argv, int *wor
     return NULL;
 }
 
+/* A first word that begins several commands: which. */
+static int unknown_command(const struct cs_cli *c, const char *word)
+{
+    char list[200] = "";
+    size_t n = 0, len = strlen(word);
+
+    for (int i = 0; i < NCOMMANDS && n < sizeof list; i++)
+        if (strncmp(commands[i].name, word, len) == 0 && commands[i].name[len] == ' ')
+            n += (size_t)snprintf(list + n, sizeof list - n, "%s claw-sync %s", n > 0 ? "," : "", commands[i].name);
+    if (n > 0)
+        return cs_cli_usage(c, "which one:%s? claw-sync --help tells what they do", list);
+    return cs_cli_usage(c, "no command \"%s\"; claw-sync --help lists them", word);
+}
+
 int cs_cli_main(int argc, char **argv, struct cs_world *w)
 {
     struct cs_cli c = { .world = w, .keystore_fd = -1, .tty = isatty(STDERR_FILENO) == 1 };
@@ -185,7 +251,7 @@ int cs_cli_main(int argc, char **argv, struct cs_world *w)
     if (argc > 0 && strcmp(argv[0], "--version") == 0)
         return cs_cmd_version(&c);
     if (argc > 0 && argv[0][0] != '-' && (cmd = find_command(argc, argv, &words)) == NULL)
-        return cs_cli_usage(&c, "no command \"%s\"; claw-sync --help lists them", argv[0]);
+        return unknown_command(&c, argv[0]);
     c.command = cmd->name;
     for (int i = words; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)

@@ -20,7 +20,8 @@ struct cs_cli {
     bool json, quiet, force, tty;
     const char *passphrase_file;
     uint32_t expires_secs;
-    bool qr, distrust, remove, local, watch;
+    bool qr, distrust, remove, local, watch, take;
+    const char *value;   /* of --value, or NULL */
     int keystore_fd;     /* -1: none given */
     const char *args[4]; /* positional arguments of the command */
     int nargs;
@@ -34,7 +35,8 @@ enum {
     CS_OPT_QR = 8,
     CS_OPT_DISTRUST = 16,
     CS_OPT_REMOVE = 32,
-    CS_OPT_STATUS = 64
+    CS_OPT_STATUS = 64,
+    CS_OPT_CHOICE = 128
 };
 
 struct cs_cli_command {
@@ -101,11 +103,17 @@ int cs_cli_join_waiting(struct cs_cli *c); /* pair.c: claw-sync join without a c
 int cs_cli_read_line(char *out, size_t size, clawsync_error *err);
 
 /* open_replica.c: the configured database beside a daemon that may be running, without the lease. options: NULL, or
- * takes those it was opened with, as cs_review_restore wants them. The caller closes *out. */
+ * takes those it was opened with, as cs_review_resolve wants them. The caller closes *out. */
 struct cs_replica;
 struct cs_replica_options;
 int cs_cli_open_replica(const struct cs_cli *c, bool read_only, struct cs_replica_options *options,
                         struct cs_replica **out, clawsync_error *err);
+
+/* beside.c: the process that replicates this database, which has the lease, does it. what: an enum cs_ask_kind. *out:
+ * to be freed, also on failure. CS_EBUSY: nobody did. */
+enum { CS_CLI_WAIT_MS = 20000 }; /* for other devices to compare */
+struct cs_reconcile_result;
+int cs_cli_ask(struct cs_cli *c, unsigned what, struct cs_reconcile_result **out, clawsync_error *err);
 
 /* The commands, one file each or one per family. */
 int cs_cmd_run(struct cs_cli *c);
@@ -118,11 +126,14 @@ int cs_cmd_track(struct cs_cli *c);
 int cs_cmd_untrack(struct cs_cli *c);
 int cs_cmd_pause(struct cs_cli *c);
 int cs_cmd_resume(struct cs_cli *c);
+int cs_cmd_strategy(struct cs_cli *c);
 int cs_cmd_keys_export(struct cs_cli *c);
 int cs_cmd_keys_import(struct cs_cli *c);
 int cs_cmd_hidden_list(struct cs_cli *c);
 int cs_cmd_hidden_show(struct cs_cli *c);
 int cs_cmd_hidden_export(struct cs_cli *c);
+int cs_cmd_hidden_retry(struct cs_cli *c);
+int cs_cmd_hidden_dismiss(struct cs_cli *c);
 int cs_cmd_conflicts_list(struct cs_cli *c);
 int cs_cmd_conflicts_show(struct cs_cli *c);
 int cs_cmd_conflicts_resolve(struct cs_cli *c);
@@ -144,7 +155,12 @@ int cs_cmd_audit_export(struct cs_cli *c);
 int cs_cmd_queue_list(struct cs_cli *c);
 int cs_cmd_queue_retry(struct cs_cli *c);
 int cs_cmd_queue_export(struct cs_cli *c);
+int cs_cmd_reconcile(struct cs_cli *c);
+int cs_cmd_compact(struct cs_cli *c);
+int cs_cmd_prove(struct cs_cli *c);
 int cs_cmd_doctor(struct cs_cli *c);
+int cs_cmd_hub_refill(struct cs_cli *c);
+int cs_cmd_hub_accept(struct cs_cli *c);
 int cs_cmd_verify_heads(struct cs_cli *c);
 int cs_cmd_version(struct cs_cli *c);
 

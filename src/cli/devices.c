@@ -38,11 +38,13 @@ static void on_device(void *arg, const clawsync_device *d)
     struct listing *l = arg;
     char seen[32], behind[32] = "-", name[64];
 
-    l->n++;
     if (l->list != NULL) {
         add_json(l, d);
         return;
     }
+    if (l->n++ == 0)
+        cs_cli_say(l->cli, "%-20s %-36s  %-19s  %-8s  %-16s  %s", "name", "id", "fingerprint", "added by", "last seen",
+                   "behind");
     if (d->behind >= 0)
         snprintf(behind, sizeof behind, "%" PRId64, d->behind);
     cs_cli_say(l->cli, "%-20s %s  %s  %.8s  %-16s  %s%s", cs_cli_printable(d->name, name), d->id, d->fingerprint,
@@ -62,11 +64,8 @@ int cs_cmd_devices(struct cs_cli *c)
 
     if (c->json)
         l.list = json_array();
-    if (rc == CLAWSYNC_OK) {
-        cs_cli_say(c, "%-20s %-36s  %-19s  %-8s  %-16s  %s", "name", "id", "fingerprint", "added by", "last seen",
-                   "behind");
+    if (rc == CLAWSYNC_OK)
         rc = clawsync_engine_devices(e, on_device, &l, &err);
-    }
     clawsync_engine_close(e);
     if (rc == CLAWSYNC_OK && c->json)
         cs_cli_json(json_pack("{s:O}", "devices", l.list));

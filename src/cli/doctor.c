@@ -9,7 +9,7 @@
 #include "engine/engine.h"
 
 enum level { OK, WARNING, FAILED };
-enum { CLOCK_FINE_MS = 5000, CLOCK_REFUSED_MS = 60000, MOUNTS_MAX = 4 * 1024 * 1024 };
+enum { CLOCK_FINE_MS = 5000, MOUNTS_MAX = 4 * 1024 * 1024 };
 
 struct doctor {
     const struct cs_cli *cli;
@@ -60,15 +60,11 @@ static bool is_private(struct doctor *d, const char *path, uint32_t want)
 
 static void check_modes(struct doctor *d, const char *device)
 {
-    static const char *const names[] = { "identity/keystore",
-                                         "identity/membership.log",
-                                         "identity/pending-entry",
-                                         "audit.db",
-                                         "audit.db-wal",
-                                         "audit.db-shm",
-                                         "queue.db",
-                                         "queue.db-wal",
-                                         "queue.db-shm" };
+    static const char *const names[] = { "identity/keystore",      "identity/membership.log",
+                                         "identity/pending-entry", "audit.db",
+                                         "audit.db-wal",           "audit.db-shm",
+                                         "standing.json",          "queue.db",
+                                         "queue.db-wal",           "queue.db-shm" };
     const char *dir = cs_config_data_dir(d->config);
     char path[4096];
     bool fine = is_private(d, dir, 0700);
@@ -269,13 +265,12 @@ static void check_audit(struct doctor *d)
 
 static void check_clock(struct doctor *d, const struct cs_hub_look *h)
 {
-    int64_t way = h->answered_ms - h->asked_ms, ahead = h->asked_ms + way / 2 - h->hub_ms;
-    int64_t off = (ahead < 0 ? -ahead : ahead) - (way < 0 ? 0 : way / 2);
+    int64_t ahead = cs_hub_look_ahead_ms(h), off = ahead < 0 ? -ahead : ahead;
 
     if (off <= CLOCK_FINE_MS)
         say(d, "clock", OK, "as the hub's, to %d s", CLOCK_FINE_MS / 1000);
     else
-        say(d, "clock", ahead > 0 && off > CLOCK_REFUSED_MS ? FAILED : WARNING,
+        say(d, "clock", ahead > 0 && off > CS_CLOCK_MAX_MS ? FAILED : WARNING,
             "it is %" PRId64 " s %s the hub's%s; set it right, best by NTP, here or there", off / 1000,
             ahead > 0 ? "ahead of" : "behind",
             ahead > 0 ? ", which refuses edits from more than a minute ahead"
@@ -284,12 +279,14 @@ static void check_clock(struct doctor *d, const struct cs_hub_look *h)
 
 static void check_tls(struct doctor *d, const struct clawsync_engine *e)
 {
-    if (e->hub.tls)
+    const struct cs_endpoint *hub = &e->hubs.of[0];
+
+    if (hub->tls)
         say(d, "TLS", OK, "the hub's certificate is accepted (%s)",
             e->config.tls_pin_sha256 != NULL ? "its key is the pinned one"
             : e->config.tls_ca_file != NULL  ? "by tls_ca_file"
                                              : "by this machine's authorities");
-    else if (cs_endpoint_is_local(&e->hub))
+    else if (cs_endpoint_is_local(hub))
         say(d, "TLS", OK, "none, and none is needed: the hub is on this machine");
     else
         say(d, "TLS", WARNING, "none: what is sent is encrypted, but who talks when is not hidden; use https://");

@@ -1,10 +1,12 @@
 #include <signal.h>
 #include <sqlite3.h>
 
+#include "base/process.h"
 #include "cli/cli.h"
 
 int main(int argc, char **argv)
 {
+    cs_process_keep_private();
     signal(SIGPIPE, SIG_IGN);
     /* Before SQLite's first use, and here only: counting every allocation takes a lock that all its connections share,
      * and a library must not decide this for its program. */

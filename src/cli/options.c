@@ -11,7 +11,7 @@ static const struct field {
 } fields[] = {
     { "workspace_id", "CLAW_WORKSPACE_ID", "UUID", "the workspace; required" },
     { "device_id", "CLAW_DEVICE_ID", "UUID", "this device; default: made once and kept" },
-    { "hub_endpoint", "CLAW_HUB_ENDPOINT", "URL", "default http://localhost:50051" },
+    { "hub_endpoint", "CLAW_HUB_ENDPOINT", "URL", "default http://localhost:50051; several: a list with commas" },
     { "data_dir", "CLAW_DATA_DIR", "DIR", "keys and state, default .claw-sync" },
     { "db_path", "CLAW_DB_PATH", "FILE", "the database, default claw_sync.db" },
     { "tables", "CLAW_SYNC_TABLES", "NAMES", "more tables to track, comma-separated" },
@@ -20,6 +20,7 @@ static const struct field {
     { "tls_ca_file", "CLAW_TLS_CA_FILE", "FILE", "PEM, default the system's" },
     { "tls_pin_sha256", "CLAW_TLS_PIN_SHA256", "HEX", "SHA-256 of the hub's public key info" },
     { "allow_plaintext", "CLAW_ALLOW_PLAINTEXT", "BOOL", "http:// to another machine; default false" },
+    { "padding", "CLAW_SYNC_PADDING", "WORD", "padme, or none: the hub sees exact sizes" },
     { "connect_timeout_secs", "CLAW_CONNECT_TIMEOUT_SECS", "N", "default 10" },
     { "request_timeout_secs", "CLAW_REQUEST_TIMEOUT_SECS", "N", "default 30" },
     { "sync_interval_secs", "CLAW_SYNC_INTERVAL_SECS", "N", "default 30; the backstop, not the pace" },
@@ -30,6 +31,7 @@ static const struct field {
     { "max_chunk_bytes", "CLAW_MAX_CHUNK_BYTES", "N", "default 65536" },
     { "max_pull_chunks", "CLAW_MAX_PULL_CHUNKS", "N", "default 128" },
     { "max_push_inflight", "CLAW_MAX_PUSH_INFLIGHT", "N", "default 4" },
+    { "compact_after", "CLAW_COMPACT_AFTER", "N", "batches until a snapshot, default 4096; 0: never" },
 };
 enum { NFIELDS = sizeof fields / sizeof fields[0], FILE_MAX = 64 * 1024 };
 
@@ -202,6 +204,10 @@ static int apply_option(struct cs_cli *c, const struct cs_cli_command *cmd, cons
     }
     if ((cmd->options & CS_OPT_EXPIRES) && len == 7 && strncmp(flag, "expires", len) == 0)
         return parse_expires(c, value, err);
+    if ((cmd->options & CS_OPT_CHOICE) && len == 5 && strncmp(flag, "value", len) == 0) {
+        c->value = value;
+        return CLAWSYNC_OK;
+    }
     if (len == 22 && strncmp(flag, "keystore-passphrase-fd", len) == 0)
         return parse_fd(c, value, err);
     if (len == 6 && strncmp(flag, "config", len) == 0)
@@ -239,6 +245,8 @@ static bool apply_switch(struct cs_cli *c, const struct cs_cli_command *cmd, con
         c->local = true;
     else if ((cmd->options & CS_OPT_STATUS) && strcmp(arg, "--watch") == 0)
         c->watch = true;
+    else if ((cmd->options & CS_OPT_CHOICE) && strcmp(arg, "--take") == 0)
+        c->take = true;
     else
         return false;
     return true;

@@ -1,8 +1,11 @@
 /* Rows that are hidden, and edits that lost: listing, explaining, exporting, settling. */
 #include "replica/review.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "cli/cli.h"
@@ -92,14 +95,26 @@ static void say_buf(const struct cs_cli *c, const char *before, struct cs_buf *b
     cs_buf_reset(b);
 }
 
+static void say_time(const struct cs_cli *c, const char *what, int64_t ms)
+{
+    time_t seconds = (time_t)(ms / 1000);
+    char text[32];
+    struct tm tm;
+
+    if (gmtime_r(&seconds, &tm) == NULL || strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &tm) == 0)
+        snprintf(text, sizeof text, "%" PRId64 " ms", ms);
+    cs_cli_say(c, "%-9s%s", what, text);
+}
+
 /* ---- hidden ---- */
 
 /* What is listed, and for `show`, which row. */
 struct hidden_list {
     struct cs_cli *c;
-    json_t *all;
+    json_t *all, *aside; /* aside: batches */
     struct cs_buf line, key;
     const char *wanted;
+    uint64_t batch; /* the one that is wanted, by its number in the log; 0: all, with the rows */
     uint64_t n;
     bool whole;
 };
@@ -115,6 +130,7 @@ static const char *hidden_meaning(const char *reason)
         { "type", "a value does not fit its column" },
         { "trigger", "a trigger of the application refuses it" },
         { "key", "its key does not fit the table's primary key" },
+        { "table", "its table is not tracked here" },
     };
 
     if (reason == NULL)
@@ -181,27 +197,107 @@ static int list_one(void *arg, const struct cs_review_hidden *h)
     return 0;
 }
 
-static int list_hidden(struct cs_cli *c, const char *table, const char *key, bool whole)
+/* By the finding's name, which ends at the colon. */
+static const char *aside_meaning(const char *finding)
 {
-    struct hidden_list l = { .c = c, .wanted = key, .whole = whole };
+    static const struct {
+        const char *name, *meaning;
+    } all[] = {
+        { "BAD_CHUNK", "the hub gives other bytes than its device sent" },
+        { "BAD_COMMITMENT", "it is sealed under another key than the workspace's" },
+        { "BAD_CIPHERTEXT", "its ciphertext does not open" },
+        { "BAD_CONTENT", "what is in it cannot be read, by this version at least" },
+        { "BAD_HEADER", "its header is not in order; nothing of its device counts from there on" },
+        { "BAD_SIGNATURE", "it is not signed by its device; nothing of that counts from there on" },
+        { "NOT_A_MEMBER", "it is of a device that was no member" },
+        { "PAST_CUT", "its device sent it when it was removed already" },
+        { "BROKEN_CHAIN", "it does not follow what is known of its device: one before it is missing, or set aside" },
+    };
+    size_t n = strcspn(finding, ":");
+
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (strlen(all[i].name) == n && strncmp(all[i].name, finding, n) == 0)
+            return all[i].meaning;
+    return "it could not be taken in";
+}
+
+static json_t *aside_json(const struct cs_review_aside *a)
+{
+    char device[CS_UUID_TEXT];
+
+    cs_uuid_text(device, &a->device);
+    return json_pack("{s:I, s:s, s:s, s:o, s:I}", "log_number", (json_int_t)a->log_number, "finding", a->finding,
+                     "meaning", aside_meaning(a->finding), "device",
+                     cs_uuid_is_zero(&a->device) ? json_null() : json_string(device), "noticed_ms",
+                     (json_int_t)a->noticed_ms);
+}
+
+static void say_aside(struct hidden_list *l, const struct cs_review_aside *a)
+{
+    char device[CS_UUID_TEXT] = "unknown";
+
+    if (!cs_uuid_is_zero(&a->device))
+        cs_uuid_text(device, &a->device);
+    cs_cli_say(l->c, "batch %" PRIu64 " of the log was set aside: %s (device %s)", a->log_number, a->finding, device);
+    if (!l->whole)
+        return;
+    cs_cli_say(l->c, "what     %s", aside_meaning(a->finding));
+    say_time(l->c, "noticed", a->noticed_ms);
+    cs_cli_say(l->c,
+               "It is fetched once more whenever claw-sync starts, and by: claw-sync hidden retry. What it held\n"
+               "comes from the device that has it by: claw-sync reconcile, there or here. If it never opens:\n"
+               "claw-sync hidden dismiss %" PRIu64,
+               a->log_number);
+}
+
+static int list_aside(void *arg, const struct cs_review_aside *a)
+{
+    struct hidden_list *l = arg;
+
+    if (l->batch != 0 && a->log_number != l->batch)
+        return 0;
+    l->n++;
+    if (l->c->json)
+        json_array_append_new(l->aside, aside_json(a));
+    else
+        say_aside(l, a);
+    return 0;
+}
+
+static int not_aside(uint64_t batch, clawsync_error *err)
+{
+    return cs_fail((struct cs_error *)err, CS_ENOTFOUND,
+                   "number %" PRIu64 " of the log is not set aside; claw-sync hidden list shows what is", batch);
+}
+
+static int list_hidden(struct cs_cli *c, const char *table, const char *key, uint64_t batch, bool whole)
+{
+    struct hidden_list l = { .c = c, .wanted = key, .batch = batch, .whole = whole };
     struct cs_replica_options o;
     cs_replica *r = NULL;
     clawsync_error err;
     int rc = cs_cli_open_replica(c, true, &o, &r, &err);
 
-    if (c->json)
+    if (c->json) {
         l.all = json_array();
-    if (rc == CS_OK)
+        l.aside = json_array();
+    }
+    if (rc == CS_OK && batch == 0)
         rc = cs_review_hidden(r, table, true, list_one, &l, (struct cs_error *)&err);
+    if (rc == CS_OK && table == NULL)
+        rc = cs_review_aside(r, list_aside, &l, (struct cs_error *)&err);
     if (rc == CS_OK && key != NULL && l.n == 0)
         rc = cs_fail((struct cs_error *)&err, CS_ENOTFOUND,
                      "no row of \"%s\" with the key %s is hidden; claw-sync hidden list %s shows those that are", table,
                      key, table);
+    if (rc == CS_OK && batch != 0 && l.n == 0)
+        rc = not_aside(batch, &err);
     if (rc == CS_OK && c->json)
-        cs_cli_json(json_pack("{s:O}", "hidden", l.all));
+        cs_cli_json(json_pack("{s:O, s:O}", "hidden", l.all, "batches_set_aside", l.aside));
     else if (rc == CS_OK && l.n == 0)
         cs_cli_say(c, "nothing is hidden");
     json_decref(l.all);
+    json_decref(l.aside);
     cs_buf_free(&l.line);
     cs_buf_free(&l.key);
     cs_replica_close(r);
@@ -210,18 +306,40 @@ static int list_hidden(struct cs_cli *c, const char *table, const char *key, boo
 
 int cs_cmd_hidden_list(struct cs_cli *c)
 {
-    return list_hidden(c, c->args[0], NULL, false);
+    return list_hidden(c, c->args[0], NULL, 0, false);
+}
+
+static bool take_number(const char *arg, uint64_t *out)
+{
+    char *end;
+
+    errno = 0;
+    *out = strtoull(arg, &end, 10);
+    return arg[0] >= '1' && arg[0] <= '9' && *end == '\0' && errno == 0 && *out <= INT64_MAX;
 }
 
 int cs_cmd_hidden_show(struct cs_cli *c)
 {
-    return list_hidden(c, c->args[0], c->args[1], true);
+    uint64_t batch;
+
+    if (c->nargs > 1)
+        return list_hidden(c, c->args[0], c->args[1], 0, true);
+    if (!take_number(c->args[0], &batch))
+        return cs_cli_usage(c, "hidden show wants a table and a key, or the number of a batch");
+    return list_hidden(c, NULL, NULL, batch, true);
 }
 
 static int export_one(void *arg, const struct cs_review_hidden *h)
 {
     (void)arg;
     cs_cli_json(hidden_json(h));
+    return ferror(stdout) != 0;
+}
+
+static int export_aside(void *arg, const struct cs_review_aside *a)
+{
+    (void)arg;
+    cs_cli_json(aside_json(a));
     return ferror(stdout) != 0;
 }
 
@@ -234,10 +352,82 @@ int cs_cmd_hidden_export(struct cs_cli *c)
 
     if (rc == CS_OK)
         rc = cs_review_hidden(r, c->args[0], false, export_one, NULL, (struct cs_error *)&err);
+    if (rc == CS_OK && c->args[0] == NULL)
+        rc = cs_review_aside(r, export_aside, NULL, (struct cs_error *)&err);
     if (rc == CS_OK && (fflush(stdout) != 0 || ferror(stdout) != 0))
         rc = cs_fail((struct cs_error *)&err, CS_EIO, "cannot write what is exported: the output is incomplete");
     cs_replica_close(r);
     return rc == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
+}
+
+static int count_aside(void *arg, const struct cs_review_aside *a)
+{
+    (void)a;
+    ++*(int64_t *)arg;
+    return 0;
+}
+
+int cs_cmd_hidden_retry(struct cs_cli *c)
+{
+    struct cs_replica_options o;
+    struct cs_replica_counts n = { 0 };
+    int64_t batches = 0;
+    cs_replica *r = NULL;
+    clawsync_error err;
+    int rc = cs_cli_open_replica(c, false, &o, &r, &err);
+
+    if (rc == CS_OK && (rc = cs_replica_counts(r, &n, (struct cs_error *)&err)) == CS_OK)
+        rc = cs_review_aside(r, count_aside, &batches, (struct cs_error *)&err);
+    if (rc == CS_OK)
+        rc = cs_review_ask_retry(r, (struct cs_error *)&err);
+    cs_replica_close(r);
+    if (rc != CS_OK)
+        return cs_cli_fail(c, &err);
+    if (c->json)
+        cs_cli_json(json_pack("{s:I, s:I}", "rows", (json_int_t)n.hidden, "batches", (json_int_t)batches));
+    else
+        cs_cli_say(c, "rows=%" PRId64 ", batches=%" PRId64 ": tried again with the next round", n.hidden, batches);
+    return CS_EXIT_DONE;
+}
+
+struct sought {
+    uint64_t batch;
+    bool found;
+};
+
+static int seek_aside(void *arg, const struct cs_review_aside *a)
+{
+    struct sought *x = arg;
+
+    return x->found = a->log_number == x->batch;
+}
+
+int cs_cmd_hidden_dismiss(struct cs_cli *c)
+{
+    struct cs_replica_options o;
+    struct sought x = { 0 };
+    cs_replica *r = NULL;
+    clawsync_error err;
+    int rc;
+
+    if (!take_number(c->args[0], &x.batch))
+        return cs_cli_usage(c, "hidden dismiss wants the number of a batch, as hidden list has it");
+    if ((rc = cs_cli_open_replica(c, false, &o, &r, &err)) == CS_OK)
+        rc = cs_review_aside(r, seek_aside, &x, (struct cs_error *)&err);
+    if (rc == CS_OK && !x.found)
+        rc = not_aside(x.batch, &err);
+    if (rc == CS_OK)
+        rc = cs_review_drop_aside(r, x.batch, (struct cs_error *)&err);
+    cs_replica_close(r);
+    if (rc != CS_OK)
+        return cs_cli_fail(c, &err);
+    if (c->json)
+        cs_cli_json(json_pack("{s:I}", "dismissed", (json_int_t)x.batch));
+    else
+        cs_cli_say(c,
+                   "batch %" PRIu64 " of the log is not fetched again; what it held comes by claw-sync reconcile alone",
+                   x.batch);
+    return CS_EXIT_DONE;
 }
 
 /* ---- conflicts ---- */
@@ -297,17 +487,6 @@ static void say_conflict(struct conflict_list *l, const struct cs_review_conflic
     }
     cs_buf_printf(&l->line, "  %s", conflict_meaning(x));
     say_buf(l->c, "", &l->line);
-}
-
-static void say_time(const struct cs_cli *c, const char *what, int64_t ms)
-{
-    time_t seconds = (time_t)(ms / 1000);
-    char text[32];
-    struct tm tm;
-
-    if (gmtime_r(&seconds, &tm) == NULL || strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &tm) == 0)
-        snprintf(text, sizeof text, "%" PRId64 " ms", ms);
-    cs_cli_say(c, "%-9s%s", what, text);
 }
 
 static void say_whole_conflict(struct conflict_list *l, const struct cs_review_conflict *x)
@@ -390,17 +569,65 @@ int cs_cmd_conflicts_show(struct cs_cli *c)
     return list_conflicts(c, c->args[0]);
 }
 
-static int settle(struct cs_cli *c, bool restore, const char *what)
+/* A value as the lists print it: 'text', x'00ff', a number, NULL; anything else is text as it stands. */
+static int parse_value(struct cs_cli *c, const char *text, struct cs_value *out, struct cs_error *err)
+{
+    size_t n = strlen(text);
+    char *end;
+
+    if (strcmp(text, "NULL") == 0)
+        return *out = (struct cs_value){ .type = CS_NULL }, CS_OK;
+    if (n >= 3 && text[0] == 'x' && text[1] == '\'' && text[n - 1] == '\'') {
+        uint8_t *bytes = cs_arena_zalloc(&c->strings, n, 1);
+        char *digits = cs_arena_str(&c->strings, text + 2);
+
+        if (bytes == NULL || digits == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+        digits[n - 3] = '\0';
+        if ((n - 3) % 2 != 0 || !cs_unhex(bytes, (n - 3) / 2, digits))
+            return cs_fail(err, CS_EINVAL, "%.40s is not a blob as SQL writes it: x'00ff'", text);
+        *out = (struct cs_value){ .type = CS_BLOB, .u.bytes = cs_slice(bytes, (n - 3) / 2) };
+        return CS_OK;
+    }
+    if (n >= 2 && text[0] == '\'' && text[n - 1] == '\'') {
+        char *plain = cs_arena_str(&c->strings, text + 1);
+        size_t k = 0;
+
+        if (plain == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+        for (size_t i = 1; i < n - 1; i++) {
+            if (text[i] == '\'' && text[++i] != '\'')
+                return cs_fail(err, CS_EINVAL, "%.40s: a quote inside is written twice", text);
+            plain[k++] = text[i];
+        }
+        *out = (struct cs_value){ .type = CS_TEXT, .u.bytes = cs_slice(plain, k) };
+        return CS_OK;
+    }
+    errno = 0;
+    out->u.i = strtoll(text, &end, 10);
+    out->type = CS_INTEGER;
+    if (n > 0 && *end == '\0' && errno == 0)
+        return CS_OK;
+    out->u.r = strtod(text, &end);
+    out->type = CS_REAL;
+    if (n > 0 && *end == '\0' && isfinite(out->u.r) && strpbrk(text, "xXnN ") == NULL)
+        return CS_OK;
+    *out = (struct cs_value){ .type = CS_TEXT, .u.bytes = cs_slice_str(text) };
+    return CS_OK;
+}
+
+static int settle(struct cs_cli *c, enum cs_review_choice choice, const char *what)
 {
     struct cs_replica_options o;
     cs_replica *r = NULL;
+    struct cs_value given;
     clawsync_error err;
-    int rc = cs_cli_open_replica(c, false, &o, &r, &err);
+    int rc = CS_OK;
 
-    if (rc == CS_OK && restore)
-        rc = cs_review_restore(r, &o, c->args[0], (struct cs_error *)&err);
-    else if (rc == CS_OK)
-        rc = cs_review_close(r, c->args[0], (struct cs_error *)&err);
+    if (choice == CS_REVIEW_GIVEN)
+        rc = parse_value(c, c->value, &given, (struct cs_error *)&err);
+    if (rc == CS_OK && (rc = cs_cli_open_replica(c, false, &o, &r, &err)) == CS_OK)
+        rc = cs_review_resolve(r, &o, c->args[0], choice, &given, (struct cs_error *)&err);
     cs_replica_close(r);
     if (rc != CS_OK)
         return cs_cli_fail(c, &err);
@@ -413,10 +640,12 @@ static int settle(struct cs_cli *c, bool restore, const char *what)
 
 int cs_cmd_conflicts_resolve(struct cs_cli *c)
 {
-    return settle(c, false, "resolved");
+    if (c->take && c->value != NULL)
+        return cs_cli_usage(c, "--take and --value: which of them?");
+    return settle(c, c->value != NULL ? CS_REVIEW_GIVEN : c->take ? CS_REVIEW_TAKE : CS_REVIEW_KEEP, "resolved");
 }
 
 int cs_cmd_conflicts_restore(struct cs_cli *c)
 {
-    return settle(c, true, "restored");
+    return settle(c, CS_REVIEW_TAKE, "restored");
 }

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 
+#include "base/service_manager.h"
 #include "cli/cli.h"
 
 static const char *const event_names[] = {
@@ -30,7 +31,7 @@ static void print_line(const struct cs_cli *c, const clawsync_event *e)
             cs_cli_say(c, "pulled=%" PRIu64, e->stats.operations_pulled);
         break;
     case CLAWSYNC_EVENT_CONFLICT_DETECTED:
-        cs_cli_say(c, "conflicts=%" PRIu64 ": concurrent edits want a decision", e->count);
+        cs_cli_say(c, "conflict: %s", e->error.msg);
         break;
     case CLAWSYNC_EVENT_OFFLINE_QUEUED:
         cs_cli_say(c, "offline, queued=%" PRIu64, e->count);
@@ -66,6 +67,8 @@ static void print_json(const clawsync_event *e)
         json_object_set_new(o, "error",
                             json_pack("{s:s, s:s, s:s}", "code", clawsync_code_name(e->error.code), "name", e->name,
                                       "message", e->error.msg));
+    else if (e->type == CLAWSYNC_EVENT_CONFLICT_DETECTED)
+        json_object_update_new(o, json_pack("{s:s, s:s}", "id", e->name, "message", e->error.msg));
     else if (e->type == CLAWSYNC_EVENT_WARNING)
         json_object_set_new(o, "message", json_string(e->error.msg));
     else if (e->type == CLAWSYNC_EVENT_PROGRESS)
@@ -107,7 +110,9 @@ int cs_cmd_run(struct cs_cli *c)
         (rc = clawsync_engine_subscribe(e, on_event, &progress, &err)) > 0 &&
         (rc = clawsync_engine_start(e, &err)) == CLAWSYNC_OK) {
         cs_cli_say(c, "replicating %s", c->config.db_path);
+        cs_service_notify("READY=1");
         sigwait(&set, &signum);
+        cs_service_notify("STOPPING=1");
     }
     clawsync_engine_close(e);
     cs_cli_progress_end(&progress);

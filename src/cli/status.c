@@ -6,44 +6,21 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/status.h"
 #include "engine/checkpoint.h"
-#include "engine/engine.h"
 
-enum { WATCH_SECS = 2, ASK_SECS = 3, REASONS = 8, REASON_MAX = 600 };
+enum { WATCH_SECS = 2, ASK_SECS = 3 };
 
-/* What a status is made of. */
-struct looked {
-    struct cs_replica_identity id;
-    struct cs_replica_counts n;
-    struct cs_pull_mark mark;
-    int64_t set_aside, daemon_pid, contact_ms;
-    bool set_up;
-
-    bool asked; /* the hub; what follows is its answer */
-    int rc;
-    clawsync_error err;
-    struct cs_hub_look hub;
-    json_t *devices;
-};
-
-enum state { NOT_SET_UP, NOT_KNOWN, OFFLINE, STOPPED, SYNCING, IN_SYNC, NEEDS_YOU };
 static const struct {
     const char *text, *json;
-} state_names[] = {
-    [NOT_SET_UP] = { "not set up", "not-set-up" }, [NOT_KNOWN] = { "NOT KNOWN", "not-known" },
-    [OFFLINE] = { "OFFLINE", "offline" },          [STOPPED] = { "STOPPED", "stopped" },
-    [SYNCING] = { "SYNCING", "syncing" },          [IN_SYNC] = { "IN SYNC", "in-sync" },
-    [NEEDS_YOU] = { "NEEDS YOU", "needs-you" },
+} words[] = {
+    [CS_NOT_SET_UP] = { "not set up", "not-set-up" }, [CS_NOT_KNOWN] = { "NOT KNOWN", "not-known" },
+    [CS_OFFLINE] = { "OFFLINE", "offline" },          [CS_STOPPED] = { "STOPPED", "stopped" },
+    [CS_SYNCING] = { "SYNCING", "syncing" },          [CS_IN_SYNC] = { "IN SYNC", "in-sync" },
+    [CS_NEEDS_YOU] = { "NEEDS YOU", "needs-you" },
 };
 
 /* ---- looking ---- */
-
-static void count_failed(void *arg, const clawsync_queue_entry *e)
-{
-    struct looked *l = arg;
-
-    l->set_aside += strcmp(e->state, "failed") == 0;
-}
 
 /* When the hub last answered, as the checkpoint has it. */
 static int64_t last_contact(const struct cs_cli *c, const struct cs_replica_identity *id)
@@ -64,135 +41,139 @@ static int64_t last_contact(const struct cs_cli *c, const struct cs_replica_iden
     return checkpoint.exchanged.contact_ms;
 }
 
-static int look_here(struct cs_cli *c, struct looked *l, clawsync_error *err)
+static int count_aside(void *arg, const struct cs_review_aside *a)
 {
-    cs_replica *r = NULL;
-    int rc = cs_cli_open_replica(c, true, NULL, &r, err);
+    struct cs_looked *l = arg;
 
-    if (rc == CS_OK && (rc = cs_replica_counts(r, &l->n, (struct cs_error *)err)) == CS_OK) {
-        l->set_up = cs_replica_is_set_up(r);
-        cs_replica_identity(r, &l->id);
-        cs_replica_pull_mark(r, &l->mark);
-        if (l->set_up)
-            rc = cs_replica_holder(r, &l->daemon_pid, (struct cs_error *)err);
-    }
-    cs_replica_close(r);
-    if (rc != CS_OK)
-        return rc;
-    if (!cs_uuid_is_zero(&l->id.workspace))
-        l->contact_ms = last_contact(c, &l->id);
-    rc = clawsync_queue_list(&c->config, count_failed, l, err);
+    (void)a;
+    l->batches_aside++;
+    return 0;
+}
+
+static int look_at_queue(const struct cs_cli *c, struct cs_looked *l, struct cs_error *err)
+{
+    struct cs_arena arena = { 0 };
+    cs_queue *q;
+    int rc = cs_queue_open_beside(&q, &arena, &c->config, NULL, err);
+
+    if (rc == CS_OK)
+        rc = cs_queue_counts(q, &l->queue, err);
+    cs_queue_close(q);
+    cs_arena_free(&arena);
     return rc == CS_ENOTFOUND ? CS_OK : rc;
 }
 
+static int look_at_replica(cs_replica *r, struct cs_looked *l, struct cs_error *err)
+{
+    struct cs_buf record = { 0 };
+    int rc;
+
+    l->set_up = cs_replica_is_set_up(r);
+    cs_replica_identity(r, &l->id);
+    cs_replica_pull_mark(r, &l->mark);
+    l->refilling = l->set_up && cs_replica_meta_get(r, "engine.refill", &record, NULL) == CS_OK;
+    cs_buf_free(&record);
+    if ((rc = cs_replica_counts(r, &l->n, err)) != CS_OK || (rc = cs_replica_health(r, &l->health, err)) != CS_OK ||
+        (l->set_up && (rc = cs_replica_holder(r, &l->daemon_pid, err)) != CS_OK))
+        return rc;
+    return cs_review_aside(r, count_aside, l, err);
+}
+
+/* Another device's, or none that can be read: nothing. */
+static void look_at_standing(const struct cs_cli *c, struct cs_looked *l)
+{
+    struct cs_error ignored;
+
+    l->standing_rc = cs_standing_load(&l->standing, c->world, c->config.data_dir, &ignored);
+    if (l->standing_rc == CS_OK && cs_uuid_cmp(&l->standing.device, &l->id.device) != 0)
+        l->standing_rc = CS_ENOTFOUND;
+}
+
+static int look_here(const struct cs_cli *c, struct cs_looked *l, struct cs_error *err)
+{
+    cs_replica *r = NULL;
+    int rc = cs_cli_open_replica(c, true, NULL, &r, (clawsync_error *)err);
+
+    if (rc == CS_OK)
+        rc = look_at_replica(r, l, err);
+    cs_replica_close(r);
+    if (rc != CS_OK)
+        return rc;
+    look_at_standing(c, l);
+    if (!cs_uuid_is_zero(&l->id.workspace))
+        l->contact_ms = last_contact(c, &l->id);
+    return look_at_queue(c, l, err);
+}
+
+/* ---- asking ---- */
+
+struct asking {
+    struct cs_looked *looked;
+    json_t *devices;
+};
+
 static void on_device(void *arg, const clawsync_device *d)
 {
-    struct looked *l = arg;
+    const struct asking *a = arg;
 
     if (d->kind == CS_PRINCIPAL_DEVICE)
         json_array_append_new(
-            l->devices, json_pack("{s:s, s:s, s:o, s:o, s:b}", "id", d->id, "name", d->name, "last_seen_ms",
+            a->devices, json_pack("{s:s, s:s, s:o, s:o, s:b}", "id", d->id, "name", d->name, "last_seen_ms",
                                   d->seen_ms > 0 ? json_integer((json_int_t)d->seen_ms) : json_null(), "behind",
                                   d->behind >= 0 ? json_integer((json_int_t)d->behind) : json_null(), "self", d->self));
 }
 
+static uint32_t at_most(uint32_t secs)
+{
+    return secs < ASK_SECS ? secs : ASK_SECS;
+}
+
+static int keys_are_lost(const struct cs_looked *l, const clawsync_config *config, clawsync_error *err)
+{
+    char device[CS_UUID_TEXT];
+
+    cs_uuid_text(device, &l->id.device);
+    return cs_fail((struct cs_error *)err, CS_ENOTFOUND,
+                   "the keys of device %s, which replicated this database, are not in %.200s; give that device's "
+                   "data_dir (CLAW_DATA_DIR), or, if it is lost: claw-sync identity new, then claw-sync join CODE",
+                   device, cs_config_data_dir(config));
+}
+
+/* Once, and not for long: a hub that lets one wait is as good as away. */
 static int ask_hub(void *arg, const clawsync_config *config, clawsync_error *err)
 {
-    struct looked *l = arg;
+    struct asking *a = arg;
+    struct cs_looked *l = a->looked;
     clawsync_config once = *config;
     clawsync_engine *e = NULL;
     int rc;
 
     once.max_retries = 0;
-    once.connect_timeout_secs = once.connect_timeout_secs < ASK_SECS ? once.connect_timeout_secs : ASK_SECS;
-    if ((rc = cs_engine_open_beside(&e, &once, err)) == CS_OK &&
-        (rc = cs_engine_look_at_hub(e, &l->hub, err)) == CS_OK) {
+    once.connect_timeout_secs = at_most(once.connect_timeout_secs);
+    once.request_timeout_secs = at_most(once.request_timeout_secs);
+    if ((rc = cs_engine_open_beside(&e, &once, err)) == CS_ENOTFOUND)
+        return keys_are_lost(l, config, err);
+    l->member = rc == CS_OK && cs_is_member(e);
+    if (rc == CS_OK && (rc = cs_engine_look_at_hub(e, &l->hub, err)) == CS_OK) {
         l->contact_ms = l->hub.answered_ms;
-        rc = clawsync_engine_devices(e, on_device, l, err);
+        rc = clawsync_engine_devices(e, on_device, a, err);
     }
     clawsync_engine_close(e);
     return rc;
 }
 
-static int look(struct cs_cli *c, struct looked *l, clawsync_error *err)
+static int look(struct cs_cli *c, struct cs_looked *l, json_t *devices, struct cs_error *err)
 {
+    struct asking a = { l, devices };
     int rc;
 
-    *l = (struct looked){ .devices = json_array() };
+    *l = (struct cs_looked){ .local = c->local };
     if ((rc = look_here(c, l, err)) != CS_OK)
         return rc;
     l->asked = l->set_up && !c->local && !cs_uuid_is_zero(&l->id.device) && !cs_cli_must_ask(c);
     if (l->asked)
-        l->rc = cs_cli_unlocked(c, ask_hub, l, &l->err);
+        l->rc = cs_cli_unlocked(c, ask_hub, &a, (clawsync_error *)&l->err);
     return CS_OK;
-}
-
-/* ---- deciding ---- */
-
-/* What waits for the user, and what settles it. */
-struct reasons {
-    size_t n;
-    struct {
-        char text[REASON_MAX];
-        const char *what_to_do;
-    } of[REASONS];
-};
-
-static void __attribute__((format(printf, 3, 4)))
-add_reason(struct reasons *r, const char *what_to_do, const char *fmt, ...)
-{
-    va_list ap;
-
-    if (r->n == REASONS)
-        return;
-    va_start(ap, fmt);
-    vsnprintf(r->of[r->n].text, sizeof r->of[r->n].text, fmt, ap);
-    va_end(ap);
-    r->of[r->n++].what_to_do = what_to_do;
-}
-
-static const char *s_of(int64_t n)
-{
-    return n == 1 ? "" : "s";
-}
-
-static void find_reasons(const struct looked *l, struct reasons *out)
-{
-    const struct cs_replica_counts *n = &l->n;
-
-    *out = (struct reasons){ 0 };
-    if (l->asked && l->rc != CS_OK && !cs_code_is_transient(l->rc))
-        add_reason(out, "claw-sync doctor", "%.590s", l->err.msg);
-    if (n->conflicts > 0)
-        add_reason(out, "claw-sync conflicts list", "%" PRId64 " conflict%s want%s a decision", n->conflicts,
-                   s_of(n->conflicts), n->conflicts == 1 ? "s" : "");
-    if (l->set_aside > 0)
-        add_reason(out, "claw-sync queue list", "the hub refused %" PRId64 " set%s of edits for good", l->set_aside,
-                   s_of(l->set_aside));
-    if (n->held_back > 0)
-        add_reason(out, "make them smaller, or give them a key",
-                   "%" PRId64 " row%s cannot be sent: above 16 MiB, or NULL in the key", n->held_back,
-                   s_of(n->held_back));
-}
-
-static int64_t to_send(const struct looked *l)
-{
-    return l->n.unsealed + l->n.unsent + l->n.bound + l->n.taking_in;
-}
-
-static enum state decide(const struct looked *l, const struct reasons *r)
-{
-    if (!l->set_up)
-        return NOT_SET_UP;
-    if (r->n > 0)
-        return NEEDS_YOU;
-    if (!l->asked)
-        return NOT_KNOWN;
-    if (l->rc != CS_OK)
-        return OFFLINE;
-    if (to_send(l) == 0 && l->mark.number >= l->hub.head.number)
-        return IN_SYNC;
-    return l->daemon_pid != 0 ? SYNCING : STOPPED;
 }
 
 /* ---- telling ---- */
@@ -206,7 +187,7 @@ static const char *id_text(char out[CS_UUID_TEXT], const struct cs_uuid *id)
     return out;
 }
 
-static json_t *hub_json(const struct cs_cli *c, const struct looked *l)
+static json_t *hub_json(const struct cs_cli *c, const struct cs_looked *l)
 {
     bool answered = l->asked && l->rc == CS_OK;
     json_t *o = json_pack("{s:s, s:b, s:b, s:I}", "endpoint", c->config.hub_endpoint, "asked", (int)l->asked,
@@ -214,97 +195,180 @@ static json_t *hub_json(const struct cs_cli *c, const struct looked *l)
 
     if (answered)
         json_object_update_new(o, json_pack("{s:I, s:I}", "log_number", (json_int_t)l->hub.head.number, "clock_skew_ms",
-                                            (json_int_t)(l->hub.hub_ms - l->hub.answered_ms)));
+                                            (json_int_t)-cs_hub_look_ahead_ms(&l->hub)));
     else if (l->asked)
         json_object_set_new(o, "error",
                             json_pack("{s:s, s:s}", "code", clawsync_code_name(l->rc), "message", l->err.msg));
     return o;
 }
 
-static void status_json(const struct cs_cli *c, const struct looked *l)
+/* Of whoever replicates now; null: nobody. */
+static json_t *daemon_json(const struct cs_looked *l)
+{
+    const struct cs_standing *st = &l->standing;
+    json_t *failure = json_null();
+
+    if (l->daemon_pid == 0)
+        return failure;
+    if (!cs_status_daemon_told(l))
+        return json_pack("{s:I, s:n, s:o}", "pid", (json_int_t)l->daemon_pid, "connected", "failure", failure);
+    if (st->last.code != CS_OK)
+        failure = json_pack("{s:s, s:s}", "code", cs_code_name(st->last.code), "message", st->last.msg);
+    return json_pack("{s:I, s:b, s:o}", "pid", (json_int_t)l->daemon_pid, "connected", (int)st->connected, "failure",
+                     failure);
+}
+
+static json_t *reasons_json(const struct cs_reasons *r)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < r->n; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s}", "reason", r->of[i].text, "do", r->of[i].what_to_do));
+    return list;
+}
+
+static void status_json(const struct cs_cli *c, const struct cs_looked *l, json_t *devices)
 {
     char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT];
     const struct cs_replica_counts *n = &l->n;
-    struct reasons r;
-    json_t *o, *reasons = json_array();
+    uint64_t queued = l->queue.pending + l->queue.in_flight;
+    struct cs_reasons r;
+    json_t *o;
 
-    find_reasons(l, &r);
-    for (size_t i = 0; i < r.n; i++)
-        json_array_append_new(reasons, json_pack("{s:s, s:s}", "reason", r.of[i].text, "do", r.of[i].what_to_do));
-    o = json_pack("{s:s, s:o, s:s, s:b, s:s?, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "state",
-                  state_names[decide(l, &r)].json, "needs_you", reasons, "database", c->config.db_path, "set_up",
-                  (int)l->set_up, "workspace_id", id_text(workspace, &l->id.workspace), "device_id",
-                  id_text(device, &l->id.device), "tracked_tables", (json_int_t)n->tracked, "unsealed",
-                  (json_int_t)n->unsealed, "unsent", (json_int_t)n->unsent, "bound_batches", (json_int_t)n->bound,
-                  "hidden_rows", (json_int_t)n->hidden, "conflicts", (json_int_t)n->conflicts, "held_back",
-                  (json_int_t)n->held_back, "taking_in", (json_int_t)n->taking_in, "log_number",
-                  (json_int_t)l->mark.number, "set_aside", (json_int_t)l->set_aside);
-    json_object_update_new(o, json_pack("{s:I, s:o, s:O}", "daemon_pid", (json_int_t)l->daemon_pid, "hub",
-                                        hub_json(c, l), "devices", l->devices));
+    cs_status_reasons(l, &r);
+    o = json_pack("{s:s, s:o, s:s, s:b, s:s?, s:s?, s:I, s:o, s:o, s:O}", "state", words[cs_status_word(l, &r)].json,
+                  "needs_you", reasons_json(&r), "database", c->config.db_path, "set_up", (int)l->set_up,
+                  "workspace_id", id_text(workspace, &l->id.workspace), "device_id", id_text(device, &l->id.device),
+                  "daemon_pid", (json_int_t)l->daemon_pid, "daemon", daemon_json(l), "hub", hub_json(c, l), "devices",
+                  devices);
+    json_object_update_new(o, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+                                        "tracked_tables", (json_int_t)n->tracked, "paused_tables",
+                                        (json_int_t)n->paused, "unsealed", (json_int_t)n->unsealed, "unsent",
+                                        (json_int_t)n->unsent, "bound_batches", (json_int_t)n->bound, "hidden_rows",
+                                        (json_int_t)n->hidden, "conflicts", (json_int_t)n->conflicts,
+                                        "manual_conflicts", (json_int_t)n->manual_conflicts, "held_back",
+                                        (json_int_t)n->held_back, "taking_in", (json_int_t)n->taking_in, "log_number",
+                                        (json_int_t)l->mark.number, "batches_set_aside", (json_int_t)l->batches_aside));
+    json_object_update_new(o, json_pack("{s:I, s:I, s:I, s:b}", "set_aside", (json_int_t)l->queue.failed, "queued",
+                                        (json_int_t)queued, "altered_tables", (json_int_t)l->health.altered,
+                                        "schema_unseen", (int)l->health.schema_unseen));
     cs_cli_json(o);
 }
 
-/* What follows the state's name. */
-static void say_state(const struct cs_cli *c, const struct looked *l)
+/* ": " and what to do, where the reason does not say so itself. */
+static const char *rest_of(const struct cs_reasons *r, size_t i, char out[160])
+{
+    out[0] = '\0';
+    if (i < r->n && strstr(r->of[i].text, r->of[i].what_to_do) == NULL)
+        snprintf(out, 160, ": %s", r->of[i].what_to_do);
+    return out;
+}
+
+/* The daemon goes on trying: what it has against it, other than a hub that is away. */
+static const char *hitch(const struct cs_looked *l)
+{
+    int rc = l->standing.last.code;
+
+    return !cs_status_daemon_told(l) || rc == CS_OK || rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT
+               ? ""
+               : l->standing.last.msg;
+}
+
+static void why_not_known(const struct cs_looked *l, char *out, size_t size)
+{
+    if (l->asked && l->rc != CS_OK)
+        snprintf(out, size, ": %.500s", l->err.msg);
+    else if (l->asked)
+        snprintf(out, size, ": process %" PRId64 " is at work here, and has not said yet how it stands", l->daemon_pid);
+    else
+        snprintf(out, size, ": the hub was not asked (%s)",
+                 l->local                         ? "--local"
+                 : cs_uuid_is_zero(&l->id.device) ? "this device was never in touch with it"
+                                                  : "the keystore is under a passphrase: --keystore-passphrase-fd N");
+}
+
+static void syncing(const struct cs_looked *l, char *out, size_t size)
+{
+    int64_t to_send = cs_status_to_send(l);
+    int n = 0;
+
+    if (l->mark.number < l->hub.head.number && (l->mark.log_id == l->hub.head.log_id || l->mark.number == 0))
+        n = snprintf(out, size, " %" PRIu64 " of %" PRIu64, l->mark.number, l->hub.head.number);
+    else if (to_send > 0)
+        n = snprintf(out, size, ": %" PRId64 " to send", to_send);
+    if (hitch(l)[0] != '\0')
+        snprintf(out + n, size - (size_t)n, ": %.500s; it is tried again", hitch(l));
+}
+
+/* What follows the word. */
+static void say_state(const struct cs_cli *c, const struct cs_looked *l)
 {
     static const char settle[] = "claw-sync run, or once: claw-sync sync";
-    char detail[REASON_MAX + 64] = "", since[32];
-    struct reasons r;
-    enum state s;
+    char detail[CS_REASON_MAX + 160] = "", since[32], rest[160];
+    struct cs_reasons r;
+    enum cs_word word;
 
-    find_reasons(l, &r);
-    s = decide(l, &r);
-    switch (s) {
-    case NOT_SET_UP:
+    cs_status_reasons(l, &r);
+    word = cs_status_word(l, &r);
+    switch (word) {
+    case CS_NOT_SET_UP:
         snprintf(detail, sizeof detail, ": nothing in it is replicated");
         break;
-    case NOT_KNOWN:
-        snprintf(detail, sizeof detail, ": the hub was not asked (%s)",
-                 c->local                         ? "--local"
-                 : cs_uuid_is_zero(&l->id.device) ? "this device was never in touch with it"
-                                                  : "the keystore is under a passphrase");
+    case CS_NOT_KNOWN:
+        why_not_known(l, detail, sizeof detail);
         break;
-    case OFFLINE:
+    case CS_OFFLINE:
         snprintf(detail, sizeof detail, "%s%s: %.500s", l->contact_ms > 0 ? " since " : "",
                  l->contact_ms > 0 ? cs_cli_time(l->contact_ms, since) : "", l->err.msg);
         break;
-    case STOPPED:
+    case CS_STOPPED:
         snprintf(detail, sizeof detail, ": no daemon runs; %s", settle);
         break;
-    case SYNCING:
-        if (l->mark.number < l->hub.head.number)
-            snprintf(detail, sizeof detail, " %" PRIu64 " of %" PRIu64, l->mark.number, l->hub.head.number);
+    case CS_SYNCING:
+        syncing(l, detail, sizeof detail);
         break;
-    case NEEDS_YOU:
-        snprintf(detail, sizeof detail, ": %s: %s", r.of[0].text, r.of[0].what_to_do);
+    case CS_NEEDS_YOU:
+        snprintf(detail, sizeof detail, ": %s%s", r.of[0].text, rest_of(&r, 0, rest));
         break;
-    case IN_SYNC:
+    case CS_IN_SYNC:
         break;
     }
-    cs_cli_say(c, "state           %s%s", state_names[s].text, detail);
+    cs_cli_say(c, "state           %s%s", words[word].text, detail);
     for (size_t i = 1; i < r.n; i++)
-        cs_cli_say(c, "                %s: %s", r.of[i].text, r.of[i].what_to_do);
+        cs_cli_say(c, "                %s%s", r.of[i].text, rest_of(&r, i, rest));
 }
 
-static void say_hub(const struct cs_cli *c, const struct looked *l)
+static void say_daemon(const struct cs_cli *c, const struct cs_looked *l)
+{
+    if (l->daemon_pid == 0)
+        cs_cli_say(c, "daemon          does not run");
+    else
+        cs_cli_say(c, "daemon          process %" PRId64 "%s", l->daemon_pid,
+                   !cs_status_daemon_told(l) ? ""
+                   : l->standing.connected   ? ", connected"
+                                             : ", not connected");
+}
+
+static void say_hub(const struct cs_cli *c, const struct cs_looked *l)
 {
     char when[32];
-    int64_t skew = l->hub.hub_ms - l->hub.answered_ms;
+    int64_t ahead = cs_hub_look_ahead_ms(&l->hub);
 
     if (l->asked && l->rc == CS_OK)
         cs_cli_say(c, "hub             %s: its log ends at %" PRIu64 ", its clock is %" PRId64 " ms %s",
-                   c->config.hub_endpoint, l->hub.head.number, skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead");
+                   c->config.hub_endpoint, l->hub.head.number, ahead < 0 ? -ahead : ahead,
+                   ahead > 0 ? "behind" : "ahead");
     else
         cs_cli_say(c, "hub             %s: last heard of %s", c->config.hub_endpoint,
                    l->contact_ms > 0 ? cs_cli_time(l->contact_ms, when) : "never");
 }
 
-static void say_devices(const struct cs_cli *c, const struct looked *l)
+static void say_devices(const struct cs_cli *c, const json_t *devices)
 {
     char seen[32], name[64], behind[48];
 
-    for (size_t i = 0; i < json_array_size(l->devices); i++) {
-        const json_t *d = json_array_get(l->devices, i), *b = json_object_get(d, "behind");
+    for (size_t i = 0; i < json_array_size(devices); i++) {
+        const json_t *d = json_array_get(devices, i), *b = json_object_get(d, "behind");
 
         behind[0] = '\0';
         if (json_is_integer(b) && json_integer_value(b) > 0)
@@ -316,11 +380,40 @@ static void say_devices(const struct cs_cli *c, const struct looked *l)
     }
 }
 
-static void status_text(const struct cs_cli *c, const struct looked *l)
+static void say_counts(const struct cs_cli *c, const struct cs_looked *l)
 {
-    char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT], pid[32] = "does not run";
-    const char *ws = id_text(workspace, &l->id.workspace), *id = id_text(device, &l->id.device);
     const struct cs_replica_counts *n = &l->n;
+
+    cs_cli_say(c, "tracked tables  %" PRId64 "%s", n->tracked,
+               l->health.schema_unseen ? "; the application changed its schema, which was not looked at yet" : "");
+    if (n->paused > 0)
+        cs_cli_say(c, "paused          %" PRId64 " of them", n->paused);
+    cs_cli_say(c,
+               "unsent          %" PRId64 " rows, %" PRId64 " logged changes not sealed, %" PRId64 " batches in flight",
+               n->unsent, n->unsealed, n->bound);
+    cs_cli_say(c, "queue           %" PRIu64 " sets wait, %" PRIu64 " were refused",
+               l->queue.pending + l->queue.in_flight, l->queue.failed);
+    if (n->taking_in > 0)
+        cs_cli_say(c, "taking in       the existing rows of %" PRId64 " table%s", n->taking_in,
+                   n->taking_in == 1 ? "" : "s");
+    cs_cli_say(c, "pulled up to    %" PRIu64, l->mark.number);
+    cs_cli_say(c, "hidden          %" PRId64 " rows", n->hidden);
+    cs_cli_say(c, "conflicts       %" PRId64 ", of which %" PRId64 " want a decision", n->conflicts,
+               n->manual_conflicts);
+    if (n->held_back > 0)
+        cs_cli_say(c, "held back       %" PRId64 " rows that cannot be sent (above 16 MiB, or NULL in the key)",
+                   n->held_back);
+    if (l->batches_aside > 0)
+        cs_cli_say(c, "set aside       %" PRId64 " batches of others that cannot be read: claw-sync hidden list",
+                   l->batches_aside);
+    if (l->queue.failed > 0)
+        cs_cli_say(c, "set aside       %" PRIu64 " sets that the hub refused: claw-sync queue list", l->queue.failed);
+}
+
+static void status_text(const struct cs_cli *c, const struct cs_looked *l, const json_t *devices)
+{
+    char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT];
+    const char *ws = id_text(workspace, &l->id.workspace), *id = id_text(device, &l->id.device);
 
     say_state(c, l);
     cs_cli_say(c, "database        %s", c->config.db_path);
@@ -330,53 +423,39 @@ static void status_text(const struct cs_cli *c, const struct looked *l)
                       "FILE");
         return;
     }
-    if (l->daemon_pid != 0)
-        snprintf(pid, sizeof pid, "process %" PRId64, l->daemon_pid);
     cs_cli_say(c, "workspace       %s", ws != NULL ? ws : "none yet");
     cs_cli_say(c, "device          %s", id != NULL ? id : "none yet");
-    cs_cli_say(c, "daemon          %s", pid);
+    say_daemon(c, l);
     say_hub(c, l);
-    cs_cli_say(c, "tracked tables  %" PRId64, n->tracked);
-    cs_cli_say(c,
-               "unsent          %" PRId64 " rows, %" PRId64 " logged changes not sealed, %" PRId64 " batches in flight",
-               n->unsent, n->unsealed, n->bound);
-    if (n->taking_in > 0)
-        cs_cli_say(c, "taking in       the existing rows of %" PRId64 " table%s", n->taking_in, s_of(n->taking_in));
-    cs_cli_say(c, "pulled up to    %" PRIu64, l->mark.number);
-    cs_cli_say(c, "hidden          %" PRId64 " rows", n->hidden);
-    cs_cli_say(c, "conflicts       %" PRId64, n->conflicts);
-    if (n->held_back > 0)
-        cs_cli_say(c, "held back       %" PRId64 " rows that cannot be sent (above 16 MiB, or NULL in the key)",
-                   n->held_back);
-    if (l->set_aside > 0)
-        cs_cli_say(c, "set aside       %" PRId64 " sets that the hub refused: claw-sync queue list", l->set_aside);
-    say_devices(c, l);
+    say_counts(c, l);
+    say_devices(c, devices);
 }
 
-static int tell(struct cs_cli *c)
+static int tell(struct cs_cli *c, clawsync_error *err)
 {
-    struct looked l;
-    clawsync_error err;
-    int rc = look(c, &l, &err);
+    struct cs_looked l = { .set_up = false };
+    json_t *devices = json_array();
+    int rc = look(c, &l, devices, (struct cs_error *)err);
 
     if (rc == CS_OK && c->json)
-        status_json(c, &l);
+        status_json(c, &l, devices);
     else if (rc == CS_OK)
-        status_text(c, &l);
-    json_decref(l.devices);
+        status_text(c, &l, devices);
+    json_decref(devices);
     fflush(stdout);
-    return rc == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
+    return rc;
 }
 
 int cs_cmd_status(struct cs_cli *c)
 {
     bool screen = isatty(STDOUT_FILENO) == 1 && !c->json;
     const struct timespec pause = { .tv_sec = WATCH_SECS };
+    clawsync_error err;
     sigset_t set;
     int rc;
 
     if (!c->watch)
-        return tell(c);
+        return tell(c, &err) == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
     /* blocked before an engine makes its threads; the pause ends with them */
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
@@ -386,8 +465,12 @@ int cs_cmd_status(struct cs_cli *c)
     do {
         if (screen)
             fputs("\033[H\033[2J", stdout);
-        if ((rc = tell(c)) != CS_EXIT_DONE)
-            return rc;
+        if ((rc = tell(c, &err)) != CS_OK) {
+            int code = cs_cli_fail(c, &err);
+
+            if (!cs_code_is_transient(rc)) /* a database that is locked for long is looked at again */
+                return code;
+        }
         if (!screen && !c->json)
             cs_cli_say(c, "%s", "");
     } while (sigtimedwait(&set, NULL, &pause) < 0);

@@ -1,7 +1,9 @@
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "cli/cli.h"
+#include "engine/engine.h"
 
 typedef int (*round_fn)(clawsync_engine *e, clawsync_stats *stats, clawsync_error *err);
 
@@ -10,6 +12,7 @@ struct listener {
     struct cs_cli *cli;
     struct cs_cli_progress progress;
     bool created;
+    bool found; /* what the hub or a member gave was not in order, and was set aside */
 };
 
 static void on_event(void *arg, const clawsync_event *e)
@@ -17,17 +20,17 @@ static void on_event(void *arg, const clawsync_event *e)
     struct listener *l = arg;
 
     cs_cli_progress_event(&l->progress, e);
+    if (e->type == CLAWSYNC_EVENT_SYNC_ERROR && e->name[0] != '\0' && e->error.code == CLAWSYNC_ECORRUPT)
+        l->found = true;
     if (e->type == CLAWSYNC_EVENT_WORKSPACE_CREATED)
         l->created = true;
-    else if (e->type == CLAWSYNC_EVENT_SYNC_ERROR && e->name[0] != '\0')
-        cs_cli_warn(l->cli, e->error.msg);
-    else if (e->type == CLAWSYNC_EVENT_WARNING)
+    else if (e->type == CLAWSYNC_EVENT_WARNING || (e->type == CLAWSYNC_EVENT_SYNC_ERROR && e->name[0] != '\0'))
         cs_cli_warn(l->cli, e->error.msg);
     else if (e->type == CLAWSYNC_EVENT_CONFLICT_DETECTED)
-        cs_cli_warn(l->cli, "concurrent edits want a decision; see claw-sync conflicts list");
+        cs_cli_warn(l->cli, e->error.msg);
 }
 
-static int print_stats(const struct cs_cli *c, const clawsync_stats *s, bool created)
+static void print_stats(const struct cs_cli *c, const clawsync_stats *s, bool created)
 {
     if (c->json) {
         cs_cli_json(json_pack(
@@ -37,15 +40,25 @@ static int print_stats(const struct cs_cli *c, const clawsync_stats *s, bool cre
             (json_int_t)s->chunks_pulled, "bytes_pushed", (json_int_t)s->bytes_pushed, "bytes_pulled",
             (json_int_t)s->bytes_pulled, "log_number", (json_int_t)s->last_sequence, "retries", (json_int_t)s->retries,
             "workspace_created", (int)created));
-        return CS_EXIT_DONE;
+        return;
     }
     if (created)
         cs_cli_say(c, "created a new workspace; invite other devices with: claw-sync invite");
     cs_cli_say(c, "pushed=%" PRIu64 ", pulled=%" PRIu64, s->operations_pushed, s->operations_pulled);
-    return CS_EXIT_DONE;
 }
 
-static int one_round(struct cs_cli *c, round_fn round)
+static int beside(struct cs_cli *c, enum cs_ask_kind what, clawsync_stats *stats, clawsync_error *err)
+{
+    struct cs_reconcile_result *answer = NULL;
+    int rc = cs_cli_ask(c, what, &answer, err);
+
+    if (rc == CS_OK)
+        *stats = answer->stats;
+    free(answer);
+    return rc;
+}
+
+static int one_round(struct cs_cli *c, round_fn round, enum cs_ask_kind what)
 {
     struct listener l = { .cli = c, .progress = { .cli = c } };
     clawsync_engine *e = NULL;
@@ -53,24 +66,30 @@ static int one_round(struct cs_cli *c, round_fn round)
     clawsync_error err;
     int rc = cs_cli_open(c, &e, &err);
 
-    if (rc == CLAWSYNC_OK && (rc = clawsync_engine_subscribe(e, on_event, &l, &err)) > 0)
+    if (rc == CLAWSYNC_EBUSY)
+        rc = beside(c, what, &stats, &err);
+    else if (rc == CLAWSYNC_OK && (rc = clawsync_engine_subscribe(e, on_event, &l, &err)) > 0)
         rc = round(e, &stats, &err);
     clawsync_engine_close(e);
     cs_cli_progress_end(&l.progress);
-    return rc == CLAWSYNC_OK ? print_stats(c, &stats, l.created) : cs_cli_fail(c, &err);
+    if (rc != CLAWSYNC_OK)
+        rc = cs_cli_fail(c, &err);
+    else
+        print_stats(c, &stats, l.created);
+    return l.found ? CS_EXIT_HUB : rc;
 }
 
 int cs_cmd_sync(struct cs_cli *c)
 {
-    return one_round(c, clawsync_engine_sync_now);
+    return one_round(c, clawsync_engine_sync_now, CS_ASK_SYNC);
 }
 
 int cs_cmd_push(struct cs_cli *c)
 {
-    return one_round(c, clawsync_engine_push_now);
+    return one_round(c, clawsync_engine_push_now, CS_ASK_PUSH);
 }
 
 int cs_cmd_pull(struct cs_cli *c)
 {
-    return one_round(c, clawsync_engine_pull_now);
+    return one_round(c, clawsync_engine_pull_now, CS_ASK_PULL);
 }

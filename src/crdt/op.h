@@ -42,6 +42,7 @@ struct cs_delta {
     struct cs_uuid *devices; /* [0] is the sender */
     struct cs_op *ops;
     uint32_t ntables, ndevices, nops;
+    bool state; /* merged state, and not edits: what their authors saw is not known */
 };
 
 #endif

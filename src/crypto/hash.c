@@ -14,6 +14,11 @@ void cs_hasher_init_label(struct cs_hasher *h, const char *label)
     blake3_hasher_init_derive_key_raw(&h->h, context, sizeof prefix - 1 + n);
 }
 
+void cs_hasher_init_plain(struct cs_hasher *h)
+{
+    blake3_hasher_init(&h->h);
+}
+
 void cs_hasher_init_keyed(struct cs_hasher *h, const uint8_t key[32])
 {
     blake3_hasher_init_keyed(&h->h, key);

@@ -17,6 +17,7 @@ struct cs_hasher {
 };
 /* derive_key mode with the context string "claw-sync v1 " label: H(label, m) of docs/protocol.md. */
 void cs_hasher_init_label(struct cs_hasher *h, const char *label);
+void cs_hasher_init_plain(struct cs_hasher *h);
 void cs_hasher_init_keyed(struct cs_hasher *h, const uint8_t key[32]);
 void cs_hasher_update(struct cs_hasher *h, const void *p, size_t n);
 void cs_hasher_final(const struct cs_hasher *h, void *out, size_t n); /* any n: the extendable output */

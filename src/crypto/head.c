@@ -20,6 +20,15 @@ void cs_log_next(const uint8_t prev[32], uint64_t n, const uint8_t batch_hash[32
     cs_hash_label("log entry", cs_slice(m, sizeof m), out);
 }
 
+void cs_chain_start(const struct cs_uuid *workspace, uint64_t log_id, uint8_t out[32])
+{
+    uint8_t m[16 + 8];
+
+    memcpy(m, workspace->b, 16);
+    cs_store_u64(m + 16, log_id);
+    cs_hash_label("chain start", cs_slice(m, sizeof m), out);
+}
+
 void cs_seen_digest(const struct cs_uuid *workspace, uint64_t log_id, uint64_t number, const uint8_t log_hash[32],
                     uint32_t member_seq, const uint8_t entry_hash[32], uint8_t out[32])
 {

@@ -8,6 +8,10 @@
 void cs_log_start(const struct cs_uuid *workspace, uint64_t log_id, uint64_t refilled, uint8_t out[32]);
 /* L_n from L_(n-1); prev and out may be the same. */
 void cs_log_next(const uint8_t prev[32], uint64_t n, const uint8_t batch_hash[32], uint8_t out[32]);
+/* In a log that the g-th refill began (g > 0) a device's chain begins behind this number, with this hash as its prev:
+ * so no number comes twice, whatever a device knew of its chain in the log before, and nothing of that log fits. */
+#define CS_CHAIN_BASE(g) ((uint64_t)(g) << 40)
+void cs_chain_start(const struct cs_uuid *workspace, uint64_t log_id, uint8_t out[32]);
 void cs_seen_digest(const struct cs_uuid *workspace, uint64_t log_id, uint64_t number, const uint8_t log_hash[32],
                     uint32_t member_seq, const uint8_t entry_hash[32], uint8_t out[32]);
 

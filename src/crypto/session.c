@@ -1,5 +1,6 @@
 #include "crypto/session.h"
 
+#include <sodium.h>
 #include <stdio.h>
 
 static const char scheme[] = "ClawSync1 ";
@@ -55,6 +56,7 @@ int cs_session_finish(struct cs_session_hello *hello, struct cs_slice reply, con
     cs_hasher_final(&h, transcript, sizeof transcript);
     if (!cs_verify_digest(p + 49, transcript, p + 81))
         return cs_fail(err, CS_EAUTH, "the hub's signature of the session is wrong");
+    memcpy(out->hub_pk, p + 49, 32);
     if (pinned != NULL && !cs_secret_eq(pinned, p + 49, 32))
         return cs_fail(err, CS_EEXIST, "the hub has another key than the one this device knows");
     ok = derive(out, hello->secret, p + 1, transcript, p);
@@ -142,7 +144,6 @@ bool cs_call_verify(const struct cs_call_proof *proof, const uint8_t transcript[
 void cs_call_proof_text(const struct cs_call_proof *proof, char out[CS_CALL_PROOF_TEXT])
 {
     uint8_t b[CS_CALL_PROOF_LEN];
-    struct cs_buf text = { 0 };
 
     memcpy(b, proof->session, 16);
     cs_store_u64(b + 16, proof->counter);
@@ -150,13 +151,9 @@ void cs_call_proof_text(const struct cs_call_proof *proof, char out[CS_CALL_PROO
     memcpy(b + 40, proof->device.b, 16);
     memcpy(b + 56, proof->body_hash, 32);
     memcpy(b + 88, proof->signature, 64);
-    cs_buf_put_str(&text, scheme);
-    cs_base64(&text, cs_slice(b, sizeof b), true);
-    cs_buf_put_u8(&text, 0);
-    out[0] = '\0'; /* no memory for 214 bytes: the hub refuses what says nothing */
-    if (!text.failed)
-        memcpy(out, text.data, text.len);
-    cs_buf_free(&text);
+    memcpy(out, scheme, sizeof scheme - 1);
+    sodium_bin2base64(out + sizeof scheme - 1, CS_CALL_PROOF_TEXT - (sizeof scheme - 1), b, sizeof b,
+                      sodium_base64_VARIANT_URLSAFE_NO_PADDING);
 }
 
 bool cs_call_proof_parse(struct cs_call_proof *out, struct cs_slice text)
@@ -213,6 +210,39 @@ bool cs_register_verify(const uint8_t transcript[32], const struct cs_register_p
 
     register_digest(transcript, proof, digest);
     return cs_verify_digest(proof->sign_pk, digest, signature);
+}
+
+static void refill_digest(const uint8_t transcript[32], const struct cs_refill_proof *p, uint8_t out[32])
+{
+    struct cs_hasher h;
+    uint8_t hash[32];
+
+    cs_hasher_init_label(&h, "refill");
+    cs_hasher_update(&h, transcript, 32);
+    put_u64(&h, p->counter);
+    cs_hasher_update(&h, p->workspace.b, 16);
+    cs_hasher_update(&h, p->device.b, 16);
+    cs_hash_plain(p->content, hash);
+    cs_hasher_update(&h, hash, sizeof hash);
+    cs_hasher_final(&h, out, 32);
+}
+
+void cs_refill_prove(const struct cs_session *s, const struct cs_sign_key *device, const struct cs_refill_proof *proof,
+                     uint8_t out[CS_SIGNATURE_LEN])
+{
+    uint8_t digest[32];
+
+    refill_digest(s->transcript, proof, digest);
+    cs_sign_digest(device, digest, out);
+}
+
+bool cs_refill_verify(const uint8_t transcript[32], const struct cs_refill_proof *proof, const uint8_t sign_pk[32],
+                      const uint8_t signature[CS_SIGNATURE_LEN])
+{
+    uint8_t digest[32];
+
+    refill_digest(transcript, proof, digest);
+    return cs_verify_digest(sign_pk, digest, signature);
 }
 
 /* ---- answers ---- */

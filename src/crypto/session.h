@@ -35,7 +35,7 @@ struct cs_session_hello {
 void cs_session_begin(const struct cs_rng *r, struct cs_session_hello *out);
 /* pinned: the hub key that must have signed; NULL on first contact, then out->hub_pk is what to pin. CS_ECORRUPT: not
  * such a reply; CS_EVERSION: a version above ours; CS_EAUTH: a wrong signature or a small-order key; CS_EEXIST: signed
- * rightly by another key than the pinned one. out is set only on CS_OK. */
+ * rightly by another key than the pinned one, which is out->hub_pk. Else out is set only on CS_OK. */
 int cs_session_finish(struct cs_session_hello *hello, struct cs_slice reply, const uint8_t *pinned,
                       struct cs_session *out, struct cs_error *err);
 /* The hub's side, whole. CS_ECORRUPT or CS_EAUTH: a hello that is none. */
@@ -70,6 +70,17 @@ void cs_register_prove(const struct cs_session *s, const struct cs_sign_key *dev
                        const struct cs_register_proof *proof, uint8_t out[CS_SIGNATURE_LEN]);
 bool cs_register_verify(const uint8_t transcript[32], const struct cs_register_proof *proof,
                         const uint8_t signature[CS_SIGNATURE_LEN]);
+
+/* Refill proves what the hub may have lost: the membership that says whose key it is comes with it. */
+struct cs_refill_proof {
+    uint64_t counter;
+    struct cs_uuid workspace, device;
+    struct cs_slice content;
+};
+void cs_refill_prove(const struct cs_session *s, const struct cs_sign_key *device, const struct cs_refill_proof *proof,
+                     uint8_t out[CS_SIGNATURE_LEN]);
+bool cs_refill_verify(const uint8_t transcript[32], const struct cs_refill_proof *proof, const uint8_t sign_pk[32],
+                      const uint8_t signature[CS_SIGNATURE_LEN]);
 
 /* Of a unary answer; message is empty where a status came without one. */
 void cs_answer_mac(const uint8_t answer_key[32], uint64_t counter, uint32_t grpc_status, struct cs_slice message,

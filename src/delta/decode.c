@@ -385,8 +385,11 @@ static bool count_set(struct in r, struct cs_delta *d, int64_t *base_stamp)
             short_field |= get_bytes(&r).len < OP_MIN_LEN;
             d->nops++;
             break;
+        case TAG(SET_STATE, WIRE_VARINT):
+            d->state = get_varint(&r) != 0;
+            break;
         default:
-            skip(&r, tag, SET_OPS);
+            skip(&r, tag, SET_STATE);
         }
     }
     return !r.bad && !short_field;

@@ -199,6 +199,28 @@ int cs_pack(cs_packer *p, const struct cs_delta *d, struct cs_batch_header *h, c
     return rc;
 }
 
+int cs_pack_state(cs_packer *p, struct cs_slice rows, uint32_t nrows, struct cs_batch_header *h,
+                  const struct cs_epoch_keys *keys, const struct cs_sign_key *signer, uint32_t max_chunk,
+                  struct cs_batch *out, struct cs_error *err)
+{
+    struct cs_delta d;
+    uint32_t n;
+    int rc;
+
+    empty(out);
+    cs_arena_reset(&p->arena);
+    if ((rc = cs_delta_from_dump(&d, &p->arena, rows, &h->device, &n, err)) < 0)
+        return rc;
+    if (n != nrows || n == 0)
+        return cs_fail(err, CS_EINVAL, "a part of a snapshot with another number of rows; nothing was packed");
+    h->kind = CS_BATCH_SNAPSHOT;
+    h->nops = nrows;
+    h->top_stamp = top_stamp(&d);
+    if ((rc = bind_plain(p, rows, h, keys, signer, max_chunk, out, err)) < 0)
+        empty(out);
+    return rc;
+}
+
 int cs_repack(cs_packer *p, const struct cs_batch *old, const struct cs_epoch_keys *old_keys, struct cs_batch_header *h,
               const struct cs_epoch_keys *keys, const struct cs_sign_key *signer, uint32_t max_chunk,
               struct cs_batch *out, struct cs_error *err)

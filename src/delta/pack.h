@@ -43,6 +43,16 @@ int cs_repack(cs_packer *p, const struct cs_batch *old, const struct cs_epoch_ke
               const struct cs_epoch_keys *keys, const struct cs_sign_key *signer, uint32_t max_chunk,
               struct cs_batch *out, struct cs_error *err);
 
+/* The same of a part of a snapshot: rows of the canonical dump, one after the other, of nrows; h->kind and top_stamp
+ * are filled in from them, too. CS_ECORRUPT: they are not such rows. */
+int cs_pack_state(cs_packer *p, struct cs_slice rows, uint32_t nrows, struct cs_batch_header *h,
+                  const struct cs_epoch_keys *keys, const struct cs_sign_key *signer, uint32_t max_chunk,
+                  struct cs_batch *out, struct cs_error *err);
+/* Rows of the canonical dump (crdt/dump.h) as operations of merged state, the delete, the insert and the updates of
+ * each, as `sender` would send them. Everything points into bytes or the arena. CS_ECORRUPT with the reason. */
+int cs_delta_from_dump(struct cs_delta *out, struct cs_arena *a, struct cs_slice bytes, const struct cs_uuid *sender,
+                       uint32_t *nrows, struct cs_error *err);
+
 /* What a receiver finds, by severity: names of docs/protocol.md. */
 enum cs_unpack_fault {
     CS_FAULT_NONE,
@@ -59,6 +69,10 @@ const char *cs_unpack_fault_name(enum cs_unpack_fault f); /* "BAD_CHUNK" … */
  * CS_OK, CS_ECORRUPT (then *fault says which), CS_ENOMEM. */
 int cs_unpack(cs_packer *p, const struct cs_batch *b, const struct cs_epoch_keys *keys, struct cs_delta *out,
               enum cs_unpack_fault *fault, struct cs_error *err);
+
+/* Opens a part of a snapshot in the same way: its rows, and what they are as operations. */
+int cs_unpack_state(cs_packer *p, const struct cs_batch *b, const struct cs_epoch_keys *keys, struct cs_slice *rows,
+                    struct cs_delta *out, enum cs_unpack_fault *fault, struct cs_error *err);
 
 /* The stored form of a batch, for the table of bound ones: u32 chunk_len ‖ header ‖ signature ‖ u32 n ‖ hashes ‖
  * sealed. */

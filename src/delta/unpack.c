@@ -121,6 +121,26 @@ int cs_batch_open(struct cs_packer *p, const struct cs_batch *b, const struct cs
     return decompress(p, h, fault, err);
 }
 
+int cs_unpack_state(cs_packer *p, const struct cs_batch *b, const struct cs_epoch_keys *keys, struct cs_slice *rows,
+                    struct cs_delta *out, enum cs_unpack_fault *fault, struct cs_error *err)
+{
+    struct cs_batch_header h;
+    uint32_t n;
+    int rc;
+
+    *out = (struct cs_delta){ 0 };
+    if ((rc = cs_batch_open(p, b, keys, &h, fault, err)) < 0)
+        return rc;
+    cs_arena_reset(&p->arena);
+    *rows = cs_buf_slice(&p->opened);
+    rc = cs_delta_from_dump(out, &p->arena, *rows, &h.device, &n, err);
+    if (rc == CS_OK && (n != h.nops || h.kind != CS_BATCH_SNAPSHOT))
+        rc = cs_fail(err, CS_ECORRUPT, "another number of rows than its header says");
+    if (rc == CS_ECORRUPT)
+        *fault = CS_FAULT_BAD_CONTENT;
+    return rc;
+}
+
 int cs_unpack(cs_packer *p, const struct cs_batch *b, const struct cs_epoch_keys *keys, struct cs_delta *out,
               enum cs_unpack_fault *fault, struct cs_error *err)
 {

@@ -107,9 +107,32 @@ int cs_record_pulled(struct clawsync_engine *e, struct cs_error *err)
     snprintf(ids, sizeof ids, "%" PRIu64 "-%" PRIu64, s->from + 1, s->mark.number);
     rc = append(e, "PULL", "log number", ids, s->taken_ops, json_pack("{s:I}", "batches", (json_int_t)s->taken_batches),
                 err);
-    if (rc == CS_OK && s->resolved > 0)
-        rc = append(e, "CONFLICT_RESOLVED", "log number", ids, s->resolved, json_object(), err);
     return rc;
+}
+
+int cs_record_taken_in(struct clawsync_engine *e, uint64_t log_number, uint64_t ops, struct cs_error *err)
+{
+    char ids[24];
+
+    snprintf(ids, sizeof ids, "%" PRIu64, log_number);
+    return append(e, "PULL", "log number", ids, ops, json_pack("{s:i, s:b}", "batches", 1, "set_aside", 1), err);
+}
+
+int cs_record_settled(struct clawsync_engine *e, const char *ids, uint64_t n, struct cs_error *err)
+{
+    return append(e, "CONFLICT_RESOLVED", "conflict", ids, n, json_object(), err);
+}
+
+int cs_record_reconciled(struct clawsync_engine *e, const clawsync_reconciled *r, struct cs_error *err)
+{
+    char ids[24];
+
+    snprintf(ids, sizeof ids, "%" PRIu64, r->log_number);
+    return append(e, "RECONCILE", "log number", ids, r->published + r->sealed,
+                  json_pack("{s:I, s:I, s:I, s:I, s:I}", "missing_here", (json_int_t)r->missing_here, "missing_there",
+                            (json_int_t)r->missing_there, "conflicting", (json_int_t)r->conflicting, "published",
+                            (json_int_t)r->published, "sealed", (json_int_t)r->sealed),
+                  err);
 }
 
 int cs_record_registered(struct clawsync_engine *e, struct cs_error *err)
@@ -121,37 +144,56 @@ int cs_record_registered(struct clawsync_engine *e, struct cs_error *err)
                   json_pack("{s:s, s:I}", "hub_key", hub, "entry", (json_int_t)e->members.seq), err);
 }
 
-/* What is found again, by this process or the next one, with nothing in between, is in the log already; that the hub
- * signed other bytes to the same effect makes no new finding. */
+static const char cloned[] = "DEVICE_CLONED", hub_misbehaved[] = "HUB_MISBEHAVED",
+                  peer_misbehaved[] = "PEER_MISBEHAVED", past_cut[] = "PAST_CUT";
 static const char evidence[] = "evidence";
-struct newest {
+
+/* What is found again, by this process or the next one, with nothing but findings in between, is in the log already;
+ * that the hub signed other bytes to the same effect makes no new finding. */
+enum { FINDINGS_BACK = 256 }; /* rows that are looked at */
+struct finding {
     const char *type, *ids;
     const json_t *payload; /* without the evidence */
-    bool same;
+    bool known;
 };
 
-static bool compare_newest(void *arg, const struct cs_audit_row *row)
+static bool is_finding(const struct cs_audit_row *row)
 {
-    struct newest *n = arg;
+    static const char *const types[] = { hub_misbehaved, peer_misbehaved, past_cut, cloned };
+
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (cs_slice_eq(row->event_type, cs_slice_str(types[i])))
+            return true;
+    return false;
+}
+
+static bool compare(void *arg, const struct cs_audit_row *row)
+{
+    struct finding *f = arg;
     json_t *payload;
 
-    if (!cs_slice_eq(row->event_type, cs_slice_str(n->type)) || !cs_slice_eq(row->entity_ids, cs_slice_str(n->ids)))
+    if (!is_finding(row))
+        f->known = false;
+    if (f->known || !cs_slice_eq(row->event_type, cs_slice_str(f->type)) ||
+        !cs_slice_eq(row->entity_ids, cs_slice_str(f->ids)))
         return true;
     payload = json_loadb((const char *)row->payload.data, row->payload.len, 0, NULL);
     json_object_del(payload, evidence);
-    n->same = json_equal(payload, n->payload);
+    f->known = json_equal(payload, f->payload);
     json_decref(payload);
     return true;
 }
 
-static int is_newest(struct clawsync_engine *e, struct newest *n, struct cs_error *err)
+static int look_back(struct clawsync_engine *e, struct finding *f, struct cs_error *err)
 {
     uint64_t sequence = 0;
     uint8_t hash[32];
 
     if (e->audit != NULL)
         cs_audit_head(e->audit, &sequence, hash);
-    return sequence == 0 ? CS_OK : cs_audit_read(e->audit, sequence, compare_newest, n, err);
+    return sequence == 0
+               ? CS_OK
+               : cs_audit_read(e->audit, sequence > FINDINGS_BACK ? sequence - FINDINGS_BACK + 1 : 1, compare, f, err);
 }
 
 /* proof: the hash of the bytes that show it, or NULL. */
@@ -160,7 +202,7 @@ static int misbehaved(struct clawsync_engine *e, const char *type, const char *e
 {
     static const uint8_t none[32];
     json_t *payload = json_pack("{s:s%}", "message", message, strlen(message));
-    struct newest newest = { .type = type, .ids = ids };
+    struct finding finding = { .type = type, .ids = ids };
     char hash[65];
     int rc;
 
@@ -168,8 +210,8 @@ static int misbehaved(struct clawsync_engine *e, const char *type, const char *e
         payload = json_pack("{s:s}", "message", "not text");
     if (payload == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    newest.payload = payload;
-    if ((rc = is_newest(e, &newest, err)) != CS_OK || newest.same) {
+    finding.payload = payload;
+    if ((rc = look_back(e, &finding, err)) != CS_OK || finding.known) {
         json_decref(payload);
         return rc;
     }
@@ -180,8 +222,7 @@ static int misbehaved(struct clawsync_engine *e, const char *type, const char *e
     return append(e, type, entity, ids, 0, payload, err);
 }
 
-static const char cloned[] = "DEVICE_CLONED",
-                  key_changed[] = "HUB_KEY_CHANGED"; /* the latter before it gave anything */
+static const char key_changed[] = "HUB_KEY_CHANGED"; /* before it gave anything */
 
 bool cs_is_finding(const struct cs_error *why)
 {
@@ -195,7 +236,7 @@ int cs_record_finding(struct clawsync_engine *e, const struct cs_error *why, str
     if (strncmp(e->recorded, why->msg, sizeof e->recorded - 1) == 0) /* the same, again and again */
         return CS_OK;
     if (why->code == CS_EHUB)
-        rc = misbehaved(e, "HUB_MISBEHAVED", "hub", e->config.hub_endpoint, why->msg,
+        rc = misbehaved(e, hub_misbehaved, "hub", e->config.hub_endpoint, why->msg,
                         strncmp(why->msg, key_changed, sizeof key_changed - 1) == 0 ? NULL : e->looked_at, err);
     else
         rc = misbehaved(e, cloned, "device", e->device_text, why->msg, NULL, err);
@@ -211,12 +252,18 @@ int cs_record_peer(struct clawsync_engine *e, const struct cs_batch *b, const ch
 
     if (cs_batch_header_decode(&h, cs_slice(b->header, sizeof b->header), NULL) == CS_OK)
         cs_uuid_text(id, &h.device);
-    return misbehaved(e, "PEER_MISBEHAVED", "device", id, message, b->hash, err);
+    return misbehaved(e, peer_misbehaved, "device", id, message, b->hash, err);
+}
+
+int cs_record_bad_entry(struct clawsync_engine *e, const char *author, uint32_t seq, const char *message,
+                        struct cs_error *err)
+{
+    return misbehaved(e, peer_misbehaved, "device", author, message, cs_entry_hash_at(e, seq), err);
 }
 
 int cs_record_surplus(struct clawsync_engine *e, const char *device, const char *message, struct cs_error *err)
 {
-    return misbehaved(e, "PAST_CUT", "device", device, message, NULL, err);
+    return misbehaved(e, past_cut, "device", device, message, NULL, err);
 }
 
 /* ---- the membership ---- */

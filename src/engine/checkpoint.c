@@ -224,7 +224,7 @@ int cs_checkpoint_open(struct clawsync_engine *e, struct cs_error *err)
     struct cs_files *f = &e->world->files;
     struct cs_checkpoint file = { 0 }, now = { 0 };
     struct cs_buf text = { 0 };
-    char why[sizeof err->msg], sentence[1200];
+    char why[sizeof err->msg], sentence[1600];
     struct cs_error one;
     int rc;
 
@@ -247,10 +247,11 @@ int cs_checkpoint_open(struct clawsync_engine *e, struct cs_error *err)
         e->schedule.exchanged = file.exchanged;
     if (why[0] == '\0')
         return CS_OK;
-    snprintf(sentence, sizeof sentence, "checkpoint %.500s %s; it is made anew from the database", e->checkpoint_path,
-             why);
+    rc = cs_checkpoint_save(e, &e->schedule.exchanged, &one); /* else when something was moved */
+    snprintf(sentence, sizeof sentence, "checkpoint %.500s %s; %s%.400s", e->checkpoint_path, why,
+             rc == CS_OK ? "it is made anew from the database"
+                         : "the database goes by itself, and the file cannot be made anew: ",
+             rc == CS_OK ? "" : one.msg);
     cs_open_warning(e, sentence);
-    cs_checkpoint_save(e, &e->schedule.exchanged,
-                       &one); /* what cannot be written now is written when something was moved */
     return CS_OK;
 }

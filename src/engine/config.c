@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
-enum type { TEXT, UUID, URL, PIN, BOOL, NUMBER };
+enum type { TEXT, UUID, URL, PIN, PADDING, BOOL, NUMBER };
 
 static const struct field {
     const char *name, *variable;
@@ -38,7 +38,9 @@ static const struct field {
     { "max_chunk_bytes", "CLAW_MAX_CHUNK_BYTES", NUMBER, AT(max_chunk_bytes), 1024, 1048576, NULL, 65536 },
     { "max_pull_chunks", "CLAW_MAX_PULL_CHUNKS", NUMBER, AT(max_pull_chunks), 1, 1000000, NULL, 128 },
     { "max_push_inflight", "CLAW_MAX_PUSH_INFLIGHT", NUMBER, AT(max_push_inflight), 1, 64, NULL, 4 },
+    { "compact_after", "CLAW_COMPACT_AFTER", NUMBER, AT(compact_after), 0, 1000000000, NULL, 4096 },
     { "allow_plaintext", "CLAW_ALLOW_PLAINTEXT", BOOL, AT(allow_plaintext), 0, 1, NULL, 0 },
+    { "padding", "CLAW_SYNC_PADDING", PADDING, AT(padding), 0, 0, "padme", 0 },
 #undef AT
 };
 enum { NFIELDS = sizeof fields / sizeof fields[0] };
@@ -53,7 +55,7 @@ static uint32_t *number_of(clawsync_config *c, const struct field *f)
 }
 static bool is_text(const struct field *f)
 {
-    return f->type <= PIN;
+    return f->type <= PADDING;
 }
 
 void clawsync_config_init(clawsync_config *c)
@@ -113,6 +115,34 @@ bad:
     return cs_fail(err, CS_EINVAL, "\"%.200s\" is not http://host:port or https://host:port, without a path", url);
 }
 
+int cs_endpoints_parse(struct cs_endpoints *out, const char *urls, struct cs_error *err)
+{
+    char url[CS_HOST_MAX + 32];
+
+    *out = (struct cs_endpoints){ 0 };
+    for (const char *at = urls, *end;; at = end + 1) {
+        size_t n;
+        int rc;
+
+        at += strspn(at, " ");
+        end = at + strcspn(at, ",");
+        for (n = (size_t)(end - at); n > 0 && at[n - 1] == ' ';)
+            n--;
+        if (n >= sizeof url)
+            return cs_fail(err, CS_EINVAL, "\"%.200s\" is not http://host:port or https://host:port, without a path",
+                           at);
+        if (out->n == CS_HUBS_MAX)
+            return cs_fail(err, CS_EINVAL, "there are more than %d hubs in the list", CS_HUBS_MAX);
+        memcpy(url, at, n);
+        url[n] = '\0';
+        if ((rc = cs_endpoint_parse(&out->of[out->n], url, err)) != CS_OK)
+            return rc;
+        out->n++;
+        if (*end == '\0')
+            return CS_OK;
+    }
+}
+
 bool cs_endpoint_is_local(const struct cs_endpoint *ep)
 {
     return strcasecmp(ep->host, "localhost") == 0 || strcmp(ep->host, "::1") == 0 ||
@@ -129,17 +159,19 @@ static bool is_hex64(const char *s)
 /* Is the text a value of such a field? `called` is the name that the user knows it by. */
 static int check_text(const struct field *f, const char *called, const char *v, struct cs_error *err)
 {
-    struct cs_endpoint ep;
+    struct cs_endpoints hubs;
     struct cs_uuid id;
 
     if (f->type == UUID && (!cs_uuid_parse(&id, v) || cs_uuid_is_zero(&id)))
         return cs_fail(err, CS_EINVAL, "%s: \"%.100s\" is not a UUID", called, v);
-    if (f->type == URL && cs_endpoint_parse(&ep, v, err) != CS_OK) {
+    if (f->type == URL && cs_endpoints_parse(&hubs, v, err) != CS_OK) {
         cs_fail_context(err, "%s", called);
         return CS_EINVAL;
     }
     if (f->type == PIN && !is_hex64(v))
         return cs_fail(err, CS_EINVAL, "%s: \"%.100s\" is not 64 hexadecimal digits", called, v);
+    if (f->type == PADDING && strcmp(v, "padme") != 0 && strcmp(v, "none") != 0)
+        return cs_fail(err, CS_EINVAL, "%s: \"%.100s\" is not padme or none", called, v);
     return CS_OK;
 }
 

@@ -20,6 +20,14 @@ struct cs_endpoint {
 bool cs_endpoint_is_local(const struct cs_endpoint *ep); /* by its name: this machine */
 int cs_endpoint_parse(struct cs_endpoint *out, const char *url, struct cs_error *err);
 
+/* One or more of them, separated by commas: hubs that serve the same store, the preferred one first. */
+enum { CS_HUBS_MAX = 8 };
+struct cs_endpoints {
+    size_t n;
+    struct cs_endpoint of[CS_HUBS_MAX];
+};
+int cs_endpoints_parse(struct cs_endpoints *out, const char *urls, struct cs_error *err);
+
 const char *cs_config_data_dir(const clawsync_config *c); /* as given, or the usual one; nothing else is checked */
 /* A checked copy whose strings live in the arena and whose zeros are replaced by the defaults. */
 int cs_config_copy(clawsync_config *out, struct cs_arena *a, const clawsync_config *c, struct cs_error *err);

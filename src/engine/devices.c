@@ -15,32 +15,16 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
     e->devices.done(e, rc, err);
 }
 
-void cs_fingerprint(const uint8_t sign_pk[32], char out[24])
-{
-    uint8_t hash[32];
-    struct cs_buf text = { 0 };
-    size_t n = 0;
-
-    cs_hash_plain(cs_slice(sign_pk, 32), hash);
-    cs_base32(&text, cs_slice(hash, 10));
-    for (size_t i = 0; i < text.len && n + 2 < 24; i++) {
-        if (i > 0 && i % 4 == 0)
-            out[n++] = '-';
-        out[n++] = (char)text.data[i];
-    }
-    out[n] = '\0';
-    cs_buf_free(&text);
-}
-
 /* ---- the list ---- */
 
 static void row_fill(struct clawsync_engine *e, const struct cs_member *m, struct cs_device_row *row)
 {
     struct cs_slice added = cs_self_entry(e, m->added_seq);
+    const struct cs_member *by = cs_membership_find(&e->members, &m->added_by);
 
     row->id = m->id;
     row->kind = m->kind;
-    row->added_by = m->added_by;
+    row->added_by = by != NULL && by->kind == CS_PRINCIPAL_INVITE ? by->added_by : m->added_by;
     row->added_ms = cs_entry_time(added);
     row->expires_ms = m->expires_ms;
     cs_fingerprint(m->sign_pk, row->fingerprint);
@@ -209,12 +193,10 @@ static bool let_in(const struct clawsync_engine *e, const struct cs_uuid *x, con
 static int cut_of(struct clawsync_engine *e, const struct cs_member *m, struct cs_cut *cut, struct cs_error *err)
 {
     struct cs_peer peer = { 0 };
-    int rc = m->kind == CS_PRINCIPAL_DEVICE ? cs_replica_peer(e->replica, &m->id, &peer, err) : CS_OK;
+    int rc = m->kind == CS_PRINCIPAL_DEVICE ? cs_peer_at(e, &m->id, &peer, err) : CS_OK;
 
-    if (rc != CS_OK && rc != CS_ENOTFOUND)
+    if (rc != CS_OK)
         return rc;
-    if (rc == CS_ENOTFOUND)
-        peer = (struct cs_peer){ 0 };
     *cut = (struct cs_cut){ .id = m->id, .number = peer.number };
     memcpy(cut->hash, peer.hash, 32);
     return CS_OK;

@@ -28,6 +28,7 @@ static void take(struct cs_hub_call *c, void (*run)(struct clawsync_engine *e, s
     if (!c->ended)
         return;
     if (c->rc != CS_OK) {
+        cs_hub_lost(c);
         finish(e, c->rc, &c->err);
         return;
     }
@@ -38,11 +39,6 @@ static void take(struct cs_hub_call *c, void (*run)(struct clawsync_engine *e, s
 }
 
 /* ---- is it there, is it the one we know, and what time has it? ---- */
-
-static int unreadable(struct cs_error *err)
-{
-    return cs_fail(err, CS_EHUB, "the hub's answer cannot be read");
-}
 
 static void hub_run(struct clawsync_engine *e, struct cs_job *j)
 {
@@ -56,12 +52,12 @@ static void hub_run(struct clawsync_engine *e, struct cs_job *j)
 
     cs_replica_pull_mark(e->replica, &mark);
     if (r == NULL) {
-        j->rc = unreadable(&j->err);
+        j->rc = cs_engine_unreadable(&arena, "the hub's answer", &j->err);
     } else if ((j->rc = cs_engine_head(e, r->head, &look->head, &j->err)) == CS_OK) {
         look->hub_ms = r->server_time;
-        if (mark.log_id != 0 && mark.log_id != look->head.log_id)
+        if (mark.log_id != 0 && mark.log_id != look->head.log_id && e->log.id == 0)
             j->rc = cs_fail(&j->err, CS_EHUB, "LOG_REPLACED: the hub's log is another one than this device has read");
-        else if (look->head.number < mark.number)
+        else if (mark.log_id == look->head.log_id && look->head.number < mark.number)
             j->rc = cs_fail(&j->err, CS_EHUB,
                             "HUB_ROLLBACK: the hub's log ends at %" PRIu64 ", this device has read it up to %" PRIu64,
                             look->head.number, mark.number);
@@ -96,8 +92,10 @@ static void on_greeted(struct cs_hub_call *c)
 {
     if (c->ended && c->rc == CS_OK)
         hub_ask(c->e, on_hub);
-    else if (c->ended)
+    else if (c->ended) {
+        cs_hub_lost(c);
         finish(c->e, c->rc, &c->err);
+    }
 }
 
 static void step_hub(struct clawsync_engine *e, cs_step_done done)
@@ -107,12 +105,33 @@ static void step_hub(struct clawsync_engine *e, cs_step_done done)
     hub_ask(e, on_greeted);
 }
 
+/* Which log is in force the membership says. Whoever is in none yet has nothing to ask. */
+static void step_membership(struct clawsync_engine *e, cs_step_done done)
+{
+    struct cs_error none = { 0 };
+
+    if (e->beside && cs_is_member(e))
+        cs_step_member(e, done);
+    else
+        done(e, CS_OK, &none);
+}
+
 int cs_engine_look_at_hub(clawsync_engine *e, struct cs_hub_look *out, clawsync_error *err)
 {
-    struct cs_command c = { .kind = CS_CMD_STEPS, .step = { step_hub }, .arg = out };
+    struct cs_command c = { .kind = CS_CMD_STEPS, .step = { step_membership, step_hub }, .arg = out };
 
     *out = (struct cs_hub_look){ 0 };
     return cs_engine_command(e, &c, err);
+}
+
+int64_t cs_hub_look_ahead_ms(const struct cs_hub_look *look)
+{
+    int64_t way = look->answered_ms > look->asked_ms ? look->answered_ms - look->asked_ms : 0;
+    int64_t ahead = look->asked_ms + way / 2 - look->hub_ms, off = (ahead < 0 ? -ahead : ahead) - way / 2;
+
+    if (off <= 0)
+        return 0;
+    return ahead < 0 ? -off : off;
 }
 
 /* ---- the newest batch of ours, as the hub has it ---- */
@@ -243,23 +262,34 @@ static int check_own(struct clawsync_engine *e, struct own *o, struct cs_error *
 static void own_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct own *o = e->devices.cmd->arg;
-    bool fine = true;
 
-    for (const struct cs_message *m = e->devices.taken.first; m != NULL && fine; m = m->next) {
+    j->rc = CS_OK;
+    for (const struct cs_message *m = e->devices.taken.first; m != NULL && j->rc == CS_OK; m = m->next) {
         struct cs_arena arena = { 0 };
         ProtobufCAllocator alloc = cs_engine_pb(&arena);
         const Clawsync__V1__PullResponse *r = clawsync__v1__pull_response__unpack(&alloc, m->len, m->data);
 
-        fine = r != NULL;
+        bool fine = r != NULL;
+
         for (size_t i = 0; fine && i < r->n_chunks; i++)
             fine = put_chunk(o, r->chunks[i]);
+        if (!fine)
+            j->rc = cs_engine_unreadable(&arena, "the hub's answer", &j->err);
         cs_arena_free(&arena);
     }
-    j->rc = fine ? check_own(e, o, &j->err) : unreadable(&j->err);
+    if (j->rc == CS_OK)
+        j->rc = check_own(e, o, &j->err);
 }
 
 static void on_own(struct cs_hub_call *c)
 {
+    struct own *o = c->e->devices.cmd->arg;
+
+    if (c->ended && c->rc != CS_OK && strstr(c->err.msg, "pruned:") != NULL) {
+        o->look->log_number = 0; /* too long ago for the log */
+        finish(c->e, CS_OK, NULL);
+        return;
+    }
     take(c, own_run);
 }
 

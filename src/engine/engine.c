@@ -10,11 +10,16 @@ _Static_assert(sizeof(struct cs_error) == sizeof(clawsync_error), "the two error
 
 /* ---- jobs: one at a time, in the order of their start ---- */
 
+/* Some callbacks of the API are called in a job: a call from inside one would wait for that very job. */
+static _Thread_local bool in_job;
+
 static void job_fn(void *arg)
 {
     struct clawsync_engine *e = arg;
 
+    in_job = true;
     e->jobs->run(e, e->jobs);
+    in_job = false;
 }
 
 static void emit_notes(struct clawsync_engine *e)
@@ -243,7 +248,7 @@ void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, 
         cs_loop_stop(e->loop); /* its caller runs it */
 }
 
-static void command_send(clawsync_engine *e, struct cs_command *c)
+void cs_engine_command_send(clawsync_engine *e, struct cs_command *c)
 {
     pthread_mutex_lock(&e->lock);
     *e->last_command = c;
@@ -254,9 +259,9 @@ static void command_send(clawsync_engine *e, struct cs_command *c)
 
 int cs_engine_command(clawsync_engine *e, struct cs_command *c, clawsync_error *err)
 {
-    if (e->has_thread && pthread_equal(pthread_self(), e->thread))
+    if (in_job || (e->has_thread && pthread_equal(pthread_self(), e->thread)))
         return cs_fail((struct cs_error *)err, CS_EINVAL, "this call is not allowed inside a callback");
-    command_send(e, c);
+    cs_engine_command_send(e, c);
     while (!e->has_thread && !c->finished)
         cs_loop_run(e->loop);
     pthread_mutex_lock(&e->lock);
@@ -369,7 +374,11 @@ static void warn(void *arg, const char *sentence)
  * change. */
 static int check_transport(struct clawsync_engine *e, struct cs_error *err)
 {
-    if (e->hub.tls || cs_endpoint_is_local(&e->hub))
+    bool plain = false;
+
+    for (size_t i = 0; i < e->hubs.n; i++)
+        plain = plain || (!e->hubs.of[i].tls && !cs_endpoint_is_local(&e->hubs.of[i]));
+    if (!plain)
         return CS_OK;
     if (!e->config.allow_plaintext)
         return cs_fail(err, CS_EINVAL,
@@ -384,28 +393,67 @@ void cs_open_warning(struct clawsync_engine *e, const char *sentence)
     warn(e, sentence);
 }
 
-static int track_tables(struct clawsync_engine *e, struct cs_error *err)
+/* Those of the configuration that are there by now. One that cannot be tracked does not keep the others from it. */
+static int track_configured(struct clawsync_engine *e, const struct cs_track_options *o, struct cs_error *err)
 {
-    struct cs_track_options o = { .warn = warn, .arg = e };
-    struct cs_error one;
-    char *names, *name, *save = NULL;
-    int rc = cs_replica_track_defaults(e->replica, &o, err);
+    struct cs_arena a = { 0 };
+    char *names = cs_arena_str(&a, e->config.tables), *name, *save = NULL;
+    int rc = names == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
 
-    if (rc != CS_OK || e->config.tables == NULL)
-        return rc;
-    if ((names = cs_arena_str(&e->strings, e->config.tables)) == NULL)
-        return cs_fail(err, CS_ENOMEM, "out of memory");
-    for (name = strtok_r(names, ",", &save); name != NULL; name = strtok_r(NULL, ",", &save)) {
+    for (name = rc == CS_OK ? strtok_r(names, ",", &save) : NULL; name != NULL && rc == CS_OK;
+         name = strtok_r(NULL, ",", &save)) {
         char *end = name + strlen(name);
 
         while (*name == ' ')
             name++;
         while (end > name && end[-1] == ' ')
             *--end = '\0';
-        if (*name != '\0' && cs_replica_track(e->replica, name, &o, &one) != CS_OK)
-            warn(e, one.msg);
+        if (*name != '\0')
+            rc = cs_replica_track(e->replica, name, o, err);
+        if (rc == CS_ENOTFOUND || rc == CS_EINVAL) {
+            o->warn(o->arg, err->msg);
+            rc = CS_OK;
+        }
     }
-    return CS_OK;
+    cs_arena_free(&a);
+    return rc;
+}
+
+/* Remembers for which schema it was done, once all of it is. */
+static int track_tables(struct clawsync_engine *e, const struct cs_track_options *o, struct cs_error *err)
+{
+    int rc = cs_replica_track_defaults(e->replica, o, err);
+
+    if (rc == CS_OK && e->config.tables != NULL)
+        rc = track_configured(e, o, err);
+    if (rc == CS_OK)
+        e->tracked_schema = cs_replica_schema(e->replica);
+    return rc;
+}
+
+static int track_opening(struct clawsync_engine *e, struct cs_error *err)
+{
+    const struct cs_track_options o = { .warn = warn, .arg = e };
+
+    return track_tables(e, &o, err);
+}
+
+static void note_warning(void *arg, const char *sentence)
+{
+    cs_note(arg, CLAWSYNC_EVENT_WARNING, 0, "", "%s", sentence);
+}
+
+int cs_engine_follow_schema(struct clawsync_engine *e, struct cs_error *err)
+{
+    /* our own pausing and untracking change the schema too, and stand */
+    const struct cs_track_options o = { .only_new = true, .warn = note_warning, .arg = e };
+    bool changed;
+    int rc = cs_replica_check_schema(e->replica, &changed, err);
+
+    /* not `changed`: whoever sealed or applied in between noticed the schema before us, or we failed the last time */
+    if (rc != CS_OK || e->beside || cs_replica_schema(e->replica) == e->tracked_schema)
+        return rc;
+    return track_tables(e, &o, err);
 }
 
 static int find_db_dir(struct clawsync_engine *e, struct cs_error *err)
@@ -454,6 +502,7 @@ static void first_status(struct clawsync_engine *e)
         st->bound_batches = e->schedule.counts.bound;
         st->hidden_rows = e->schedule.counts.hidden;
         st->conflicts = e->schedule.counts.conflicts;
+        st->manual_conflicts = e->schedule.counts.manual_conflicts;
         st->tracked_tables = e->schedule.counts.tracked;
         st->held_back = e->schedule.counts.held_back;
     }
@@ -514,9 +563,10 @@ static int open_self(struct clawsync_engine *e, const clawsync_config *c, struct
     int rc;
 
     if ((rc = cs_crypto_init(err)) != CS_OK || (rc = cs_config_copy(&e->config, &e->strings, c, err)) != CS_OK ||
-        (rc = cs_endpoint_parse(&e->hub, e->config.hub_endpoint, err)) != CS_OK)
+        (rc = cs_endpoints_parse(&e->hubs, e->config.hub_endpoint, err)) != CS_OK)
         return rc;
-    e->hub.tls = e->hub.tls || e->config.tls_enabled;
+    for (size_t i = 0; i < e->hubs.n; i++)
+        e->hubs.of[i].tls = e->hubs.of[i].tls || e->config.tls_enabled;
     if ((rc = keep_passphrase(e, err)) != CS_OK)
         return rc;
     cs_uuid_parse(&e->workspace, e->config.workspace_id);
@@ -531,11 +581,12 @@ static int open_parts(struct clawsync_engine *e, const clawsync_config *c, struc
 
     if ((rc = open_self(e, c, err)) != CS_OK || (rc = check_transport(e, err)) != CS_OK ||
         (rc = open_replica(e, err)) != CS_OK || (rc = find_db_dir(e, err)) != CS_OK ||
-        (!e->beside && (rc = cs_self_save_first(e, err)) != CS_OK) ||
+        (rc = e->beside ? cs_self_fits_database(e, err) : cs_self_save_first(e, err)) != CS_OK ||
         (!e->beside && (rc = cs_record_open(e, err)) != CS_OK) ||
         (!e->beside && (rc = cs_offline_open(e, err)) != CS_OK) || (rc = cs_engine_head_open(e, err)) != CS_OK ||
-        (!e->beside && (rc = cs_checkpoint_open(e, err)) != CS_OK) ||
-        (!e->beside && (rc = track_tables(e, err)) != CS_OK) ||
+        (rc = cs_refill_open(e, err)) != CS_OK || (!e->beside && (rc = cs_checkpoint_open(e, err)) != CS_OK) ||
+        (!e->beside && (rc = cs_asked_open(e, err)) != CS_OK) ||
+        (!e->beside && ((rc = track_opening(e, err)) != CS_OK || (rc = cs_aside_open(e, err)) != CS_OK)) ||
         (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK ||
         (rc = cs_loop_new(e->world, &e->loop, err)) != CS_OK || (rc = cs_hub_session_init(e, err)) != CS_OK ||
         (rc = cs_schedule_open(e, err)) != CS_OK)
@@ -568,7 +619,10 @@ static void free_steps(struct clawsync_engine *e)
     cs_hub_call_free(&e->pull.call);
     cs_arena_free(&e->pull.arena);
     cs_batch_free(&e->pull.batch);
+    cs_aside_free(e);
     cs_hub_call_free(&e->push.call);
+    cs_hub_call_free(&e->tell.call);
+    cs_arena_free(&e->tell.arena);
     cs_arena_free(&e->push.arena);
     cs_batch_free(&e->push.batch);
     cs_buf_free(&e->push.stored);
@@ -576,10 +630,16 @@ static void free_steps(struct clawsync_engine *e)
     e->push.keys = NULL;
     cs_hub_call_free(&e->join.call);
     cs_pair_step_free(e);
+    cs_reconcile_step_free(e);
+    cs_take_step_free(e);
+    cs_compact_step_free(e);
     cs_arena_free(&e->join.arena);
     cs_buf_free(&e->join.entry);
     cs_hub_call_free(&e->append.call);
     cs_hub_call_free(&e->devices.call);
+    cs_hub_call_free(&e->refill.call);
+    cs_messages_free(&e->refill.taken);
+    cs_buf_free(&e->refill.content);
     cs_messages_free(&e->devices.taken);
     cs_buf_free(&e->append.entry);
     cs_key_export_free(&e->join.export);
@@ -593,6 +653,7 @@ void cs_engine_free(struct clawsync_engine *e)
     if (e->loop != NULL) {
         free_steps(e);
         cs_schedule_free(e);
+        cs_failover_close(e);
         cs_hub_disconnect(e);
         cs_hub_session_fini(e);
         cs_wake_close(e->wake);
@@ -740,20 +801,18 @@ int clawsync_engine_open_db(clawsync_engine **out, struct sqlite3 *db, const cla
     return clawsync_engine_open(out, &with, err);
 }
 
-/* The newest positions, for a database that is restored from an older copy. */
-static void save_positions(struct clawsync_engine *e)
+int cs_engine_save_positions(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_pull_mark mark;
 
     if (e->ks->member_seq == 0 || e->recovering || e->beside) /* what it knows beyond the database is still wanted */
-        return;
+        return CS_OK;
     cs_replica_pull_mark(e->replica, &mark);
     e->ks->log_id = mark.log_id;
     e->ks->log_number = mark.number;
     memcpy(e->ks->log_hash, mark.log_hash, 32);
     cs_replica_chain(e->replica, &e->ks->own_number, e->ks->own_hash);
-    cs_self_save(e, NULL);
-    cs_checkpoint_save(e, &e->schedule.exchanged, NULL);
+    return cs_self_save(e, err);
 }
 
 void clawsync_engine_close(clawsync_engine *e)
@@ -762,13 +821,14 @@ void clawsync_engine_close(clawsync_engine *e)
 
     if (e == NULL)
         return;
-    command_send(e, &c);
+    cs_engine_command_send(e, &c);
     if (e->has_thread)
         pthread_join(e->thread, NULL);
     while (!e->has_thread && !cs_schedule_is_closed(e))
         cs_loop_run(e->loop);
     e->has_thread = false;
-    save_positions(e);
+    if (cs_engine_save_positions(e, NULL) == CS_OK && e->ks->member_seq != 0 && !e->recovering && !e->beside)
+        cs_checkpoint_save(e, &e->schedule.exchanged, NULL);
     cs_engine_free(e);
 }
 

@@ -13,13 +13,15 @@
 #include "crypto/head.h"
 #include "crypto/keystore.h"
 #include "crypto/session.h"
+#include "crypto/snapshot.h"
 #include "delta/pack.h"
 #include "engine/checkpoint.h"
 #include "engine/config.h"
+#include "engine/standing.h"
 #include "identity/membership.h"
 #include "identity/pair.h"
 #include "queue/queue.h"
-#include "replica/replica.h"
+#include "replica/review.h"
 #include "rpc/rpc.h"
 
 struct clawsync_engine;
@@ -76,7 +78,7 @@ struct cs_hub_call {
     uint64_t counter;
     struct cs_messages in;
     cs_timer *idle; /* runs out when the hub says nothing for request_timeout_secs */
-    bool ended, paused, timed_out;
+    bool ended, paused, timed_out, no_memory;
     int rc;              /* of an ended call */
     struct cs_error err; /* the same as a sentence */
     int status;          /* gRPC's */
@@ -102,6 +104,29 @@ void cs_hub_call_cancel(struct cs_hub_call *c); /* nothing is called back any mo
 void cs_hub_call_free(struct cs_hub_call *c);
 void cs_hub_disconnect(struct clawsync_engine *e);
 int cs_hub_channel(struct clawsync_engine *e, struct cs_error *err); /* there is one, from now on */
+int cs_hub_channel_to(struct clawsync_engine *e, const struct cs_endpoint *hub,
+                      void (*state)(void *arg, const struct cs_error *err), cs_rpc_channel **out, struct cs_error *err);
+
+/* failover.c: which of several hubs is used. All [loop]. */
+struct cs_failover {
+    size_t at;               /* among e->hubs */
+    size_t tried;            /* hubs that failed, one after the other, since one served */
+    bool moved;              /* `channel` is another one's */
+    bool asking;             /* the first one is asked, or `timer` runs until it is */
+    bool serves, back;       /* it answered that it serves; we return when nothing runs */
+    cs_timer *timer;         /* until it is asked again; NULL: there is one hub only */
+    cs_rpc_channel *channel; /* to ask it, with this call */
+    cs_rpc_call *probe;
+};
+int cs_failover_open(struct clawsync_engine *e, struct cs_error *err);
+void cs_failover_close(struct clawsync_engine *e);
+void cs_failover_on_channel(struct clawsync_engine *e, bool up);
+/* A round failed for want of a hub. True: there is another one to try, at once. */
+bool cs_failover_next(struct clawsync_engine *e);
+void cs_failover_connected(struct clawsync_engine *e); /* a round succeeded */
+/* Before a call: a channel to a hub that is not the one is closed. No other call runs on it. */
+void cs_failover_follow(struct clawsync_engine *e);
+bool cs_failover_go_back(struct clawsync_engine *e); /* true: the next call goes to the first hub again */
 /* hub_client.c, for hub_session.c: the session is there, or could not be opened. */
 int cs_hub_call_begin(struct cs_hub_call *c, struct cs_error *err);
 void cs_hub_call_fail(struct cs_hub_call *c, int status, const struct cs_error *err);
@@ -121,6 +146,8 @@ struct cs_hub_session {
     bool timed_out;
     bool pinned;
     uint8_t pin[32]; /* the hub's key: from the keystore, or of the first session */
+    bool has_offered;
+    uint8_t offered[32]; /* another key, that the hub proved to have */
 };
 int cs_hub_session_init(struct clawsync_engine *e, struct cs_error *err);
 void cs_hub_session_fini(struct clawsync_engine *e);
@@ -132,14 +159,23 @@ void cs_hub_keys_unref(struct cs_hub_keys *k); /* NULL is fine */
 
 ProtobufCAllocator cs_engine_pb(struct cs_arena *a);
 bool cs_engine_pb_pack(struct cs_buf *out, const ProtobufCMessage *m);
+/* Nothing was unpacked into a: what came from the hub is no such message, or memory was out. */
+int cs_engine_unreadable(const struct cs_arena *a, const char *what, struct cs_error *err);
 /* Checks a head's signature and log against what is pinned and seen, and keeps it when it is the newest. In a job.
  * CS_EHUB with the finding's name in front. */
 int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
                    struct cs_error *err);
+/* Its signature alone. */
+int cs_engine_head_signed(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
+                          struct cs_error *err);
 /* The newest head outlives the process, with the rows: a hub that goes back is noticed by the next run, too. */
 int cs_engine_head_open(struct clawsync_engine *e, struct cs_error *err);
 int cs_engine_head_save(struct clawsync_engine *e, struct cs_error *err);
 int cs_engine_no_head(struct cs_error *err);
+
+/* The newest positions go to the keystore, for a database that is lost or restored from an older copy. In a job, or
+ * when none runs any more. */
+int cs_engine_save_positions(struct clawsync_engine *e, struct cs_error *err);
 
 /* Seals a slice, in a job; *more: go on with another job. seal.c */
 int cs_engine_seal(struct clawsync_engine *e, bool *more, struct cs_error *err);
@@ -154,6 +190,9 @@ typedef void (*cs_step_done)(struct clawsync_engine *e, int rc, const struct cs_
 /* register.c: registers what waits to be registered, then brings the membership log up to date. */
 void cs_step_member(struct clawsync_engine *e, cs_step_done done);
 bool cs_is_member(const struct clawsync_engine *e); /* [job] */
+/* A refusal that is for whomever the hub does not know: of a member it says that the hub lost the workspace, or went
+ * back to before the member came. While no job runs. */
+void cs_hub_lost(struct cs_hub_call *c);
 struct cs_member_step {
     struct cs_job job;
     struct cs_hub_call call;
@@ -161,11 +200,14 @@ struct cs_member_step {
     struct cs_arena arena;
     struct cs_buf entry; /* what is being registered; empty: nothing */
     bool created;        /* the entry was a genesis, and the hub took it */
+    uint32_t before;     /* the membership's last entry before what is folded in */
     cs_step_done done;
 };
-/* Folds the entries of the messages of GetMembership in; with *head the last head. In a job. */
+/* Folds the entries of the messages of GetMembership in; with *head the last head. In a job. settle: NULL, or what is
+ * done between the entries and the head. */
 int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_arena *a, struct cs_hub_head *head,
-                   bool check_head, struct cs_error *err);
+                   bool check_head, int (*settle)(struct clawsync_engine *e, struct cs_error *err),
+                   struct cs_error *err);
 
 /* pull.c */
 void cs_step_pull(struct clawsync_engine *e, cs_step_done done);
@@ -184,16 +226,53 @@ struct cs_pull_step {
     bool header_only, uneven, envelope_bad;
     bool has_more, ended, need_member;
     bool own_in_full, need_own; /* our batches are wanted with their content; from the mark on, again */
+    bool need_again;            /* from the mark on, again: content was not what its author hashed */
+    uint64_t refetched;         /* the number whose content was; 0: none */
+    /* A header that is refused may be one that was changed on the way. So the position passes it only when a head that
+     * the hub signed says that it stands there: the log is read on to its end, for its hashes alone, and then again. */
+    bool looking;
+    uint64_t looked, doubted, borne_out;     /* how far; the number in question; the one that a head vouched for */
+    uint8_t looked_hash[32], doubt_hash[32]; /* L there */
+    char doubt[256];                         /* what is wrong with it */
+    struct cs_hub_head begun;                /* the newest that was verified before the pull's first call */
     struct cs_hub_head head;
     bool has_head;
     bool busy; /* [loop] a job has `taken` */
     unsigned restarts, short_ends;
-    uint64_t conflicts;
-    uint64_t taken_batches, taken_ops, resolved; /* for the audit log */
-    int end_rc;                                  /* of the step, while that is written */
+    /* Reads what a hub has left that is not the one that was followed: from its beginning, for the content alone. What
+     * does not fit is passed over, and where the pull stands stays as it is. */
+    bool salvage;
+    struct cs_hub_head salvage_head;
+    uint64_t salvaged; /* the last number that was looked at */
+    /* Behind the log's end: what was set aside is fetched once more, number by number. Where the pull stands stays. */
+    bool want_again, again;
+    bool sought, asked_snapshot; /* a snapshot was looked for: instead of the log's beginning, for what is pruned */
+    struct cs_arena aside_arena;
+    struct cs_review_aside *aside;     /* in it, by number */
+    size_t naside, at;                 /* at: the one that is asked for, from 1 */
+    uint64_t taken_batches, taken_ops; /* for the audit log */
+    int end_rc;                        /* of the step, while that is written */
     struct cs_error end_err;
     cs_step_done done;
 };
+
+/* Puts the next chunk of the hub's stream to the batch that is coming in; *whole: it is there, with all its chunks.
+ * CS_EHUB: it is not the next one. Only sizes and order are checked. */
+int cs_pull_chunk(struct cs_pull_step *s, const Clawsync__V1__DeltaChunk *c, bool *whole, struct cs_error *err);
+
+/* aside.c: batches that could not be taken in. In jobs, but for cs_aside_next, cs_aside_place and cs_aside_free. */
+/* The batch at hand, kept with the rows, so that claw-sync hidden list shows it for as long as it is so. follows: its
+ * header was in order. */
+int cs_aside_note(struct clawsync_engine *e, const char *finding, bool follows, struct cs_error *err);
+/* Which there are to be tried once more, and to the next of them; false: there is none. */
+int cs_aside_load(struct clawsync_engine *e, struct cs_error *err);
+bool cs_aside_next(struct clawsync_engine *e);
+uint64_t cs_aside_place(const struct clawsync_engine *e);           /* its number in the log */
+int cs_aside_take(struct clawsync_engine *e, struct cs_error *err); /* it came: in pull.batch */
+void cs_aside_free(struct clawsync_engine *e);
+int cs_aside_open(struct clawsync_engine *e, struct cs_error *err);
+/* Does somebody want what is hidden to be tried again? Rows are, batches with the next pull. */
+int cs_aside_asked(struct clawsync_engine *e, bool *asked, struct cs_error *err);
 
 /* verify.c: the receiver's checks up to "header accepted". */
 enum cs_severity { CS_FINE, CS_SET_ASIDE, CS_STOP_DEVICE, CS_STOP_HUB, CS_NEED_MEMBERS, CS_NEED_UPDATE, CS_FAILED };
@@ -205,6 +284,15 @@ struct cs_finding {
 /* L_number, as far back as it is known: CS_ENOTFOUND. */
 int cs_log_hash_at(struct clawsync_engine *e, const struct cs_pull_mark *mark, uint64_t number, uint8_t out[32],
                    struct cs_error *err);
+/* The same of a batch whose log is over: what does not depend on where it stands there. */
+enum cs_severity cs_verify_salvaged(struct clawsync_engine *e, const struct cs_batch *b, struct cs_batch_header *h,
+                                    struct cs_finding *f, struct cs_error *err);
+/* And of one that was set aside, when it comes again: all but its place in the log, of which that was the number. */
+enum cs_severity cs_verify_again(struct clawsync_engine *e, const struct cs_pull_mark *mark, const struct cs_batch *b,
+                                 uint64_t log_number, struct cs_batch_header *h, struct cs_finding *f,
+                                 struct cs_error *err);
+/* A device's place in the log in force: before its first batch there, what its chain begins with. */
+int cs_peer_at(struct clawsync_engine *e, const struct cs_uuid *device, struct cs_peer *out, struct cs_error *err);
 enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pull_mark *mark, const struct cs_batch *b,
                                   uint64_t log_number, struct cs_batch_header *h, struct cs_finding *f,
                                   struct cs_error *err);
@@ -266,6 +354,177 @@ struct cs_push_step {
     cs_step_done done;
 };
 
+/* conflicts.c: tells the hub what was resolved here, once that is in the log. */
+enum { CS_TELL_MAX = 64 };
+void cs_step_tell(struct clawsync_engine *e, cs_step_done done);
+struct cs_tell_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_arena arena;
+    Clawsync__V1__ResolveConflictRequest request; /* points into arena */
+    struct cs_review_mark seen[CS_TELL_MAX];      /* what is in it */
+    size_t n;
+    bool wanted; /* there may be something to tell */
+    cs_step_done done;
+};
+
+/* reconcile.c. A command's arg is its wish; the daemon compares only, when the hub says that there is something. */
+void cs_step_reconcile(struct clawsync_engine *e, cs_step_done done);
+void cs_step_reconcile_asked(struct clawsync_engine *e, cs_step_done done);
+void cs_reconcile_step_free(struct clawsync_engine *e);
+/* What is next of the entities that are being published; *more: there was some, whether anything came of it now or
+ * not (rows are being edited: seal first). In a job of push.c's, which says when it is bound. */
+int cs_reconcile_extract(struct clawsync_engine *e, struct cs_arena *a, size_t max_bytes, struct cs_delta *out,
+                         bool *more, struct cs_error *err);
+void cs_reconcile_extracted(struct clawsync_engine *e);
+enum { CS_PROOFS_MAX = 256 };
+struct cs_proof_row { /* what a device signed last */
+    struct cs_uuid id;
+    char name[64], root[65];
+    clawsync_proof_state state;
+    uint64_t number, rows;
+};
+struct cs_reconcile_result {
+    clawsync_reconciled report;
+    struct cs_proof_row proofs[CS_PROOFS_MAX];
+    size_t nproofs;
+    clawsync_compacted compacted;
+    clawsync_stats stats; /* of a round that a command beside this engine asked for */
+};
+/* reconcile_api.c: fn is given each device's row. */
+void cs_reconcile_tell(const struct cs_reconcile_result *s, void (*fn)(void *arg, const clawsync_proof *p), void *arg);
+struct cs_reconcile_wish {
+    bool prove; /* only */
+    uint32_t wait_ms;
+    struct cs_reconcile_result result; /* in the end */
+};
+enum cs_reconcile_phase { /* what the next answer, or turn, is about */
+                          CS_RECONCILE_PEEK,
+                          CS_RECONCILE_READ,
+                          CS_RECONCILE_LOOK,
+                          CS_RECONCILE_BEGIN,
+                          CS_RECONCILE_SUMS,
+                          CS_RECONCILE_LEAVES,
+                          CS_RECONCILE_TOLD,
+                          CS_RECONCILE_PROVED,
+                          CS_RECONCILE_PUT,
+                          CS_RECONCILE_GIVEN,
+                          CS_RECONCILE_WAIT,
+                          CS_RECONCILE_PUBLISHED,
+                          CS_RECONCILE_GAVE
+};
+struct cs_entities;
+struct cs_reconcile_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    struct cs_arena arena; /* of one turn: the answer, and the request */
+    Clawsync__V1__ReconcileRangesRequest request;
+    cs_timer *timer;
+    enum cs_reconcile_phase phase;
+    int next;    /* what the loop does when the job is done */
+    int syncing; /* [loop] which step of fetching and sending is next */
+    unsigned syncs;
+    bool by_daemon, prove;
+    bool only_prove; /* the other's state is there to be proved, not to be levelled */
+    bool giving, differs;
+    bool doubtful; /* what is sealed now was written behind our back */
+    uint64_t until_ms;
+    /* our state, and where in the log it is of */
+    struct cs_entities *set;
+    struct cs_pull_mark mark;
+    uint32_t epoch;
+    uint8_t proof[CS_PROOF_LEN], total[16];
+    uint64_t reading_ms; /* how long reading it took */
+    /* the walk: prefixes of ranges of one depth that differ, u16 each; those below; buckets in the end */
+    struct cs_buf level, below;
+    uint8_t depth, ranges[512 * 3];
+    size_t at, asked;
+    struct cs_buf want, gave; /* tags: for the other to publish; that we published */
+    size_t told;              /* bytes of want that the hub has */
+    bool publishing;
+    int64_t place, taken_to; /* among the picked entities */
+    size_t taken_rows;
+    struct cs_reconcile_result result, *result_to; /* the command's; NULL: none */
+    int end_rc;                                    /* of the step, while it is written down */
+    struct cs_error end_err;
+    cs_step_done done;
+};
+
+/* snapshot.c: what a snapshot is checked for, by whoever takes one. In jobs. */
+/* The description that the hub gives, and who made and who attested it, against what is pinned, seen and known: CS_EHUB
+ * with the finding's name in front. */
+int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info,
+                      const struct cs_pull_mark *mark, struct cs_descriptor *out, struct cs_state_proof *proof,
+                      struct cs_error *err);
+/* The statement of a device about its state, under whatever key of ours opens it. */
+int cs_snapshot_proof(struct clawsync_engine *e, struct cs_slice sealed, const struct cs_member *by,
+                      struct cs_state_proof *out, struct cs_error *err);
+/* Is that still an active device? */
+bool cs_snapshot_counts(const struct clawsync_engine *e, ProtobufCBinaryData device);
+
+/* take.c: fetches the snapshot that the hub serves, if it is ahead of the pull position, and merges it. pruned: the log
+ * itself does not go on from there, so that there has to be one. */
+void cs_step_take(struct clawsync_engine *e, bool pruned, cs_step_done done);
+void cs_take_step_free(struct clawsync_engine *e);
+struct cs_parts;
+struct cs_take_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    struct cs_arena arena; /* of one answer */
+    struct cs_buf bytes;   /* the description */
+    struct cs_descriptor d;
+    struct cs_state_proof proof; /* of the author */
+    struct cs_pull_mark mark;
+    struct cs_parts *parts;
+    struct cs_batch batch; /* the part that is coming in */
+    uint32_t next;         /* chunks of it; next == batch.nchunks: none is coming in */
+    struct cs_buf stored;
+    struct cs_hasher root;
+    uint8_t digest[32];
+    uint64_t rows;
+    uint32_t applied; /* parts */
+    bool pruned, looked, whole, ended;
+    bool took; /* in the end */
+    cs_step_done done;
+};
+
+/* compact.c: gives a snapshot of this device's state, or attests another's. A command's arg is its wish; the daemon
+ * gives one only when the log has grown long. */
+void cs_step_compact(struct clawsync_engine *e, cs_step_done done);
+void cs_step_compact_asked(struct clawsync_engine *e, cs_step_done done);
+void cs_compact_step_free(struct clawsync_engine *e);
+bool cs_compact_is_due(const struct clawsync_engine *e); /* the log has grown long since the last snapshot known */
+struct cs_compact_wish {
+    clawsync_compacted result;
+};
+struct cs_compact_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    struct cs_arena arena; /* of one turn */
+    Clawsync__V1__SnapshotRequest request;
+    cs_timer *timer;
+    int phase, next;
+    int syncing; /* [loop] which step of fetching and sending is next */
+    unsigned syncs;
+    bool by_daemon, gave;
+    bool warned; /* the daemon's user was told what keeps this device from it */
+    uint64_t until_ms;
+    struct cs_parts *parts;
+    uint32_t sent;
+    struct cs_buf descriptor;
+    /* What this device had there: the newest state that was read. number 0: none */
+    struct cs_state_proof said;
+    uint8_t said_proof[CS_PROOF_LEN];
+    uint64_t known; /* log number of the newest snapshot that was seen, and of its log */
+    uint64_t known_log;
+    uint64_t again_at; /* log number before which none is given by itself */
+    clawsync_compacted result, *result_to;
+    cs_step_done done;
+};
+
 /* append.c: a membership entry of ours, by compare-and-swap. build makes the bytes from the membership at hand, in a
  * job; it is called again, and makes them anew, when another entry came first. Nothing made: there is nothing to do. */
 typedef int (*cs_entry_build)(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err);
@@ -293,8 +552,8 @@ void cs_step_duty(struct clawsync_engine *e, cs_step_done done); /* what an invi
 
 /* devices.c. Their parameters are the current command's; arg of it as each says. */
 struct cs_device_row {
-    struct cs_uuid id, added_by;
-    uint8_t kind; /* enum cs_principal */
+    struct cs_uuid id, added_by; /* of who came by an invite: who made that */
+    uint8_t kind;                /* enum cs_principal */
     char name[64], fingerprint[24];
     int64_t added_ms, expires_ms, seen_ms;
     uint64_t behind; /* entries of the log */
@@ -331,6 +590,9 @@ struct cs_hub_look {
     struct cs_hub_head head;               /* verified */
 };
 int cs_engine_look_at_hub(clawsync_engine *e, struct cs_hub_look *out, clawsync_error *err);
+/* How far this clock is ahead of the hub's, at least, as an answer takes its time; negative: behind. */
+int64_t cs_hub_look_ahead_ms(const struct cs_hub_look *look);
+enum { CS_CLOCK_MAX_MS = 60000 }; /* what is further ahead the hub refuses */
 struct cs_own_look {
     uint64_t number;     /* of the newest batch of ours that the hub took; 0: none, and there is nothing else */
     uint64_t log_number; /* 0: it is too long ago to know where it is, and there is nothing else */
@@ -340,9 +602,6 @@ struct cs_own_look {
 };
 /* Fetches that batch back and opens it. CS_ECORRUPT: what the hub gave is not the batch that this device sent. */
 int cs_engine_look_at_own(clawsync_engine *e, struct cs_own_look *out, clawsync_error *err);
-
-/* The fingerprint that people compare: 16 characters of base32 over the hash of the signing key, in fours. */
-void cs_fingerprint(const uint8_t sign_pk[32], char out[24]);
 
 /* join.c. Their parameters are the current command's. */
 void cs_step_export(struct clawsync_engine *e, cs_step_done done);
@@ -362,16 +621,21 @@ struct cs_join_step {
     struct cs_key_export export;   /* of a file, or empty */
     struct cs_buf entry;
     bool pending;
+    unsigned tries;
     cs_step_done done;
 };
 
 /* join.c */
 void cs_floor_now(struct clawsync_engine *e, struct cs_floor *floor);
-int cs_check_floor(const struct cs_floor *floor, const struct cs_hub_head *head, struct cs_error *err);
+/* Does the hub's log reach what whoever wrote entry seq had seen, or a later refill's author? */
+int cs_check_floor(const struct clawsync_engine *e, const struct cs_floor *given, uint32_t seq,
+                   const struct cs_hub_head *head, struct cs_error *err);
 
 /* register.c: the request of RegisterDevice, with an entry or an offer. */
 bool cs_compose_register(struct cs_hub_call *c, const struct cs_session *session, uint64_t counter,
                          struct cs_slice entry, struct cs_slice offer, struct cs_buf *out);
+
+void cs_step_accept(struct clawsync_engine *e, cs_step_done done); /* accept_hub.c */
 
 /* pair.c: joining without a code. */
 void cs_step_ask(struct clawsync_engine *e, cs_step_done done);     /* out: the characters */
@@ -408,6 +672,43 @@ struct cs_pair_step {
 };
 void cs_pair_step_free(struct clawsync_engine *e);
 
+/* refill.c. [job] but for the step. */
+struct cs_refilling { /* by this device, begun and not over: kept with the rows */
+    uint64_t log_id;  /* 0: there is none */
+    uint64_t refills; /* of the membership when it began: another one since ended it */
+    struct cs_floor from;
+};
+struct cs_log_now {
+    uint64_t id; /* 0: the first one, which the hub named */
+    uint64_t generation;
+};
+/* Which log the membership, or our own refill, says is in force; heads of others are forgotten. */
+void cs_log_update(struct clawsync_engine *e);
+int cs_refill_open(struct clawsync_engine *e, struct cs_error *err);
+bool cs_refill_is_open(const struct clawsync_engine *e);
+/* Goes over to the log that the newest refill in the membership names, if that is not where we are. While nothing is in
+ * flight. */
+int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err);
+const char *
+cs_finding_command(const struct cs_error *err); /* what settles a finding about the hub; NULL: nothing does */
+/* MEMBER_FORK, with the way out. CS_EHUB. */
+int cs_member_forked(struct cs_error *err, const char *what);
+struct cs_refill_report {
+    int needed; /* 0: the hub has all that it had */
+};
+void cs_step_refill(struct clawsync_engine *e, cs_step_done done); /* cs_refill_report */
+struct cs_refill_step {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct cs_messages taken;
+    struct cs_buf content;
+    struct cs_hub_head seen; /* the hub's log before; zeros: it does not know the workspace */
+    uint32_t at, next;       /* entries to give back */
+    bool again;
+    struct cs_refill_report *report;
+    cs_step_done done;
+};
+
 /* ---- commands from other threads (engine.c, schedule.c) ---- */
 
 enum cs_command_kind {
@@ -421,7 +722,7 @@ enum cs_command_kind {
     CS_CMD_CLOSE
 };
 typedef void (*cs_step_start)(struct clawsync_engine *e, cs_step_done done);
-enum { CS_MAX_STEPS = 4 };
+enum { CS_MAX_STEPS = 6 };
 
 struct cs_command {
     enum cs_command_kind kind;
@@ -451,7 +752,42 @@ struct cs_warning {
     const char *text;
 };
 
-enum { CS_WANT_PUSH = 1, CS_WANT_PULL = 2, CS_WANT_DUTY = 4 };
+/* asked.c: rounds and reconciling for a command beside this engine. */
+enum cs_ask_kind {
+    CS_ASK_RECONCILE,
+    CS_ASK_PROVE,
+    CS_ASK_SYNC,
+    CS_ASK_PUSH,
+    CS_ASK_PULL,
+    CS_ASK_COMPACT,
+    CS_ASK_KINDS
+};
+struct cs_asked {
+    bool found;   /* [job] it is asked for, and not begun */
+    bool running; /* until the answer is written */
+    bool answering;
+    uint8_t what; /* an enum cs_ask_kind */
+    uint64_t nonce;
+    struct cs_reconcile_wish wish;
+    struct cs_compact_wish compact;
+    struct cs_command command;
+    struct cs_job job;
+};
+int cs_asked_open(struct clawsync_engine *e, struct cs_error *err);
+int cs_asked_look(struct clawsync_engine *e, struct cs_error *err); /* [job] */
+/* [loop] The command that is to run, or NULL; one that is over is answered. */
+struct cs_command *cs_asked_next(struct clawsync_engine *e);
+/* The other side, with a replica of its own. The nonce is any number that was not used lately. */
+int cs_ask(cs_replica *r, uint64_t nonce, int64_t now_ms, enum cs_ask_kind what, uint32_t wait_ms,
+           struct cs_error *err);
+/* NONE: nothing is asked, by whomever; WAITS: somebody's question is not taken; TAKEN: the engine is at somebody's;
+ * ANSWERED: ours is, and the call's result and *out are the engine's. */
+enum cs_ask_state { CS_ASK_NONE, CS_ASK_WAITS, CS_ASK_TAKEN, CS_ASK_ANSWERED };
+int cs_ask_state(cs_replica *r, uint64_t nonce, enum cs_ask_state *state, struct cs_reconcile_result *out,
+                 struct cs_error *err);
+int cs_ask_withdraw(cs_replica *r, struct cs_error *err);
+
+enum { CS_WANT_PUSH = 1, CS_WANT_PULL = 2, CS_WANT_DUTY = 4, CS_WANT_RECONCILE = 8, CS_WANT_COMPACT = 16 };
 enum { CS_MAX_NOTES = 32 };
 
 /* schedule.c: what runs now and what comes next. All [loop]. */
@@ -468,13 +804,16 @@ struct cs_schedule {
     bool pushed, pulled;    /* which kinds of step the task has done */
     unsigned wanted, taken; /* CS_WANT_…, for the daemon: to do; being done */
     bool running, closing, connected, backing_off, look_again, looking, needs_you;
-    bool draining; /* closing, but for what is unsent: `drain` sends it */
+    bool step_waits; /* the task that runs goes on with a step when `retry` runs out */
+    bool draining;   /* closing, but for what is unsent: `drain` sends it */
     struct cs_command drain;
-    cs_timer *retry, *look, *interval, *heartbeat, *close, *duty;
+    cs_timer *retry, *look, *interval, *heartbeat, *close, *duty, *reconcile;
+    uint64_t reconcile_ms; /* not before; a hub that rings all the time must not keep the device busy */
     cs_watch *watch_files;
     struct cs_hub_call watch, beat;
     struct cs_job look_job;
-    bool look_pending;
+    bool look_pending, look_asked;
+    struct cs_asked asked;
     unsigned relooks;
     struct cs_replica_counts counts;
     struct cs_queue_counts queued;
@@ -491,22 +830,28 @@ struct cs_schedule {
     cs_timer *checkpoint;          /* the file is written a little after a round, once for all that end meanwhile */
     bool checkpoint_waits;
     struct cs_job checkpoint_job;
+    uint64_t positions_ms;   /* [job] monotonic: when the keystore last got the positions; 0: not in this run */
     struct cs_job store_job; /* the hub is away: what is bound is copied to the queue */
     struct cs_error away;
-    uint64_t queued_ops; /* [job] operations that wait */
-    bool told_queued;    /* in this outage */
+    uint64_t queued_ops;                  /* [job] operations that wait */
+    bool told_queued;                     /* in this outage */
+    struct cs_standing standing, written; /* as it is; [job] as the file has it, or is about to */
+    bool standing_known, standing_waits;  /* the file is as `written`; a job is on its way */
+    bool standing_kept;                   /* [job] there is to be a file */
+    struct cs_job standing_job;
 };
 int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err);
 void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bool notified);
 bool cs_schedule_is_closed(const struct clawsync_engine *e); /* told to, and nothing runs any more */
 void cs_schedule_free(struct clawsync_engine *e);
+void cs_schedule_hub_back(struct clawsync_engine *e); /* the preferred hub serves again */
 
 struct clawsync_engine {
     struct cs_world *world;                      /* [set] */
     struct cs_arena strings;                     /* [set] */
     clawsync_config config;                      /* [set] */
     struct cs_warning *warnings, **last_warning; /* [set] what opening found */
-    struct cs_endpoint hub;                      /* [set] */
+    struct cs_endpoints hubs;                    /* [set] */
     struct cs_uuid workspace, device;
     char workspace_text[CS_UUID_TEXT], device_text[CS_UUID_TEXT];
     const char *identity_dir, *keystore_path, *members_path, *pending_path, *db_dir;
@@ -514,6 +859,7 @@ struct clawsync_engine {
     cs_loop *loop;
     pthread_t thread;
     bool has_thread;
+    bool aside_wanted; /* [job] the next pull tries once more what was set aside */
     cs_wake *wake;
 
     cs_replica *replica;         /* [job] */
@@ -530,6 +876,7 @@ struct clawsync_engine {
     uint32_t recorded_seq;      /* [job] the audit log has the membership up to this entry */
     char recorded[256];         /* [job] the last finding about the hub that went into it */
     bool member_log_dirty;
+    uint32_t bad_wrap;       /* [job] the newest entry that did not share its key rightly with us; 0: none */
     uint8_t looked_at[32];   /* [job] hash of the last batch, entry or head of the hub's: a finding is about that */
     struct cs_hub_head head; /* [job] the newest verified; log_id 0: none yet */
     struct cs_hub_head kept; /* [set] the newest that earlier runs verified: every call of this one begins after it */
@@ -538,23 +885,32 @@ struct clawsync_engine {
     uint8_t log_start[32];                                 /* [job] L_0 of head's log */
     uint64_t incarnation;                                  /* [job] */
     bool beside;                                           /* [set] see cs_engine_open_beside */
-    struct cs_floor floor; /* [job] of whatever let us in: the hub's log reaches it, with this hash */
-    bool recovering;       /* [job] nothing is bound before a pull has been through the whole log */
-    uint64_t fetched_back; /* [job] batches of ours that only the hub had, while recovering */
+    int64_t tracked_schema;        /* [job] cs_replica_schema when all tables that there were had been tracked */
+    struct cs_log_now log;         /* [job] */
+    struct cs_refilling refilling; /* [job] */
+    struct cs_floor floor;         /* [job] of whatever let us in: the hub's log reaches it, with this hash */
+    bool recovering;               /* [job] nothing is bound before a pull has been through the whole log */
+    uint64_t fetched_back;         /* [job] batches of ours that only the hub had, while recovering */
 
     struct cs_job *jobs, *last_job; /* [loop] the first runs */
     bool job_running;
     cs_rpc_channel *channel; /* [loop] */
+    struct cs_failover failover;
     struct cs_hub_session session;
 
     struct cs_member_step member;
     struct cs_pull_step pull;
     struct cs_push_step push;
+    struct cs_tell_step tell;
     struct cs_sealing sealing; /* [job] */
     struct cs_join_step join;
     struct cs_pair_step pair;
     struct cs_append_step append;
     struct cs_devices_step devices;
+    struct cs_reconcile_step reconcile;
+    struct cs_take_step take;
+    struct cs_compact_step compact;
+    struct cs_refill_step refill;
     struct cs_schedule schedule;
     clawsync_stats totals; /* [job] */
 
@@ -586,6 +942,9 @@ int cs_engine_open_world(clawsync_engine **out, struct cs_world *world, const cl
 void cs_engine_free(struct clawsync_engine *e);
 /* No engine: who this device is, for what is read from data_dir alone; it writes nothing. For cs_engine_free. */
 int cs_engine_open_self(clawsync_engine **out, const clawsync_config *c, struct cs_error *err);
+/* Takes up what the application changed of its schema, and tracks those of the usual tables and of the configuration's
+ * that it made by now. Cheap when nothing changed. In a job. */
+int cs_engine_follow_schema(struct clawsync_engine *e, struct cs_error *err);
 void cs_open_warning(struct clawsync_engine *e, const char *sentence); /* while opening */
 /* An engine beside one that runs on the same database, for commands on the membership: it writes neither the database
  * nor data_dir, and the other learns from the hub what it did. Only clawsync_engine_close and the calls that say so
@@ -596,6 +955,7 @@ int cs_engine_open_beside(clawsync_engine **out, const clawsync_config *c, claws
  * beside the new one. */
 int cs_engine_new_identity(const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost, clawsync_error *error);
 int cs_engine_command(clawsync_engine *e, struct cs_command *c, clawsync_error *err); /* waits for its end */
+void cs_engine_command_send(clawsync_engine *e, struct cs_command *c);                /* does not: see `finished` */
 void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));                                                          /* in a job */
 void cs_note_progress(struct clawsync_engine *e, const char *name, uint64_t count, uint64_t total); /* in a job */
@@ -609,12 +969,21 @@ void cs_record_close(struct clawsync_engine *e);
 void cs_record_head(const struct clawsync_engine *e, struct cs_batch_header *h); /* into the header, and the keystore */
 int cs_record_pushed(struct clawsync_engine *e, struct cs_error *err);
 int cs_record_pulled(struct clawsync_engine *e, struct cs_error *err);
+/* What was set aside, and is in order now. */
+int cs_record_taken_in(struct clawsync_engine *e, uint64_t log_number, uint64_t ops, struct cs_error *err);
+int cs_record_settled(struct clawsync_engine *e, const char *ids, uint64_t n, struct cs_error *err);
+int cs_record_reconciled(struct clawsync_engine *e, const clawsync_reconciled *r, struct cs_error *err);
 int cs_record_registered(struct clawsync_engine *e, struct cs_error *err);
 int cs_record_members(struct clawsync_engine *e, struct cs_error *err); /* what is new of the membership log */
 bool cs_is_finding(const struct cs_error *why);                         /* of what goes into the audit log */
 int cs_record_finding(struct clawsync_engine *e, const struct cs_error *why, struct cs_error *err);
 int cs_record_surplus(struct clawsync_engine *e, const char *device, const char *message, struct cs_error *err);
 int cs_record_peer(struct clawsync_engine *e, const struct cs_batch *b, const char *message, struct cs_error *err);
+int cs_record_bad_entry(struct clawsync_engine *e, const char *author, uint32_t seq, const char *message,
+                        struct cs_error *err);
+
+/* conflicts.c: what is new goes to events and the audit log. In a job. */
+int cs_conflict_news(struct clawsync_engine *e, struct cs_error *err);
 
 /* checkpoint.c. In a job, or while none runs. Opening tells of a file that is missing or not the database's, and makes
  * it anew. */
@@ -624,13 +993,18 @@ int cs_checkpoint_save(struct clawsync_engine *e, const struct cs_exchanged *exc
 /* identity_store.c */
 int cs_self_open(struct clawsync_engine *e, struct cs_error *err);       /* reads or makes; writes nothing */
 int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err); /* dirs, keystore when new */
-int cs_self_save(struct clawsync_engine *e, struct cs_error *err);       /* the keystore. In a job. */
+/* CS_EEXIST: the database was set up by another device, or for another workspace. */
+int cs_self_fits_database(const struct clawsync_engine *e, struct cs_error *err);
+int cs_self_save(struct clawsync_engine *e, struct cs_error *err); /* the keystore. In a job. */
 int cs_self_renew(struct clawsync_engine *e, size_t *lost, struct cs_error *err);
 int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err);
 int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_t hub_time_ms, struct cs_error *err);
 void cs_self_members_reset(struct clawsync_engine *e);
-/* The epoch key that an entry of the log has for us, and those before it that we miss. */
+/* The epoch key that an entry of the log has for us, and those before it that we miss. One that is not shared rightly
+ * is remembered, for the next. */
 int cs_self_take_keys(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err);
+/* CS_EAUTH: the key of the epoch in force is not here, and err says why. In a job. */
+int cs_self_check_keys(struct clawsync_engine *e, struct cs_error *err);
 /* Entry seq of our copy of the log; empty: it is not there. */
 struct cs_slice cs_self_entry(const struct clawsync_engine *e, uint32_t seq);
 void cs_self_find_floor(struct clawsync_engine *e);

@@ -65,6 +65,12 @@ bool cs_engine_pb_pack(struct cs_buf *out, const ProtobufCMessage *m)
     return true;
 }
 
+int cs_engine_unreadable(const struct cs_arena *a, const char *what, struct cs_error *err)
+{
+    return a->failed ? cs_fail(err, CS_ENOMEM, "out of memory reading %s", what)
+                     : cs_fail(err, CS_EHUB, "%s cannot be read", what);
+}
+
 /* ---- the channel ---- */
 
 /* A session is of one connection: when that is gone, the next call opens another. */
@@ -72,20 +78,27 @@ static void on_channel(void *arg, const struct cs_error *err)
 {
     if (err != NULL)
         cs_hub_session_drop(arg, NULL);
+    cs_failover_on_channel(arg, err == NULL);
+}
+
+int cs_hub_channel_to(struct clawsync_engine *e, const struct cs_endpoint *hub,
+                      void (*state)(void *arg, const struct cs_error *err), cs_rpc_channel **out, struct cs_error *err)
+{
+    struct cs_rpc_tls tls = { e->config.tls_ca_file, e->config.tls_pin_sha256 };
+    struct cs_rpc_channel_options o = { .host = hub->host,
+                                        .port = hub->port,
+                                        .tls = hub->tls ? &tls : NULL,
+                                        .connect_timeout_ms = e->config.connect_timeout_secs * 1000,
+                                        .user_agent = "claw-sync/" CS_VERSION,
+                                        .state = state,
+                                        .arg = e };
+
+    return cs_rpc_channel_new(e->loop, &o, out, err);
 }
 
 int cs_hub_channel(struct clawsync_engine *e, struct cs_error *err)
 {
-    struct cs_rpc_tls tls = { e->config.tls_ca_file, e->config.tls_pin_sha256 };
-    struct cs_rpc_channel_options o = { .host = e->hub.host,
-                                        .port = e->hub.port,
-                                        .tls = e->hub.tls ? &tls : NULL,
-                                        .connect_timeout_ms = e->config.connect_timeout_secs * 1000,
-                                        .user_agent = "claw-sync/" CS_VERSION,
-                                        .state = on_channel,
-                                        .arg = e };
-
-    return e->channel != NULL ? CS_OK : cs_rpc_channel_new(e->loop, &o, &e->channel, err);
+    return e->channel != NULL ? CS_OK : cs_hub_channel_to(e, &e->hubs.of[e->failover.at], on_channel, &e->channel, err);
 }
 
 void cs_hub_disconnect(struct clawsync_engine *e)
@@ -127,7 +140,8 @@ static int code_of_status(int status)
 static bool is_unary(const char *method)
 {
     return strcmp(method, "RegisterDevice") == 0 || strcmp(method, "AppendMembership") == 0 ||
-           strcmp(method, "Heartbeat") == 0;
+           strcmp(method, "Heartbeat") == 0 || strcmp(method, "ReconcileRanges") == 0 ||
+           strcmp(method, "Refill") == 0 || strcmp(method, "Snapshot") == 0;
 }
 
 /* Does the end of the call come from who opened the session? Of streams it says nothing of their messages: those are
@@ -159,7 +173,9 @@ static void call_failed(struct cs_hub_call *c, int status, bool genuine, const c
     const char *url = c->e->config.hub_endpoint, *why = text != NULL && text[0] != '\0' ? text : "no reason given";
 
     c->rc = code_of_status(status);
-    if (c->timed_out)
+    if (c->no_memory)
+        c->rc = cs_fail(&c->err, CS_ENOMEM, "out of memory reading what the hub answers");
+    else if (c->timed_out)
         c->rc = cs_fail(&c->err, CS_ETIMEDOUT, "no answer from hub %.200s in %u s; changes stay queued", url,
                         c->e->config.request_timeout_secs);
     else if (c->rc == CS_OK && !genuine && is_unary(c->method))
@@ -170,7 +186,7 @@ static void call_failed(struct cs_hub_call *c, int status, bool genuine, const c
     else if (c->rc == CS_EUNAVAILABLE)
         cs_hub_out_of_reach(&c->err, c->rc, url, why);
     else if (c->rc == CS_OK || c->rc == CS_ECANCELED || c->rc == CS_ETIMEDOUT || genuine)
-        cs_fail(&c->err, c->rc, "hub %.150s refused: %.200s (%s)", url, why, cs_rpc_status_name(status));
+        cs_fail(&c->err, c->rc, "hub %.150s refused: %.300s (%s)", url, why, cs_rpc_status_name(status));
     else /* anybody on the way can say so */
         c->rc = cs_fail(&c->err, CS_EUNAVAILABLE,
                         "no proof that hub %.150s itself refused: %.150s (%s); changes stay queued", url, why,
@@ -194,6 +210,7 @@ static void on_message(cs_rpc_call *rpc, void *arg, struct cs_slice msg)
     if (c->call != rpc)
         return;
     if ((m = cs_message_new(msg.len)) == NULL) {
+        c->no_memory = true;
         cs_rpc_call_cancel(rpc);
         return;
     }
@@ -334,13 +351,14 @@ static int start(struct clawsync_engine *e, struct cs_hub_call *c, const char *m
     c->e = e;
     c->on = on;
     c->method = method;
-    c->ended = c->paused = c->timed_out = c->retried = c->forgotten = false;
+    c->ended = c->paused = c->timed_out = c->no_memory = c->retried = c->forgotten = false;
     c->rc = CS_OK;
     cs_buf_reset(&c->request);
     if (c->idle == NULL && cs_timer_new(e->loop, on_idle, c, &c->idle) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     if (m != NULL && !cs_engine_pb_pack(&c->request, m))
         return cs_fail(err, CS_ENOMEM, "out of memory");
+    cs_failover_follow(e);
     rc = e->session.keys != NULL ? cs_hub_call_begin(c, err) : cs_hub_session_want(e, c, err);
     if (rc != CS_OK)
         cs_hub_call_cancel(c);
@@ -498,11 +516,22 @@ static int check_kept(const struct cs_hub_head *kept, const struct cs_hub_head *
     return CS_OK;
 }
 
-int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
-                   struct cs_error *err)
+/* Against what the keystore knows, which outlives the database. The pull compares the hash there. */
+static int check_keystore(const struct cs_keystore *ks, const struct cs_hub_head *h, struct cs_error *err)
+{
+    if (ks->log_id == 0 || h->log_id != ks->log_id)
+        return CS_OK; /* another log: the database's position decides, or the pull */
+    if (h->number < ks->log_number)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_ROLLBACK: the hub's log ends at %" PRIu64 ", it has shown this device %" PRIu64, h->number,
+                       ks->log_number);
+    return CS_OK;
+}
+
+int cs_engine_head_signed(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
+                          struct cs_error *err)
 {
     struct cs_slice bytes, sig;
-    int rc;
 
     if (h == NULL)
         return cs_engine_no_head(err);
@@ -514,7 +543,26 @@ int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, st
         return cs_fail(err, CS_EHUB,
                        "BAD_HUB_HEAD: the hub's head is not signed with the key that is pinned; nothing "
                        "was taken from it");
-    if ((rc = check_kept(&e->kept, out, err)) != CS_OK)
+    return CS_OK;
+}
+
+/* After a refill the membership says which log it is. */
+static int check_log(const struct clawsync_engine *e, const struct cs_hub_head *h, struct cs_error *err)
+{
+    if (e->log.id == 0 ? h->refilled == 0 : h->log_id == e->log.id && h->refilled == e->log.generation)
+        return CS_OK;
+    return cs_fail(err, CS_EHUB,
+                   "LOG_REPLACED: the hub's log is not the one that this device follows; nothing was taken from it");
+}
+
+int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, struct cs_hub_head *out,
+                   struct cs_error *err)
+{
+    int rc = cs_engine_head_signed(e, h, out, err);
+
+    if (rc != CS_OK || (rc = check_log(e, out, err)) != CS_OK)
+        return rc;
+    if ((rc = check_kept(&e->kept, out, err)) != CS_OK || (rc = check_keystore(e->ks, out, err)) != CS_OK)
         return rc;
     if (e->head.log_id != 0 && out->log_id != e->head.log_id)
         return cs_fail(err, CS_EHUB,
@@ -524,12 +572,18 @@ int cs_engine_head(struct clawsync_engine *e, const Clawsync__V1__HubHead *h, st
          (out->member_seq == e->head.member_seq && memcmp(out->entry_hash, e->head.entry_hash, 32) != 0)))
         return cs_fail(err, CS_EHUB, "HUB_FORK: the hub signed two heads that contradict each other at number %" PRIu64,
                        out->number);
+    if (e->head.log_id != 0 && ((out->number > e->head.number && out->member_seq < e->head.member_seq) ||
+                                (out->number < e->head.number && out->member_seq > e->head.member_seq)))
+        return cs_fail(err, CS_EHUB,
+                       "HUB_FORK: the hub signed two heads neither of which comes before the other: number %" PRIu64
+                       " with membership entry %" PRIu32 ", and %" PRIu64 " with %" PRIu32,
+                       out->number, out->member_seq, e->head.number, e->head.member_seq);
     if (e->head.log_id == 0)
         cs_log_start(&e->workspace, out->log_id, out->refilled, e->log_start);
     if (e->head.log_id == 0 || out->number > e->head.number || out->member_seq > e->head.member_seq) {
         e->head = *out;
-        memcpy(e->head_text, bytes.data, CS_HUB_HEAD_LEN);
-        memcpy(e->head_text + CS_HUB_HEAD_LEN, sig.data, CS_SIGNATURE_LEN);
+        memcpy(e->head_text, h->signed_bytes.data, CS_HUB_HEAD_LEN);
+        memcpy(e->head_text + CS_HUB_HEAD_LEN, h->signature.data, CS_SIGNATURE_LEN);
         e->head_unsaved = true;
     }
     return CS_OK;

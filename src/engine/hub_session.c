@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "engine/engine.h"
+#include "identity/code.h"
 
 struct cs_hub_keys *cs_hub_keys_ref(struct cs_hub_keys *k)
 {
@@ -65,6 +66,7 @@ static int finish_exchange(struct clawsync_engine *e, struct cs_slice reply, str
 {
     struct cs_hub_session *s = &e->session;
     struct cs_hub_keys *k = cs_secret_alloc(sizeof *k);
+    char fingerprint[24];
     int rc;
 
     if (k == NULL)
@@ -73,12 +75,17 @@ static int finish_exchange(struct clawsync_engine *e, struct cs_slice reply, str
     k->counter = 0;
     rc = cs_session_finish(s->hello, reply, s->pinned ? s->pin : NULL, &k->keys, err);
     if (rc != CS_OK) {
-        cs_hub_keys_unref(k);
+        s->has_offered = rc == CS_EEXIST;
         if (rc == CS_EEXIST)
+            memcpy(s->offered, k->keys.hub_pk, sizeof s->offered);
+        cs_hub_keys_unref(k);
+        if (rc == CS_EEXIST) {
+            cs_fingerprint(s->offered, fingerprint);
             return cs_fail(err, CS_EHUB,
-                           "HUB_KEY_CHANGED: hub %.150s has another key than the one that is pinned; nothing was sent "
-                           "to it",
-                           e->config.hub_endpoint);
+                           "HUB_KEY_CHANGED: hub %.150s has another key than the one that is pinned, %s; nothing was "
+                           "sent to it",
+                           e->config.hub_endpoint, fingerprint);
+        }
         return rc == CS_EVERSION
                    ? rc
                    : cs_fail(err, CS_EUNAVAILABLE, "no session with hub %.150s: its answer is no valid one",
@@ -95,14 +102,15 @@ static void on_reply(cs_rpc_call *rpc, void *arg, struct cs_slice msg)
 {
     struct clawsync_engine *e = arg;
     struct cs_hub_session *s = &e->session;
-    Clawsync__V1__OpenSessionResponse *r;
+    struct cs_arena arena = { 0 };
+    ProtobufCAllocator alloc = cs_engine_pb(&arena);
+    const Clawsync__V1__OpenSessionResponse *r;
 
     if (s->opening != rpc || s->rc != CS_EUNAVAILABLE || s->keys != NULL)
         return;
-    if ((r = clawsync__v1__open_session_response__unpack(NULL, msg.len, msg.data)) == NULL)
-        return;
-    s->rc = finish_exchange(e, cs_slice(r->reply.data, r->reply.len), &s->err);
-    clawsync__v1__open_session_response__free_unpacked(r, NULL);
+    if ((r = clawsync__v1__open_session_response__unpack(&alloc, msg.len, msg.data)) != NULL)
+        s->rc = finish_exchange(e, cs_slice(r->reply.data, r->reply.len), &s->err);
+    cs_arena_free(&arena);
 }
 
 static void on_opened(cs_rpc_call *rpc, void *arg, int status, const char *text, const struct cs_rpc_metadata *trailers)

@@ -1,4 +1,5 @@
 /* What says who this device is: the keystore, the membership log, and an entry that waits to be registered. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -41,6 +42,7 @@ void cs_self_members_reset(struct clawsync_engine *e)
     cs_buf_reset(&e->entry_hashes);
     e->member_log_dirty = false;
     e->recorded_seq = 0;
+    e->bad_wrap = 0;
 }
 
 const uint8_t *cs_entry_hash_at(const struct clawsync_engine *e, uint32_t seq)
@@ -53,8 +55,10 @@ int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_
     uint8_t *hash;
     int rc;
 
-    if (!cs_buf_reserve(&e->member_log, 4 + entry.len) || !cs_buf_reserve(&e->entry_hashes, 32))
+    if (!cs_buf_reserve(&e->member_log, 4 + entry.len) || !cs_buf_reserve(&e->entry_hashes, 32)) {
+        e->member_log.failed = e->entry_hashes.failed = false; /* what they hold is whole; there may be memory later */
         return no_memory(err);
+    }
     if ((rc = cs_membership_apply(&e->members, entry, hub_time_ms, err)) != CS_OK)
         return rc;
     cs_buf_put_u32(&e->member_log, (uint32_t)entry.len);
@@ -62,6 +66,7 @@ int cs_self_members_add(struct clawsync_engine *e, struct cs_slice entry, int64_
     hash = cs_buf_grow(&e->entry_hashes, 32);
     memcpy(hash, e->members.head, 32);
     e->member_log_dirty = true;
+    cs_log_update(e);
     return CS_OK;
 }
 
@@ -98,6 +103,8 @@ static int add_epochs(struct clawsync_engine *e, uint32_t epoch, const uint8_t k
     return rc;
 }
 
+/* A share that does not open, or is of another key, is its author's fault and no reason to read no further: a later
+ * entry may bring the key of a later epoch, and with it this one's. */
 int cs_self_take_keys(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
 {
     uint8_t wrap[CS_WRAP_LEN], key[32];
@@ -111,10 +118,37 @@ int cs_self_take_keys(struct clawsync_engine *e, struct cs_slice entry, struct c
     rc = cs_wrap_open(key, wrap, e->keys, &e->workspace, epoch, mark->commitment, err);
     if (rc == CS_OK)
         rc = add_epochs(e, epoch, key, err);
-    else
-        cs_fail_context(err, "BAD_WRAP: entry %u of the membership log", cs_entry_seq(entry));
     cs_wipe(key, sizeof key);
-    return rc;
+    if (rc != CS_EAUTH)
+        return rc;
+    e->bad_wrap = cs_entry_seq(entry);
+    return CS_OK;
+}
+
+int cs_self_check_keys(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_uuid author = { 0 };
+    char id[CS_UUID_TEXT], name[64] = "", shown[80] = "", message[300];
+    const struct cs_member *m;
+    int rc;
+
+    if (cs_keystore_epoch(e->ks, e->members.epoch) != NULL)
+        return CS_OK;
+    if (e->bad_wrap == 0)
+        return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+    cs_entry_author(cs_self_entry(e, e->bad_wrap), &author);
+    cs_uuid_text(id, &author);
+    if ((m = cs_membership_find(&e->members, &author)) != NULL &&
+        cs_member_name(m, e->ks->epochs, e->ks->nepochs, name) && name[0] != '\0')
+        snprintf(shown, sizeof shown, " (%s)", name);
+    snprintf(message, sizeof message,
+             "BAD_WRAP: device %s%s changed the workspace's key in entry %" PRIu32
+             " and did not share it rightly with this device; have another device run: claw-sync keys rotate",
+             id, shown, e->bad_wrap);
+    if ((rc = cs_record_bad_entry(e, id, e->bad_wrap, message, err)) != CS_OK)
+        return rc;
+    cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, "BAD_WRAP", "%s", message);
+    return cs_fail(err, CS_EAUTH, "%s", message);
 }
 
 void cs_self_find_floor(struct clawsync_engine *e)
@@ -125,6 +159,8 @@ void cs_self_find_floor(struct clawsync_engine *e)
     if (self != NULL && (by = cs_membership_find(&e->members, &self->added_by)) != NULL &&
         by->kind != CS_PRINCIPAL_DEVICE)
         cs_entry_floor(cs_self_entry(e, by->added_seq), &e->floor);
+    if (e->members.refills > 0) /* of a log that is over there is no other floor */
+        e->floor = e->members.refill;
 }
 
 int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err)
@@ -361,14 +397,10 @@ int cs_self_renew(struct clawsync_engine *e, size_t *lost, struct cs_error *err)
     return cs_replica_new_device(e->replica, &id, err);
 }
 
-/* The database is what decides who we are in it: nothing is written to data_dir before it agreed. */
-int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err)
+int cs_self_fits_database(const struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_replica_identity have = { 0 };
-    struct cs_files *f = &e->world->files;
-    struct cs_file_info info;
     char text[CS_UUID_TEXT];
-    int rc;
 
     cs_replica_identity(e->replica, &have);
     if (!cs_uuid_is_zero(&have.workspace) && cs_uuid_cmp(&have.workspace, &e->workspace) != 0) {
@@ -384,6 +416,18 @@ int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err)
                        "claw-sync join CODE",
                        e->config.db_path, text, e->config.data_dir);
     }
+    return CS_OK;
+}
+
+/* The database is what decides who we are in it: nothing is written to data_dir before it agreed. */
+int cs_self_save_first(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_files *f = &e->world->files;
+    struct cs_file_info info;
+    int rc = cs_self_fits_database(e, err);
+
+    if (rc != CS_OK)
+        return rc;
     if (f->ops->stat(f->self, e->keystore_path, &info, NULL) != CS_OK) {
         if ((rc = f->ops->mkdir(f->self, e->config.data_dir, 0700, err)) != CS_OK ||
             (rc = f->ops->mkdir(f->self, e->identity_dir, 0700, err)) != CS_OK || (rc = cs_self_save(e, err)) != CS_OK)

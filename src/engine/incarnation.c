@@ -95,11 +95,35 @@ int cs_incarnation_open(struct clawsync_engine *e, struct cs_error *err)
     return cs_replica_set_identity(e->replica, &id, err);
 }
 
+/* What the keystore knows that this device sent is in the log of a hub that hides nothing. */
+static int check_own(struct clawsync_engine *e, struct cs_error *err)
+{
+    const struct cs_keystore *ks = e->ks;
+    uint64_t number;
+    uint8_t hash[32];
+
+    cs_replica_chain(e->replica, &number, hash);
+    if (ks->log_id != e->head.log_id)
+        return CS_OK;
+    if (number < ks->own_number)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_ROLLBACK: the hub's log ends with batch %" PRIu64
+                       " of this device, it had acknowledged %" PRIu64,
+                       number, ks->own_number);
+    if (number == ks->own_number && memcmp(hash, ks->own_hash, 32) != 0)
+        return cs_fail(
+            err, CS_EHUB,
+            "HUB_FORK: the hub's log has another batch %" PRIu64 " of this device than the one that was sent", number);
+    return CS_OK;
+}
+
 int cs_incarnation_settle(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_replica_identity id = { e->workspace, e->device, cs_random_u64_nonzero(&e->rng) };
     int rc;
 
+    if ((rc = check_own(e, err)) != CS_OK)
+        return rc;
     if ((rc = add(e->ks, id.incarnation, err)) != CS_OK || (rc = place_now(e, e->ks->place, err)) != CS_OK ||
         (rc = cs_self_save(e, err)) != CS_OK || (rc = cs_replica_set_identity(e->replica, &id, err)) != CS_OK)
         return rc;

@@ -8,7 +8,7 @@
 #include "identity/code.h"
 #include "identity/phrase.h"
 
-enum { DAY_SECS = 24 * 60 * 60, CODE_MAX = 512, INVITE_SECRET = 16 };
+enum { DAY_SECS = 24 * 60 * 60, CODE_MAX = 512, INVITE_SECRET = 16, JOIN_TRIES = 8 };
 
 static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
@@ -43,6 +43,7 @@ static void step_begin(struct clawsync_engine *e, cs_step_done done)
     s->cmd = e->schedule.current;
     s->kind = CS_PRINCIPAL_INVITE;
     s->pending = false;
+    s->tries = 0;
     s->done = done;
 }
 
@@ -61,10 +62,11 @@ static int opener_keys(struct clawsync_engine *e, struct cs_error *err)
 
 static int make_code(struct clawsync_engine *e, struct cs_invite_code *code, struct cs_error *err)
 {
-    bool v6 = strchr(e->hub.host, ':') != NULL;
+    const struct cs_endpoint *hub = &e->hubs.of[0];
+    bool v6 = strchr(hub->host, ':') != NULL;
 
-    *code = (struct cs_invite_code){ .tls = e->hub.tls, .workspace = e->workspace };
-    if (snprintf(code->hub, sizeof code->hub, "%s%s%s:%u", v6 ? "[" : "", e->hub.host, v6 ? "]" : "", e->hub.port) >=
+    *code = (struct cs_invite_code){ .tls = hub->tls, .workspace = e->workspace };
+    if (snprintf(code->hub, sizeof code->hub, "%s%s%s:%u", v6 ? "[" : "", hub->host, v6 ? "]" : "", hub->port) >=
         (int)sizeof code->hub)
         return cs_fail(err, CS_EINVAL, "the hub's address is too long for an invite");
     memcpy(code->secret, e->join.secret, sizeof code->secret);
@@ -271,8 +273,11 @@ static int invite_over(struct clawsync_engine *e, const struct cs_member *m, str
                    when, id, name[0] != '\0' ? " (" : "", name, name[0] != '\0' ? ")" : "", id);
 }
 
-int cs_check_floor(const struct cs_floor *floor, const struct cs_hub_head *head, struct cs_error *err)
+int cs_check_floor(const struct clawsync_engine *e, const struct cs_floor *given, uint32_t seq,
+                   const struct cs_hub_head *head, struct cs_error *err)
 {
+    const struct cs_floor *floor = e->members.refill_seq > seq ? &e->members.refill : given;
+
     if (floor->log_id != head->log_id)
         return cs_fail(err, CS_EHUB,
                        "LOG_REPLACED: the hub's log is another one than when this device was invited; "
@@ -288,7 +293,7 @@ static int fold_anew(struct clawsync_engine *e, bool check_head, struct cs_hub_h
 {
     e->head.log_id = 0;
     cs_self_members_reset(e);
-    return cs_member_fold(e, &e->join.taken, &e->join.arena, head, check_head, err);
+    return cs_member_fold(e, &e->join.taken, &e->join.arena, head, check_head, NULL, err);
 }
 
 /* What the file pins beyond the invite in it. */
@@ -316,18 +321,21 @@ static int check_invite(struct clawsync_engine *e, struct cs_error *err)
     const struct cs_member *m;
     struct cs_invite_info info;
     struct cs_hub_head head;
+    uint32_t added;
     int rc;
 
     if ((rc = fold_anew(e, false, &head, err)) != CS_OK)
         return rc;
     if ((m = cs_membership_find(&e->members, &s->opener->id)) == NULL)
         return forged(err, "the hub's log does not have the invite");
+    added = m->added_seq;
     if (cs_invite_open(&info, cs_self_entry(e, m->added_seq), s->opener, err) != CS_OK)
         return forged(err, "the invite in the hub's log was not made by whoever made the code");
     if (s->export.nepochs > 0 && memcmp(info.hub_key, s->export.hub_key, 32) != 0)
         return forged(err, "the invite names another hub");
     memcpy(e->ks->hub_key, info.hub_key, 32);
-    if ((rc = fold_anew(e, true, &head, err)) != CS_OK || (rc = cs_check_floor(&info.floor, &head, err)) != CS_OK ||
+    if ((rc = fold_anew(e, true, &head, err)) != CS_OK ||
+        (rc = cs_check_floor(e, &info.floor, added, &head, err)) != CS_OK ||
         (s->export.nepochs > 0 && (rc = check_pins(e, err)) != CS_OK))
         return rc;
     m = cs_membership_find(&e->members, &s->opener->id);
@@ -411,9 +419,14 @@ static void duty_done(struct clawsync_engine *e, int rc, const struct cs_error *
     finish(e, CS_OK, &none);
 }
 
+static void ask_for_log(struct clawsync_engine *e);
+
+/* Another entry may have come first, again and again where many join at once. */
 static void joined(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
-    if (rc != CS_OK)
+    if (rc == CS_EABORTED && ++e->join.tries < JOIN_TRIES)
+        ask_for_log(e);
+    else if (rc != CS_OK)
         finish(e, rc, err);
     else
         cs_step_duty(e, duty_done);
@@ -521,24 +534,30 @@ static void open_run(struct clawsync_engine *e, struct cs_job *j)
     j->rc = open_invite(e, &j->err);
 }
 
-static void open_done(struct clawsync_engine *e, struct cs_job *j)
+static void ask_for_log(struct clawsync_engine *e)
 {
     Clawsync__V1__GetMembershipRequest req = CLAWSYNC__V1__GET_MEMBERSHIP_REQUEST__INIT;
+    struct cs_error err = { 0 };
     char id[CS_UUID_TEXT];
+    int rc;
 
-    if (j->rc == CS_OK && e->join.pending) {
-        cs_step_member(e, joined);
-        return;
-    }
-    if (j->rc == CS_OK) {
-        cs_uuid_text(id, &e->join.opener->id);
-        req.workspace_id = e->workspace_text;
-        req.device_id = id;
-        req.from_seq = 1;
-        j->rc = cs_hub_call_start_as(e, &e->join.call, e->join.opener, "GetMembership", &req.base, on_log, &j->err);
-    }
+    cs_uuid_text(id, &e->join.opener->id);
+    req.workspace_id = e->workspace_text;
+    req.device_id = id;
+    req.from_seq = 1;
+    rc = cs_hub_call_start_as(e, &e->join.call, e->join.opener, "GetMembership", &req.base, on_log, &err);
+    if (rc != CS_OK)
+        finish(e, rc, &err);
+}
+
+static void open_done(struct clawsync_engine *e, struct cs_job *j)
+{
     if (j->rc != CS_OK)
         finish(e, j->rc, &j->err);
+    else if (e->join.pending)
+        cs_step_member(e, joined);
+    else
+        ask_for_log(e);
 }
 
 void cs_step_join(struct clawsync_engine *e, cs_step_done done)

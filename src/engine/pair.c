@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "engine/engine.h"
+#include "identity/code.h"
 
 enum { LOOK_MS = 1000, ASK_MS = 15 * 60 * 1000, NAME_BYTES = 32 };
 
@@ -128,7 +129,7 @@ static const Clawsync__V1__PairResponse *mailbox(struct clawsync_engine *e, stru
     alloc = cs_engine_pb(&e->pair.arena);
     r = m == NULL ? NULL : clawsync__v1__pair_response__unpack(&alloc, m->len, m->data);
     if (r == NULL)
-        cs_fail(err, CS_EHUB, "the hub's answer about devices that wait cannot be read");
+        cs_engine_unreadable(&e->pair.arena, "the hub's answer about devices that wait", err);
     return r;
 }
 
@@ -223,7 +224,7 @@ static void offered_run(struct clawsync_engine *e, struct cs_job *j)
     alloc = cs_engine_pb(&e->pair.arena);
     r = m == NULL ? NULL : clawsync__v1__register_device_response__unpack(&alloc, m->len, m->data);
     if (r == NULL)
-        j->rc = cs_fail(&j->err, CS_EHUB, "the hub's answer to the request to join cannot be read");
+        j->rc = cs_engine_unreadable(&e->pair.arena, "the hub's answer to the request to join", &j->err);
     else if (r->state == CLAWSYNC__V1__DEVICE_STATE__DEVICE_STATE_MEMBER)
         j->rc = cs_fail(&j->err, CS_EEXIST,
                         "this device was let in, but ended before it could prove by whom; have it removed (claw-sync "
@@ -318,7 +319,7 @@ static int check_log(struct clawsync_engine *e, struct cs_error *err)
     memcpy(e->ks->hub_key, who.hub_key, 32);
     e->head.log_id = 0;
     cs_self_members_reset(e);
-    if ((rc = cs_member_fold(e, &e->pair.taken, &e->pair.arena, &head, true, err)) != CS_OK)
+    if ((rc = cs_member_fold(e, &e->pair.taken, &e->pair.arena, &head, true, NULL, err)) != CS_OK)
         return rc;
     at = cs_entry_hash_at(e, end->member_seq);
     self = cs_membership_find(&e->members, &e->device);
@@ -331,7 +332,7 @@ static int check_log(struct clawsync_engine *e, struct cs_error *err)
         return forged(err, "the membership log does not say that this device was let in by whoever answered it");
     if (cs_keystore_epoch(e->ks, e->members.epoch) == NULL)
         return cs_fail(err, CS_EAUTH, "the workspace's key is not in the log for this device; ask to be let in again");
-    return cs_check_floor(&end->floor, &head, err);
+    return cs_check_floor(e, &end->floor, end->member_seq, &head, err);
 }
 
 static void entered_run(struct clawsync_engine *e, struct cs_job *j)

@@ -11,10 +11,11 @@ enum { QUEUE_MAX = 4 * 1024 * 1024, MAX_RESTARTS = 3, LONG_PULL = 16 };
 
 static void pull_work(struct clawsync_engine *e);
 static void pull_call(struct clawsync_engine *e);
+static void taken_snapshot(struct clawsync_engine *e, int rc, const struct cs_error *err);
 
 static void record_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    if ((j->rc = cs_record_pulled(e, &j->err)) == CS_OK)
+    if ((j->rc = cs_record_pulled(e, &j->err)) == CS_OK && (j->rc = cs_conflict_news(e, &j->err)) == CS_OK)
         j->rc = cs_engine_head_save(e, &j->err);
 }
 
@@ -36,6 +37,7 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
     cs_messages_free(&s->taken);
     cs_arena_free(&s->arena);
     cs_batch_free(&s->batch);
+    cs_aside_free(e);
     s->end_rc = rc;
     if (rc != CS_OK)
         s->end_err = *err;
@@ -55,12 +57,13 @@ static int advance(struct clawsync_engine *e, struct cs_pull_mark *mark, const s
     struct cs_pull_step *s = &e->pull;
     int rc;
 
-    mark->log_id = e->head.log_id;
-    cs_log_next(s->mark.log_hash, s->log_number, s->batch.hash, mark->log_hash);
-    if (s->log_number == e->floor.number && e->head.log_id == e->floor.log_id &&
-        memcmp(mark->log_hash, e->floor.log_hash, 32) != 0)
-        return cs_fail(err, CS_EHUB,
-                       "HUB_ROLLBACK: the hub's log is not the one that whoever let this device in had seen");
+    if (s->salvage) {
+        s->log_number = s->mark.number; /* the position stays */
+        memcpy(mark->log_hash, s->mark.log_hash, 32);
+    } else {
+        mark->log_id = e->head.log_id;
+        cs_log_next(s->mark.log_hash, s->log_number, s->batch.hash, mark->log_hash);
+    }
     mark->number = s->log_number;
     mark->header_refused = h == NULL;
     if (h != NULL) {
@@ -124,9 +127,10 @@ static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h,
             continue;
         if (bound[i].state == CS_BOUND_WAITING && same) { /* the acknowledgement was lost */
             rc = cs_queue_accepted(e->queue, s->batch.hash, err);
-            return rc == CS_OK ? cs_replica_bound_accepted(e->replica, h->number, s->log_number, err) : rc;
+            return rc == CS_OK ? cs_replica_bound_accepted(e->replica, h->number, s->salvage ? 0 : s->log_number, err)
+                               : rc;
         }
-        if (bound[i].state == CS_BOUND_ACCEPTED && (!same || bound[i].log_number != s->log_number))
+        if (!s->salvage && bound[i].state == CS_BOUND_ACCEPTED && (!same || bound[i].log_number != s->log_number))
             return cs_fail(err, CS_EHUB, "HUB_FORK: the hub acknowledged another batch than it has in its log");
     }
     cs_replica_chain(e->replica, &chain, hash);
@@ -147,13 +151,30 @@ static int set_aside(struct clawsync_engine *e, const struct cs_batch_header *h,
 {
     struct cs_pull_mark mark = e->pull.mark;
     struct cs_apply_result result;
+    char finding[300];
     int rc = cs_record_peer(e, &e->pull.batch, err->msg, err);
 
     if (rc != CS_OK)
         return rc;
     cs_note(e, CLAWSYNC_EVENT_SYNC_ERROR, CS_ECORRUPT, name, "%s (number %" PRIu64 " of the log)", err->msg,
             e->pull.log_number);
+    snprintf(finding, sizeof finding, "%.299s", err->msg);
+    if ((rc = cs_aside_note(e, finding, h != NULL, err)) != CS_OK)
+        return rc;
     return advance(e, &mark, h, NULL, &result, err);
+}
+
+/* What came of a batch's content is not what its author hashed. Streams carry no proof of ours, so that anybody on the
+ * way may have changed it: it is fetched once more before it is set aside. */
+static int bad_chunk(struct clawsync_engine *e, const struct cs_batch_header *h, struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    if (s->refetched == s->log_number)
+        return set_aside(e, h, "BAD_CHUNK", err);
+    s->refetched = s->log_number;
+    s->need_again = true;
+    return CS_OK;
 }
 
 static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_header *h, struct cs_error *err)
@@ -168,14 +189,14 @@ static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_heade
 
     if (keys == NULL)
         return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", h->epoch);
-    if (s->uneven)
+    if (s->uneven) {
         cs_fail(err, CS_ECORRUPT, "BAD_CHUNK: chunks of a batch have the wrong sizes");
-    if (s->uneven)
-        return set_aside(e, h, "BAD_CHUNK", err);
+        return bad_chunk(e, h, err);
+    }
     rc = cs_unpack(e->packer, &s->batch, keys, &delta, &fault, err);
     if (rc == CS_ECORRUPT) {
         cs_fail_context(err, "%s", cs_unpack_fault_name(fault));
-        return set_aside(e, h, cs_unpack_fault_name(fault), err);
+        return fault == CS_FAULT_BAD_CHUNK ? bad_chunk(e, h, err) : set_aside(e, h, cs_unpack_fault_name(fault), err);
     }
     if (rc == CS_OK)
         rc = advance(e, &mark, h, &delta, &result, err);
@@ -185,10 +206,8 @@ static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_heade
     e->totals.operations_pulled += result.ops;
     e->totals.chunks_pulled += s->batch.nchunks;
     e->totals.bytes_pulled += s->batch.sealed.len;
-    s->conflicts += result.manual_conflicts;
     s->taken_batches++;
     s->taken_ops += result.ops;
-    s->resolved += result.conflicts - result.manual_conflicts;
     return CS_OK;
 }
 
@@ -207,6 +226,83 @@ static int check_acknowledged(struct clawsync_engine *e, struct cs_error *err)
                    s->log_number);
 }
 
+/* Is it the next number, and the log what others vouch for, or was shown to this device before? Only the hub can have
+ * made it another one, whatever is wrong with the batch itself. */
+static int check_place(struct clawsync_engine *e, struct cs_error *err)
+{
+    const struct cs_pull_step *s = &e->pull;
+    bool floor = s->log_number == e->floor.number && e->head.log_id == e->floor.log_id,
+         kept = s->log_number == e->ks->log_number && e->head.log_id == e->ks->log_id;
+    uint8_t hash[32];
+
+    if (s->log_number != s->mark.number + 1)
+        return cs_fail(err, CS_EHUB, "HUB_WITHHELD: the hub left out a number of its log");
+    if (!floor && !kept)
+        return CS_OK;
+    cs_log_next(s->mark.log_hash, s->log_number, s->batch.hash, hash);
+    if (floor && memcmp(hash, e->floor.log_hash, 32) != 0)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_ROLLBACK: the hub's log is not the one that whoever let this device in, or refilled the "
+                       "hub, had seen");
+    if (kept && memcmp(hash, e->ks->log_hash, 32) != 0)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_FORK: the hub's log has another number %" PRIu64 " than it has shown this device before",
+                       s->log_number);
+    return CS_OK;
+}
+
+/* Is this a number of the hub's log, by a head that it signed? false: that is looked at first. A batch that is refused
+ * proves nothing of itself. */
+static bool stands(struct clawsync_engine *e, const char *doubt)
+{
+    struct cs_pull_step *s = &e->pull;
+    uint8_t hash[32];
+
+    cs_log_next(s->mark.log_hash, s->log_number, s->batch.hash, hash);
+    if (s->borne_out == s->log_number && memcmp(hash, s->doubt_hash, sizeof hash) == 0)
+        return true;
+    s->looking = true;
+    s->looked = s->doubted = s->log_number;
+    memcpy(s->looked_hash, hash, sizeof hash);
+    memcpy(s->doubt_hash, hash, sizeof hash);
+    snprintf(s->doubt, sizeof s->doubt, "%s", doubt);
+    return false;
+}
+
+static int look(struct cs_pull_step *s, struct cs_error *err)
+{
+    uint8_t hash[32];
+
+    if (s->log_number != s->looked + 1)
+        return cs_fail(err, CS_EHUB, "HUB_WITHHELD: the hub left out a number of its log");
+    cs_log_next(s->looked_hash, s->log_number, s->batch.hash, hash);
+    memcpy(s->looked_hash, hash, sizeof hash);
+    s->looked++;
+    return CS_OK;
+}
+
+/* A batch of a log that is over. Whoever signed it is a member, and its chain goes on from what is known of it: so its
+ * content counts, wherever in the log it stands. All else is passed over. */
+static int salvage_batch(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+    struct cs_batch_header h;
+    struct cs_finding f = { 0 };
+    struct cs_error why = { 0 };
+    bool adopt = true;
+    int rc;
+
+    s->salvaged = s->log_number;
+    if (s->envelope_bad || cs_verify_salvaged(e, &s->batch, &h, &f, &why) != CS_FINE || f.known || s->header_only)
+        return f.severity == CS_FAILED && !s->envelope_bad ? (*err = why, why.code) : CS_OK;
+    if (cs_uuid_cmp(&h.device, &e->device) == 0 && ((rc = own_batch(e, &h, &adopt, err)) != CS_OK || !adopt))
+        return rc;
+    rc = open_and_apply(e, &h, err);
+    if (s->need_again)
+        s->salvaged--;
+    return rc;
+}
+
 static int take_batch(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_pull_step *s = &e->pull;
@@ -219,18 +315,20 @@ static int take_batch(struct clawsync_engine *e, struct cs_error *err)
 
     cs_batch_hash(cs_slice(s->batch.header, CS_BATCH_HEADER_LEN), cs_buf_slice(&s->batch.hashes), s->batch.hash);
     memcpy(e->looked_at, s->batch.hash, 32);
-    if ((rc = check_acknowledged(e, err)) != CS_OK)
+    if (s->again)
+        return cs_aside_take(e, err);
+    if (s->salvage)
+        return salvage_batch(e, err);
+    if (s->looking)
+        return look(s, err);
+    if ((rc = check_acknowledged(e, err)) != CS_OK || (rc = check_place(e, err)) != CS_OK)
         return rc;
-    if (s->envelope_bad) {
-        cs_fail(err, CS_ECORRUPT, "BAD_HEADER: a batch's envelope cannot be read");
-        return set_aside(e, NULL, "BAD_HEADER", err);
-    }
     switch (cs_verify_header(e, &s->mark, &s->batch, s->log_number, &h, &f, err)) {
     case CS_FINE:
         break;
     case CS_STOP_DEVICE:
     case CS_SET_ASIDE:
-        return set_aside(e, NULL, f.name, err);
+        return stands(e, err->msg) ? set_aside(e, NULL, f.name, err) : CS_OK;
     case CS_NEED_MEMBERS:
         s->need_member = true;
         return CS_OK;
@@ -240,7 +338,7 @@ static int take_batch(struct clawsync_engine *e, struct cs_error *err)
         return err->code;
     }
     if (f.known)
-        return advance(e, &mark, &h, NULL, &result, err);
+        return stands(e, "a batch came twice") ? advance(e, &mark, &h, NULL, &result, err) : CS_OK;
     if (cs_uuid_cmp(&h.device, &e->device) == 0) {
         if ((rc = own_batch(e, &h, &adopt, err)) != CS_OK || s->need_own)
             return rc;
@@ -249,7 +347,7 @@ static int take_batch(struct clawsync_engine *e, struct cs_error *err)
     }
     if (s->header_only) {
         cs_fail(err, CS_ECORRUPT, "BAD_CHUNK: the hub gave a batch without its content");
-        return set_aside(e, &h, "BAD_CHUNK", err);
+        return bad_chunk(e, &h, err);
     }
     return open_and_apply(e, &h, err);
 }
@@ -288,11 +386,11 @@ static int begin_batch(struct cs_pull_step *s, const Clawsync__V1__DeltaChunk *c
     return CS_OK;
 }
 
-static int take_chunk(struct clawsync_engine *e, const Clawsync__V1__DeltaChunk *c, struct cs_error *err)
+int cs_pull_chunk(struct cs_pull_step *s, const Clawsync__V1__DeltaChunk *c, bool *whole, struct cs_error *err)
 {
-    struct cs_pull_step *s = &e->pull;
     int rc;
 
+    *whole = false;
     if (c->seq == 0 && (rc = begin_batch(s, c, err)) != CS_OK)
         return rc;
     if (c->seq < 0 || (uint32_t)c->seq != s->next || s->next >= s->total || (uint32_t)c->total != s->total)
@@ -307,13 +405,14 @@ static int take_chunk(struct clawsync_engine *e, const Clawsync__V1__DeltaChunk 
         cs_buf_put(&s->batch.sealed, c->encrypted_payload.data, c->encrypted_payload.len);
     if (s->batch.sealed.failed || s->batch.hashes.failed)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    return s->next == s->total ? take_batch(e, err) : CS_OK;
+    *whole = s->next == s->total;
+    return CS_OK;
 }
 
 /* What came is not enough to go on: something else is fetched first, and then the log from the mark again. */
 static bool must_restart(const struct cs_pull_step *s)
 {
-    return s->need_member || s->need_own;
+    return s->need_member || s->need_own || s->need_again;
 }
 
 static int take_message(struct clawsync_engine *e, const struct cs_message *m, struct cs_error *err)
@@ -324,12 +423,18 @@ static int take_message(struct clawsync_engine *e, const struct cs_message *m, s
     int rc = CS_OK;
 
     if (r == NULL)
-        return cs_fail(err, CS_EHUB, "the hub's answer cannot be read");
-    for (size_t i = 0; i < r->n_chunks && rc == CS_OK && !must_restart(s); i++)
-        rc = take_chunk(e, r->chunks[i], err);
+        return cs_engine_unreadable(&s->arena, "the hub's answer", err);
+    for (size_t i = 0; i < r->n_chunks && rc == CS_OK && !must_restart(s); i++) {
+        bool whole;
+
+        if ((rc = cs_pull_chunk(s, r->chunks[i], &whole, err)) == CS_OK && whole)
+            rc = take_batch(e, err);
+    }
     s->has_more = r->has_more;
     if (rc == CS_OK && !must_restart(s) && r->head != NULL) {
-        rc = cs_engine_head(e, r->head, &s->head, err);
+        rc = s->salvage ? cs_engine_head_signed(e, r->head, &s->head, err) : cs_engine_head(e, r->head, &s->head, err);
+        if (rc == CS_OK && s->salvage)
+            s->salvage_head = s->head;
         s->has_head = rc == CS_OK;
     }
     return rc;
@@ -346,26 +451,44 @@ static void take_run(struct clawsync_engine *e, struct cs_job *j)
     }
     cs_messages_free(&s->taken);
     e->totals.last_sequence = s->mark.number;
-    if (e->head.number > s->mark.number && e->head.number - s->from >= LONG_PULL && j->rc == CS_OK)
+    if (!s->salvage && !s->again && e->head.number > s->mark.number && e->head.number - s->from >= LONG_PULL &&
+        j->rc == CS_OK)
         cs_note_progress(e, "pulling", s->mark.number, e->head.number);
+}
+
+/* The last number that came. */
+static uint64_t reached(const struct cs_pull_step *s)
+{
+    return s->salvage ? s->salvaged : s->looking ? s->looked : s->mark.number;
 }
 
 /* At the end our log must be the one that the hub signed. */
 static int end_check(struct clawsync_engine *e, struct cs_error *err)
 {
     const struct cs_pull_step *s = &e->pull;
+    uint64_t end = reached(s);
 
     if (!s->has_head)
         return cs_engine_no_head(err);
     if (s->next != s->total)
         return bad_stream(err);
-    if (s->head.number < s->mark.number)
+    if (s->head.number < end)
         return cs_fail(err, CS_EHUB, "HUB_ROLLBACK: the hub's log ends at %" PRIu64 ", below %" PRIu64 " that it gave",
-                       s->head.number, s->mark.number);
-    if (s->head.number == s->mark.number && memcmp(s->head.log_hash, s->mark.log_hash, 32) != 0)
+                       s->head.number, end);
+    if (s->head.number < s->begun.number || s->head.member_seq < s->begun.member_seq)
         return cs_fail(err, CS_EHUB,
-                       "HUB_FORK: the hub's log is not what its head says; nothing more is taken from it");
-    return CS_OK;
+                       "HUB_ROLLBACK: the hub's log ends at %" PRIu64 " and its membership at %" PRIu32
+                       "; before this pull began it had signed %" PRIu64 " and %" PRIu32,
+                       s->head.number, s->head.member_seq, s->begun.number, s->begun.member_seq);
+    if (s->head.number != end || memcmp(s->head.log_hash, s->looking ? s->looked_hash : s->mark.log_hash, 32) == 0)
+        return CS_OK;
+    if (s->looking)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_FORK: number %" PRIu64
+                       " of the log came as another batch than the hub's head says; nothing "
+                       "was taken from there on (%.120s)",
+                       s->doubted, s->doubt);
+    return cs_fail(err, CS_EHUB, "HUB_FORK: the hub's log is not what its head says; nothing more is taken from it");
 }
 
 static void members_done(struct clawsync_engine *e, int rc, const struct cs_error *err)
@@ -387,8 +510,8 @@ static void take_done(struct clawsync_engine *e, struct cs_job *j)
     }
     if (must_restart(s)) {
         cs_hub_call_cancel(&s->call);
-        if (s->need_own)
-            pull_call(e); /* once: own_in_full stays */
+        if (s->need_own || s->need_again)
+            pull_call(e); /* once: own_in_full and refetched stay */
         else if (s->restarts++ < MAX_RESTARTS)
             cs_step_member(e, members_done);
         else
@@ -408,6 +531,89 @@ static void settle_done(struct clawsync_engine *e, struct cs_job *j)
     finish(e, j->rc, &j->err);
 }
 
+/* ---- what was set aside, once more ---- */
+
+static void again_next(struct clawsync_engine *e)
+{
+    struct cs_error none = { 0 };
+
+    if (cs_aside_next(e))
+        pull_call(e);
+    else
+        finish(e, CS_OK, &none);
+}
+
+static void again_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    e->aside_wanted = false;
+    j->rc = cs_aside_load(e, &j->err);
+}
+
+static void again_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else
+        again_next(e);
+}
+
+/* The hub may not have the one that was asked for; a hub that is away is asked with the next run. The log was read. */
+static void again_ended(struct clawsync_engine *e)
+{
+    struct cs_error err = e->pull.call.err;
+    int rc = e->pull.call.rc;
+
+    if (rc == CS_ECANCELED)
+        finish(e, rc, &err);
+    else if (rc != CS_OK && cs_code_is_transient(rc))
+        finish(e, CS_OK, &err);
+    else
+        again_next(e);
+}
+
+static void read_to_the_end(struct clawsync_engine *e)
+{
+    struct cs_pull_step *s = &e->pull;
+    struct cs_error none = { 0 };
+
+    if (!s->want_again) {
+        finish(e, CS_OK, &none);
+        return;
+    }
+    s->again = true;
+    s->job = (struct cs_job){ .run = again_run, .done = again_done };
+    cs_engine_job(e, &s->job);
+}
+
+/* The log was read on behind a header that was refused, and this came of it. From the mark on, again: once more what
+ * may have been changed on the way, or past it. */
+static void looked(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+    bool differs = rc == CS_EHUB && s->has_head && s->head.number == s->looked;
+
+    if (rc != CS_OK && (!differs || s->refetched == s->doubted)) {
+        finish(e, rc, err);
+        return;
+    }
+    s->looking = false;
+    s->short_ends = 0;
+    if (rc == CS_OK)
+        s->borne_out = s->doubted;
+    else
+        s->refetched = s->doubted;
+    pull_call(e);
+}
+
+/* The log does not go on from where this device stands: there is a snapshot of what it had. */
+static bool is_pruned(const struct clawsync_engine *e)
+{
+    const struct cs_pull_step *s = &e->pull;
+
+    return s->call.rc != CS_OK && s->call.status == CS_RPC_FAILED_PRECONDITION && !s->again && !s->salvage &&
+           !s->asked_snapshot && strstr(s->call.err.msg, "pruned:") != NULL;
+}
+
 /* The end of the stream, all of it taken. */
 static void pull_ended(struct clawsync_engine *e)
 {
@@ -415,25 +621,48 @@ static void pull_ended(struct clawsync_engine *e)
     struct cs_error err = s->call.err;
     int rc = s->call.rc;
 
-    if (rc == CS_OK && s->has_more && s->head.number > s->mark.number) {
+    if (is_pruned(e)) {
+        s->asked_snapshot = true;
+        cs_step_take(e, true, taken_snapshot);
+        return;
+    }
+
+    if (s->again) {
+        again_ended(e);
+        return;
+    }
+    if (rc == CS_OK && s->has_more && s->head.number > reached(s)) {
         pull_call(e);
+        return;
+    }
+    if (s->salvage) {
+        if (rc == CS_OK && !s->has_head)
+            rc = cs_engine_no_head(&err);
+        finish(e, rc, &err);
         return;
     }
     if (rc == CS_OK)
         rc = end_check(e, &err);
-    if (rc == CS_OK && s->head.number > s->mark.number && s->short_ends++ < MAX_RESTARTS) {
+    if (rc == CS_OK && s->head.number > reached(s) && s->short_ends++ < MAX_RESTARTS) {
         pull_call(e);
         return;
     }
-    if (rc == CS_OK && s->head.number > s->mark.number)
+    if (rc == CS_OK && s->head.number > reached(s))
         rc = cs_fail(&err, CS_EHUB, "HUB_WITHHELD: the hub's log ends at %" PRIu64 " and it gave up to %" PRIu64,
-                     s->head.number, s->mark.number);
+                     s->head.number, reached(s));
+    if (s->looking) {
+        looked(e, rc, &err);
+        return;
+    }
     if (rc == CS_OK && e->recovering) {
         s->job = (struct cs_job){ .run = settle_run, .done = settle_done };
         cs_engine_job(e, &s->job);
         return;
     }
-    finish(e, rc, &err);
+    if (rc != CS_OK)
+        finish(e, rc, &err);
+    else
+        read_to_the_end(e);
 }
 
 static void pull_work(struct clawsync_engine *e)
@@ -474,15 +703,16 @@ static void pull_call(struct clawsync_engine *e)
     int rc;
 
     s->next = s->total = 0;
-    s->has_more = s->has_head = s->need_member = s->need_own = false;
+    s->has_more = s->has_head = s->need_member = s->need_own = s->need_again = false;
     cursor.workspace_id = e->workspace_text;
     cursor.device_id = e->device_text;
-    cursor.lamport_clock = (int64_t)s->mark.number;
-    cursor.log_id = s->mark.log_id;
+    cursor.lamport_clock = (int64_t)(s->again ? cs_aside_place(e) - 1 : reached(s));
+    cursor.log_id = s->salvage ? s->salvage_head.log_id : s->mark.log_id;
     req.client_cursor = &cursor;
     req.workspace_id = e->workspace_text;
-    req.max_chunks = (int32_t)e->config.max_pull_chunks;
+    req.max_chunks = s->again ? 1 : (int32_t)e->config.max_pull_chunks; /* one whole batch */
     req.own_in_full = s->own_in_full;
+    req.from_first = s->salvage;
     rc = cs_hub_call_start(e, &s->call, "Pull", &req.base, true, on_pull, &err);
     if (rc != CS_OK)
         finish(e, rc, &err);
@@ -491,15 +721,24 @@ static void pull_call(struct clawsync_engine *e)
 static void load_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_pull_step *s = &e->pull;
+    bool other;
 
     cs_replica_pull_mark(e->replica, &s->mark);
     if (s->mark.number == 0)
         memcpy(s->mark.log_hash, e->log_start, 32);
-    if (s->mark.log_id == 0)
-        s->mark.log_id = e->head.log_id;
+    /* A refill that got as far as the hub, and not into a database that had pulled nothing yet: it has to come there
+     * first, with the numbers of the new log. */
+    other = s->mark.log_id == 0 && cs_refill_is_open(e);
+    if (s->mark.log_id == 0) /* a new database, or one in place of a lost one */
+        s->mark.log_id = e->ks->log_id != 0 ? e->ks->log_id : e->head.log_id;
+    s->begun = e->head;
     s->from = s->mark.number;
+    s->want_again = e->aside_wanted;
     s->own_in_full = e->recovering;
-    if (s->mark.log_id != e->head.log_id)
+    s->own_in_full = s->own_in_full || s->salvage;
+    s->salvaged = 0;
+    s->salvage_head = (struct cs_hub_head){ 0 };
+    if ((other || s->mark.log_id != e->head.log_id) && !s->salvage)
         j->rc = cs_fail(&j->err, CS_EHUB,
                         "LOG_REPLACED: the hub's log is another one than this database followed; nothing was taken "
                         "from it");
@@ -507,19 +746,41 @@ static void load_run(struct clawsync_engine *e, struct cs_job *j)
 
 static void load_done(struct clawsync_engine *e, struct cs_job *j)
 {
-    if (j->rc != CS_OK)
+    struct cs_pull_step *s = &e->pull;
+
+    if (j->rc != CS_OK) {
         finish(e, j->rc, &j->err);
-    else
+    } else if (!s->salvage && !s->sought && s->mark.number == 0 && e->head.number > 0 && !e->beside) {
+        s->sought = true; /* what is in the workspace by now is less than all that ever happened */
+        cs_step_take(e, false, taken_snapshot);
+    } else {
         pull_call(e);
+    }
+}
+
+/* From where the snapshot is of, if there was one. */
+static void taken_snapshot(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_pull_step *s = &e->pull;
+
+    if (rc != CS_OK) {
+        finish(e, rc, err);
+    } else if (!e->take.took) {
+        pull_call(e);
+    } else {
+        s->job = (struct cs_job){ .run = load_run, .done = load_done };
+        cs_engine_job(e, &s->job);
+    }
 }
 
 /* Local changes get their stamps before others' are merged over them: also the rows that were here before tracking. */
 static void seal_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_pull_step *s = &e->pull;
-    bool changed, more = false;
+    bool more = false, asked;
 
-    if (!s->checked && (j->rc = cs_replica_check_schema(e->replica, &changed, &j->err)) != CS_OK)
+    if (!s->checked && ((j->rc = cs_engine_follow_schema(e, &j->err)) != CS_OK ||
+                        (j->rc = cs_aside_asked(e, &asked, &j->err)) != CS_OK))
         return;
     s->checked = true;
     j->rc = cs_engine_seal(e, &more, &j->err);
@@ -547,8 +808,9 @@ void cs_step_pull(struct clawsync_engine *e, cs_step_done done)
 
     s->done = done;
     s->restarts = s->short_ends = 0;
-    s->conflicts = 0;
-    s->taken_batches = s->taken_ops = s->resolved = 0;
+    s->refetched = s->borne_out = 0;
+    s->again = s->looking = s->sought = s->asked_snapshot = false;
+    s->taken_batches = s->taken_ops = 0;
     s->checked = s->sealed = false;
     s->job = (struct cs_job){ .run = seal_run, .done = seal_done };
     cs_engine_job(e, &s->job);

@@ -26,7 +26,7 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
 
 static void record_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    if ((j->rc = cs_record_pushed(e, &j->err)) == CS_OK)
+    if ((j->rc = cs_record_pushed(e, &j->err)) == CS_OK && (j->rc = cs_conflict_news(e, &j->err)) == CS_OK)
         j->rc = cs_engine_head_save(e, &j->err);
 }
 
@@ -133,7 +133,8 @@ static void fill_header(struct clawsync_engine *e, uint64_t number, const uint8_
         memcpy(mark.log_hash, e->log_start, 32);
     *h = (struct cs_batch_header){ .kind = CS_BATCH_OPERATIONS,
                                    .codec = CS_CODEC_ZSTD,
-                                   .padding = CS_PADDING_PADME,
+                                   .padding =
+                                       strcmp(e->config.padding, "none") == 0 ? CS_PADDING_NONE : CS_PADDING_PADME,
                                    .workspace = e->workspace,
                                    .device = e->device,
                                    .incarnation = e->incarnation,
@@ -186,14 +187,21 @@ static int make_batch(struct clawsync_engine *e, struct cs_error *err)
     const struct cs_epoch_keys *keys = cs_keystore_epoch(e->ks, e->members.epoch);
     struct cs_delta delta = { 0 };
     struct cs_batch_header h;
+    bool full;         /* entities that others miss come first */
+    bool more = false; /* of the merged state, which a refilled hub gets last */
     int rc;
 
     if (keys == NULL)
         return epoch_missing(e, err);
-    if ((rc = cs_replica_extract(e->replica, &s->arena, e->config.max_delta_rows, BATCH_BYTES, &delta, err)) != CS_OK)
+    if ((rc = cs_reconcile_extract(e, &s->arena, BATCH_BYTES, &delta, &full, err)) != CS_OK)
+        return rc;
+    if (!full && ((rc = cs_replica_extract(e->replica, &s->arena, e->config.max_delta_rows, BATCH_BYTES, &delta,
+                                           err)) != CS_OK ||
+                  (delta.nops == 0 && (rc = cs_replica_extract_state(e->replica, &s->arena, e->config.max_delta_rows,
+                                                                     BATCH_BYTES, &delta, &more, err)) != CS_OK)))
         return rc;
     if (delta.nops == 0) {
-        s->nothing_more = true;
+        s->nothing_more = !full && !more;
         return CS_OK;
     }
     fill_header(e, s->last + 1, s->last_hash, &h);
@@ -205,6 +213,8 @@ static int make_batch(struct clawsync_engine *e, struct cs_error *err)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     if ((rc = cs_replica_bind(e->replica, h.number, s->batch.hash, cs_buf_slice(&s->stored), err)) != CS_OK)
         return rc;
+    if (full)
+        cs_reconcile_extracted(e);
     if ((rc = put_in_flight(e, &s->batch, err)) == CS_OK && ++s->made == 2)
         rc = count_total(e, err);
     return rc;
@@ -277,8 +287,12 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
     }
     if (r->batch_hash.len != 32 || memcmp(r->batch_hash.data, it.hash, 32) != 0 || r->log_number == 0)
         return cs_fail(err, CS_EHUB, "the hub acknowledged another batch than the one that was sent");
-    if (r->head != NULL && (rc = cs_engine_head(e, r->head, &head, err)) != CS_OK)
+    if ((rc = cs_engine_head(e, r->head, &head, err)) != CS_OK)
         return rc;
+    if (head.number < r->log_number)
+        return cs_fail(err, CS_EHUB,
+                       "BAD_HUB_HEAD: the hub acknowledged number %" PRIu64 " and signed a head that ends at %" PRIu64,
+                       r->log_number, head.number);
     /* the copy first: it may go while the batch waits, never wait when that is gone */
     if ((rc = cs_queue_accepted(e->queue, it.hash, err)) != CS_OK ||
         (rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK)
@@ -317,7 +331,7 @@ static int take_answers(struct clawsync_engine *e, struct cs_error *err)
         const Clawsync__V1__PushResponse *r = clawsync__v1__push_response__unpack(&alloc, m->len, m->data);
 
         if (r == NULL)
-            rc = cs_fail(err, CS_EHUB, "the hub's answer cannot be read");
+            rc = cs_engine_unreadable(&s->arena, "the hub's answer", err);
         else if (!is_genuine(s, r))
             rc = cs_fail(err, CS_EUNAVAILABLE,
                          "an answer in the name of hub %.200s has no valid proof; it was not used, and changes stay "
@@ -342,14 +356,13 @@ static bool has_room(const struct clawsync_engine *e)
 static void push_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_push_step *s = &e->push;
-    bool changed, more;
+    bool more;
 
     cs_arena_reset(&s->arena);
     if ((j->rc = take_answers(e, &j->err)) != CS_OK || s->refused[0] != '\0')
         return;
     if (!s->loaded) {
-        if ((j->rc = cs_replica_check_schema(e->replica, &changed, &j->err)) == CS_OK &&
-            (j->rc = cs_offline_begin(e, &j->err)) == CS_OK)
+        if ((j->rc = cs_engine_follow_schema(e, &j->err)) == CS_OK && (j->rc = cs_offline_begin(e, &j->err)) == CS_OK)
             j->rc = load_bound(e, &j->err);
     } else if (!s->nothing_more && has_room(e)) {
         if ((j->rc = cs_engine_seal(e, &more, &j->err)) == CS_OK && !more)

@@ -45,17 +45,54 @@ static int entry_failed(int rc, struct cs_error *err)
     err->code = CS_EHUB;
     if (strncmp(err->msg, expired, sizeof expired - 1) == 0)
         return CS_EHUB;
-    cs_fail_context(err, rc == CS_EAUTH ? "MEMBER_FORGED: the hub gave a forged membership entry"
-                                        : "MEMBER_FORK: the hub's membership log does not continue the known one");
+    if (rc == CS_EAUTH)
+        cs_fail_context(err, "MEMBER_FORGED: the hub gave a forged membership entry");
+    else
+        cs_member_forked(err, "the hub's membership log does not continue the known one");
     return CS_EHUB;
 }
 
-int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_arena *a, struct cs_hub_head *head,
-                   bool check_head, struct cs_error *err)
+/* Nobody but the people can tell a hub that lies from one that a device refilled which had not heard of all entries. */
+int cs_member_forked(struct cs_error *err, const char *what)
+{
+    struct cs_error why = *err;
+
+    return cs_fail(
+        err, CS_EHUB,
+        "MEMBER_FORK: %s (%.150s). If somebody refilled the hub who had not heard of all entries, join anew, "
+        "with all that is here: claw-sync identity new, then claw-sync join CODE. If nobody did, the hub lies",
+        what, why.msg);
+}
+
+/* The hub's newest time known from before this entry was there: an entry that a head covers is older than the head. */
+static int64_t time_before(const struct clawsync_engine *e, struct cs_slice entry)
+{
+    uint32_t seq = cs_entry_seq(entry);
+    int64_t head = seq > e->head.member_seq ? e->head.time_ms : 0,
+            kept = seq > e->kept.member_seq ? e->kept.time_ms : 0;
+
+    return head > kept ? head : kept;
+}
+
+static int take_entry(struct clawsync_engine *e, struct cs_slice entry, struct cs_error *err)
 {
     static const uint8_t zero[32];
-    int64_t time_ms = e->head.time_ms > e->kept.time_ms ? e->head.time_ms : e->kept.time_ms;
-    bool has_head = false;
+    int rc;
+
+    cs_hash_plain(entry, e->looked_at);
+    if ((rc = cs_self_members_add(e, entry, time_before(e, entry), err)) != CS_OK)
+        return entry_failed(rc, err);
+    if (e->members.seq == 1 && memcmp(e->ks->genesis, zero, 32) != 0 &&
+        memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
+        return cs_fail(err, CS_EHUB, "MEMBER_FORK: the hub's workspace begins with another genesis");
+    return cs_self_take_keys(e, entry, err);
+}
+
+int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_arena *a, struct cs_hub_head *head,
+                   bool check_head, int (*settle)(struct clawsync_engine *e, struct cs_error *err),
+                   struct cs_error *err)
+{
+    const Clawsync__V1__HubHead *last = NULL;
     int rc = CS_OK;
 
     for (const struct cs_message *m = in->first; m != NULL && rc == CS_OK; m = m->next) {
@@ -64,28 +101,15 @@ int cs_member_fold(struct clawsync_engine *e, struct cs_messages *in, struct cs_
             clawsync__v1__get_membership_response__unpack(&alloc, m->len, m->data);
 
         if (r == NULL)
-            return cs_fail(err, CS_EHUB, "the hub's membership answer cannot be read");
-        for (size_t i = 0; i < r->n_entries && rc == CS_OK; i++) {
-            struct cs_slice entry = cs_slice(r->entries[i].data, r->entries[i].len);
-
-            cs_hash_plain(entry, e->looked_at);
-            if ((rc = cs_self_members_add(e, entry, time_ms, err)) != CS_OK)
-                rc = entry_failed(rc, err);
-            else if (e->members.seq == 1 && memcmp(e->ks->genesis, zero, 32) != 0 &&
-                     memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
-                rc = cs_fail(err, CS_EHUB, "MEMBER_FORK: the hub's workspace begins with another genesis");
-            else
-                rc = cs_self_take_keys(e, entry, err);
-        }
-        if (rc == CS_OK && check_head && r->head != NULL) {
-            rc = cs_engine_head(e, r->head, head, err);
-            has_head = true;
-        }
+            return cs_engine_unreadable(a, "the hub's membership answer", err);
+        for (size_t i = 0; i < r->n_entries && rc == CS_OK; i++)
+            rc = take_entry(e, cs_slice(r->entries[i].data, r->entries[i].len), err);
+        last = r->head != NULL ? r->head : last;
     }
-    if (rc != CS_OK || !check_head)
+    if (rc == CS_OK && settle != NULL)
+        rc = settle(e, err);
+    if (rc != CS_OK || !check_head || (rc = cs_engine_head(e, last, head, err)) != CS_OK)
         return rc;
-    if (!has_head)
-        return cs_engine_no_head(err);
     if (head->member_seq < e->members.seq)
         return cs_fail(err, CS_EHUB,
                        "HUB_ROLLBACK: the hub's membership log ends at entry %" PRIu32
@@ -137,21 +161,43 @@ static int note_surplus(struct clawsync_engine *e, uint32_t from_seq, struct cs_
     return CS_OK;
 }
 
+static int keep_entries(struct clawsync_engine *e, struct cs_error *err)
+{
+    int rc = note_surplus(e, e->member.before, err);
+
+    e->member.before = e->members.seq;
+    return rc == CS_OK ? cs_self_members_save(e, err) : rc;
+}
+
+/* A refill among the entries says which log the head must be of; they are pinned before it is followed, as a member
+ * signed it, whatever the hub's log is. */
+static int settle_entries(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_pull_mark mark;
+    int rc = CS_OK;
+
+    cs_replica_pull_mark(e->replica, &mark);
+    if (e->members.refills > 0 && mark.log_id != e->members.refill.log_id)
+        rc = keep_entries(e, err);
+    return rc == CS_OK ? cs_refill_follow(e, err) : rc;
+}
+
 static void fold_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_member_step *s = &e->member;
-    uint32_t before = e->members.seq;
     struct cs_hub_head head = { 0 };
 
-    if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, &j->err)) == CS_OK &&
-        (j->rc = check_floor(e, &head, &j->err)) == CS_OK && (j->rc = note_surplus(e, before, &j->err)) == CS_OK)
-        j->rc = cs_self_members_save(e, &j->err);
+    s->before = e->members.seq;
+    if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, settle_entries, &j->err)) == CS_OK)
+        j->rc = check_floor(e, &head, &j->err);
+    if (j->rc == CS_OK)
+        j->rc = keep_entries(e, &j->err);
     if (j->rc == CS_OK && !cs_is_member(e))
         j->rc = cs_fail(&j->err, CS_EAUTH,
                         "this device is not a member of the workspace; join it with: claw-sync join CODE (made by "
                         "claw-sync invite on a device that is in)");
-    if (j->rc == CS_OK && cs_keystore_epoch(e->ks, e->members.epoch) == NULL)
-        j->rc = cs_fail(&j->err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+    if (j->rc == CS_OK)
+        j->rc = cs_self_check_keys(e, &j->err);
     if (j->rc == CS_OK && s->entry.len > 0) {
         if ((j->rc = cs_record_registered(e, &j->err)) == CS_OK)
             j->rc = cs_self_pending_drop(e, &j->err);
@@ -167,12 +213,24 @@ static void fold_done(struct clawsync_engine *e, struct cs_job *j)
     finish(e, j->rc, &j->err);
 }
 
+void cs_hub_lost(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+
+    if (c->rc == CS_EAUTH && c->status == CS_RPC_UNAUTHENTICATED && cs_is_member(e))
+        c->rc = cs_fail(&c->err, CS_EHUB,
+                        "HUB_LOST: hub %.150s does not know this device, which is a member of the workspace: it lost "
+                        "what it had. If it still knows others, one of them has to refill it",
+                        e->config.hub_endpoint);
+}
+
 static void on_membership(struct cs_hub_call *c)
 {
     struct clawsync_engine *e = c->e;
 
     if (!c->ended)
         return;
+    cs_hub_lost(c);
     if (c->rc != CS_OK) {
         finish(e, c->rc, &c->err);
         return;
@@ -208,7 +266,7 @@ static void settle_run(struct clawsync_engine *e, struct cs_job *j)
         m == NULL ? NULL : clawsync__v1__register_device_response__unpack(&alloc, m->len, m->data);
 
     if (r == NULL || r->server_public_key.len != 32) {
-        j->rc = cs_fail(&j->err, CS_EHUB, "the hub's answer to the registration cannot be read");
+        j->rc = cs_engine_unreadable(&s->arena, "the hub's answer to the registration", &j->err);
     } else if (memcmp(e->ks->hub_key, zero, 32) == 0) {
         memcpy(e->ks->hub_key, r->server_public_key.data, 32);
         if (s->entry.data[4] == CS_ENTRY_GENESIS)
@@ -229,10 +287,16 @@ static void settle_done(struct clawsync_engine *e, struct cs_job *j)
         fetch(e);
 }
 
-/* The hub refused for good: the entry is dropped, so that the user can join in another way. */
+static bool is_genesis(const struct clawsync_engine *e)
+{
+    return e->member.entry.len > 4 && e->member.entry.data[4] == CS_ENTRY_GENESIS;
+}
+
+/* The hub refused for good: the entry is dropped, so that the user can join in another way. Also where another entry
+ * came first: one that was made for that place fits nowhere any more. */
 static void drop_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    bool genesis = e->member.entry.len > 4 && e->member.entry.data[4] == CS_ENTRY_GENESIS;
+    bool genesis = is_genesis(e);
     struct cs_error err = { 0 };
 
     if (cs_self_pending_drop(e, &err) != CS_OK)
@@ -248,6 +312,8 @@ static void drop_run(struct clawsync_engine *e, struct cs_job *j)
             &j->err, CS_EEXIST,
             "this workspace exists; join it with: claw-sync join CODE (made by claw-sync invite on a device that is "
             "in)");
+    if (j->rc == CS_EABORTED)
+        cs_fail(&j->err, CS_EABORTED, "another device's entry came first; join once more with the same code or phrase");
     cs_buf_free(&e->member.entry);
 }
 
@@ -261,7 +327,7 @@ static void on_registered(struct cs_hub_call *c)
     c->in = (struct cs_messages){ 0 };
     if (c->rc == CS_OK) {
         next_job(e, settle_run, settle_done);
-    } else if (cs_code_is_transient(c->rc) || c->rc == CS_ECANCELED) {
+    } else if ((cs_code_is_transient(c->rc) && (c->rc != CS_EABORTED || is_genesis(e))) || c->rc == CS_ECANCELED) {
         finish(e, c->rc, &c->err);
     } else {
         e->member.job.rc = c->rc;

@@ -9,13 +9,24 @@
 
 #include "engine/engine.h"
 
-enum { DEBOUNCE_MS = 20, LOOK_GAP_MS = 2, RETRY_MAX_MS = 30000, COUNT_MS = 500, DUTY_MS = 60000, CHECKPOINT_MS = 1000 };
+enum {
+    DEBOUNCE_MS = 20,
+    LOOK_GAP_MS = 2,
+    RETRY_MAX_MS = 30000,
+    COUNT_MS = 500,
+    DUTY_MS = 60000,
+    CHECKPOINT_MS = 1000,
+    POSITIONS_MS = 60000
+};
+enum { RECONCILE_SHARE = 20 }; /* reading the state because the hub asks takes at most a twentieth of the time */
 
 static void schedule(struct clawsync_engine *e);
 static void run_step(struct clawsync_engine *e);
 static void watch_start(struct clawsync_engine *e);
 static void beat_start(struct clawsync_engine *e);
 static void look_soon(struct clawsync_engine *e);
+static void want_reconcile(struct clawsync_engine *e);
+static void want_compact(struct clawsync_engine *e);
 
 static void event(struct clawsync_engine *e, clawsync_event_type type, uint64_t count)
 {
@@ -53,6 +64,7 @@ static void publish(struct clawsync_engine *e)
     e->status.bound_batches = s->counts.bound;
     e->status.hidden_rows = s->counts.hidden;
     e->status.conflicts = s->counts.conflicts;
+    e->status.manual_conflicts = s->counts.manual_conflicts;
     e->status.tracked_tables = s->counts.tracked;
     e->status.held_back = s->counts.held_back;
     e->status.set_aside = (int64_t)s->queued.failed;
@@ -156,13 +168,102 @@ static void checkpoint_soon(struct clawsync_engine *e)
     cs_timer_start(e->schedule.checkpoint, CHECKPOINT_MS);
 }
 
+/* ---- how it stands, for others to read ---- */
+
+static void standing_soon(struct clawsync_engine *e);
+
+static bool same_standing(const struct cs_standing *a, const struct cs_standing *b)
+{
+    return a->connected == b->connected && a->last.code == b->last.code && strcmp(a->last.msg, b->last.msg) == 0;
+}
+
+/* Commands leave behind what a person has to settle; that all is well is the daemon's word alone. */
+static void standing_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    if (s->standing_kept)
+        j->rc = cs_standing_save(&s->written, e->world, e->config.data_dir, &j->err);
+    else
+        j->rc = cs_standing_drop(e->world, e->config.data_dir, &j->err);
+}
+
+/* What could not be written is tried again behind the next round. */
+static void standing_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    s->standing_waits = false;
+    s->standing_known = j->rc == CS_OK;
+    if (!same_standing(&s->standing, &s->written))
+        standing_soon(e);
+}
+
+static void standing_soon(struct clawsync_engine *e)
+{
+    struct cs_schedule *s = &e->schedule;
+
+    if (e->beside || s->standing_waits || (s->standing_known && same_standing(&s->standing, &s->written)))
+        return;
+    s->standing_waits = true;
+    s->standing_kept = s->running || s->standing.last.code != CS_OK;
+    s->written = s->standing;
+    s->standing_job = (struct cs_job){ .run = standing_run, .done = standing_done };
+    cs_engine_job(e, &s->standing_job);
+}
+
+static void standing_begin(struct clawsync_engine *e)
+{
+    struct cs_standing *now = &e->schedule.standing;
+
+    now->device = e->device;
+    if (now->by.pid == 0)
+        cs_process_self(&now->by);
+    now->since_ms = cs_now_ms(e->world);
+}
+
+/* Did the task look at all that a round looks at, or settle what one finds? */
+static bool is_whole(const struct clawsync_engine *e, const struct cs_command *c)
+{
+    static const cs_step_start settling[] = { cs_step_reconcile, cs_step_refill, cs_step_accept,
+                                              cs_step_join,      cs_step_enter,  cs_step_recover };
+    const struct cs_schedule *s = &e->schedule;
+
+    if (c == NULL || c->kind == CS_CMD_SYNC)
+        return true;
+    for (int i = 0; i < s->nsteps; i++)
+        for (size_t k = 0; k < sizeof settling / sizeof settling[0]; k++)
+            if (s->step[i] == settling[k])
+                return true;
+    return false;
+}
+
+static void standing_after(struct clawsync_engine *e, const struct cs_command *c, int rc, const struct cs_error *err)
+{
+    struct cs_standing *now = &e->schedule.standing;
+    bool round = c == NULL || c->kind == CS_CMD_SYNC || c->kind == CS_CMD_PUSH || c->kind == CS_CMD_PULL;
+    bool whole = is_whole(e, c);
+
+    if (rc == CS_ECANCELED || (rc == CS_OK ? !whole : !round || (c != NULL && cs_code_is_transient(rc))))
+        return;
+    standing_begin(e);
+    now->last = (struct cs_error){ .code = rc };
+    if (rc != CS_OK)
+        snprintf(now->last.msg, sizeof now->last.msg, "%s", err->msg);
+    standing_soon(e);
+}
+
 static void set_connected(struct clawsync_engine *e, bool connected, const struct cs_error *why)
 {
     struct cs_schedule *s = &e->schedule;
 
     if (s->connected == connected)
         return;
-    s->connected = connected;
+    s->connected = s->standing.connected = connected;
+    if (s->running) {
+        standing_begin(e);
+        standing_soon(e);
+    }
     if (connected) {
         event(e, CLAWSYNC_EVENT_CONNECTED, 0);
         return;
@@ -183,9 +284,6 @@ static void round_events(struct clawsync_engine *e, const clawsync_stats *stats)
         ev.type = CLAWSYNC_EVENT_PULL_COMPLETED;
         cs_emit(e, &ev);
     }
-    if (e->pull.conflicts > 0)
-        event(e, CLAWSYNC_EVENT_CONFLICT_DETECTED, e->pull.conflicts);
-    e->pull.conflicts = 0;
 }
 
 /* The word in front of the message, when it is a finding's name. */
@@ -205,13 +303,25 @@ static bool is_offline(int rc)
     return rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT;
 }
 
+/* What stands open with the hub that is left for another. */
+static void leave_hub(struct clawsync_engine *e)
+{
+    cs_hub_call_cancel(&e->schedule.watch);
+    cs_hub_call_cancel(&e->schedule.beat);
+}
+
 static void daemon_failed(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
     char name[32];
 
-    s->wanted |= s->taken & ~(unsigned)CS_WANT_DUTY; /* the next count finds it again */
+    s->wanted |= s->taken & (CS_WANT_PUSH | CS_WANT_PULL); /* a count, and the hub, find the others again */
     s->backing_off = true;
+    if (is_offline(rc) && cs_failover_next(e)) {
+        leave_hub(e);
+        cs_timer_start(s->retry, 0);
+        return;
+    }
     if (is_offline(rc)) {
         set_connected(e, false, err);
         cs_hub_call_cancel(&s->watch);
@@ -252,7 +362,13 @@ static void finish_all(struct clawsync_engine *e, struct cs_command *c, int rc, 
 
 static void checkpoint_run(struct clawsync_engine *e, struct cs_job *j)
 {
+    uint64_t now = cs_monotonic_ns(e->world) / 1000000 + 1;
+
     j->rc = cs_checkpoint_save(e, &e->schedule.saving, &j->err);
+    if (j->rc == CS_OK && (e->schedule.positions_ms == 0 || now - e->schedule.positions_ms >= POSITIONS_MS)) {
+        e->schedule.positions_ms = now;
+        j->rc = cs_engine_save_positions(e, &j->err);
+    }
 }
 
 /* The position in the database stands, whatever became of the file. */
@@ -301,7 +417,9 @@ static void task_finish(struct clawsync_engine *e, int rc, const struct cs_error
     s->busy = false;
     note_moved(e, &stats);
     set_error(e, rc, err);
+    standing_after(e, c, rc, err);
     if (rc == CS_OK) {
+        cs_failover_connected(e);
         s->exchanged.contact_ms = now;
         s->told_queued = s->told_queued && !s->pushed;
         round_events(e, &stats);
@@ -378,6 +496,24 @@ static void store_done(struct clawsync_engine *e, struct cs_job *j)
     task_finish(e, s->away.code, &s->away);
 }
 
+/* A finding that a person can settle says how. */
+static void name_command(struct cs_error *err)
+{
+    const char *command = cs_finding_command(err);
+    size_t n = strlen(err->msg);
+
+    if (command != NULL && strstr(err->msg, command) == NULL)
+        snprintf(err->msg + n, sizeof err->msg - n, ". If you know why, settle it with: %s", command);
+}
+
+/* The task from its first step. */
+static void again_after(struct clawsync_engine *e, uint64_t ms)
+{
+    e->schedule.at = 0;
+    e->schedule.step_waits = true;
+    cs_timer_start(e->schedule.retry, ms);
+}
+
 static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
@@ -387,15 +523,21 @@ static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *
         s->pushed = true;
     if (rc == CS_OK && s->step[s->at] == cs_step_pull)
         s->pulled = true;
+    if (s->step[s->at] == cs_step_reconcile_asked)
+        s->reconcile_ms = cs_loop_now_ms(e->loop) + RECONCILE_SHARE * e->reconcile.reading_ms;
     if (rc == CS_OK && ++s->at < s->nsteps) {
         run_step(e);
+        return;
+    }
+    if (rc != CS_OK && s->current != NULL && is_offline(rc) && !s->closing && !s->draining && cs_failover_next(e)) {
+        leave_hub(e);
+        again_after(e, 0);
         return;
     }
     if (rc != CS_OK && s->current != NULL && cs_code_is_transient(rc) && s->attempt < e->config.max_retries &&
         !s->closing && !s->draining) {
         e->totals.retries++;
-        s->at = 0;
-        cs_timer_start(s->retry, retry_pause(e, s->attempt++));
+        again_after(e, retry_pause(e, s->attempt++));
         return;
     }
     if (rc != CS_OK && is_given_up(e, rc)) {
@@ -408,6 +550,8 @@ static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *
     if (rc != CS_OK) {
         s->finding = *err;
         s->finding.code = rc;
+        name_command(&s->finding);
+        err = &s->finding;
     }
     if (rc != CS_OK && cs_is_finding(&s->finding)) {
         s->record_job = (struct cs_job){ .run = record_run, .done = record_done };
@@ -437,25 +581,35 @@ static void task_begin(struct clawsync_engine *e)
     s->pushed = s->pulled = false;
     s->before = e->totals;
     s->began_ms = cs_loop_now_ms(e->loop);
+    pthread_mutex_lock(&e->lock);
+    e->status.state = state_now(s); /* the counts are those of the last time that all was quiet */
+    pthread_mutex_unlock(&e->lock);
     run_step(e);
 }
 
-static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bool pull, bool duty)
+static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bool pull, unsigned more)
 {
+    bool duty = more & CS_WANT_DUTY;
     struct cs_schedule *s = &e->schedule;
 
     s->nsteps = 0;
     /* While the hub is watched, what it says of the membership comes with the heads, and a refusal tells the rest. */
-    if (duty || !cs_hub_call_running(&s->watch) || e->head.member_seq > e->members.seq)
+    if (duty || !cs_hub_call_running(&s->watch) || e->head.member_seq > e->members.seq || s->failures > 0)
         s->step[s->nsteps++] = cs_step_member;
     if (pull_first)
         s->step[s->nsteps++] = cs_step_pull;
-    if (push)
+    if (push) {
         s->step[s->nsteps++] = cs_step_push;
+        s->step[s->nsteps++] = cs_step_tell;
+    }
     if (pull)
         s->step[s->nsteps++] = cs_step_pull;
     if (duty)
         s->step[s->nsteps++] = cs_step_duty;
+    if (more & CS_WANT_RECONCILE)
+        s->step[s->nsteps++] = cs_step_reconcile_asked;
+    if (more & CS_WANT_COMPACT)
+        s->step[s->nsteps++] = cs_step_compact_asked;
     task_begin(e);
 }
 
@@ -504,6 +658,8 @@ static void daemon_start(struct clawsync_engine *e)
     s->wanted = CS_WANT_PUSH | CS_WANT_PULL;
     if (s->watch_files == NULL && cs_watch_new(e->loop, e->db_dir, on_file, e, &s->watch_files, &err) != CS_OK)
         cs_emit_error(e, CLAWSYNC_EVENT_SYNC_ERROR, "", &err); /* the interval still finds changes */
+    standing_begin(e);
+    standing_soon(e);
     interval_start(e);
     cs_timer_start(s->heartbeat, (uint64_t)e->config.heartbeat_interval_secs * 1000);
 }
@@ -522,22 +678,26 @@ static void daemon_stop(struct clawsync_engine *e)
     cs_timer_stop(s->heartbeat);
     cs_timer_stop(s->look);
     cs_timer_stop(s->duty);
+    cs_timer_stop(s->reconcile);
     s->duty_waits = false;
     if (!s->busy)
         cs_timer_stop(s->retry);
     publish(e);
 }
 
-/* Has anybody committed anything? */
+/* Has anybody committed anything? The application may make a table that it did not have. */
 static void look_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_schedule *s = &e->schedule;
     struct cs_queue_counts queued = { 0 };
     bool changed, unsealed = false, unsent = false;
 
-    s->look_pending = false;
-    if ((j->rc = cs_replica_poll(e->replica, &changed, &j->err)) == CS_OK && changed)
-        j->rc = cs_replica_check_schema(e->replica, &changed, &j->err);
+    s->look_pending = s->look_asked = false;
+    if ((j->rc = cs_replica_poll(e->replica, &changed, &j->err)) == CS_OK && changed &&
+        (j->rc = cs_engine_follow_schema(e, &j->err)) == CS_OK)
+        j->rc = cs_aside_asked(e, &s->look_asked, &j->err);
+    if (j->rc == CS_OK && changed)
+        j->rc = cs_asked_look(e, &j->err);
     if (j->rc == CS_OK)
         j->rc = cs_replica_pending(e->replica, &unsealed, &unsent, &j->err);
     if (j->rc == CS_OK && !unsealed && !unsent && e->queue != NULL)
@@ -556,6 +716,8 @@ static void look_done(struct clawsync_engine *e, struct cs_job *j)
 
     s->looking = false;
     s->looked_ms = cs_loop_now_ms(e->loop);
+    if (s->running && s->look_asked)
+        s->wanted |= CS_WANT_PULL;
     if (s->running && (s->look_pending || j->rc != CS_OK)) {
         s->wanted |= CS_WANT_PUSH;
         s->found_ms = s->looked_ms;
@@ -622,31 +784,76 @@ static void on_duty(void *arg)
     schedule(e);
 }
 
+static void on_reconcile(void *arg)
+{
+    struct clawsync_engine *e = arg;
+
+    if (!e->schedule.running)
+        return;
+    e->schedule.wanted |= CS_WANT_PULL | CS_WANT_RECONCILE;
+    schedule(e);
+}
+
+static void want_reconcile(struct clawsync_engine *e)
+{
+    uint64_t now = cs_loop_now_ms(e->loop), at = e->schedule.reconcile_ms;
+
+    cs_timer_start(e->schedule.reconcile, at > now ? at - now : 0);
+}
+
+static void want_compact(struct clawsync_engine *e)
+{
+    e->schedule.wanted |= CS_WANT_PULL | CS_WANT_COMPACT;
+}
+
 static void on_retry(void *arg)
 {
     struct clawsync_engine *e = arg;
     struct cs_schedule *s = &e->schedule;
 
     s->backing_off = false;
-    if (s->busy)
+    if (s->step_waits) {
+        s->step_waits = false;
         run_step(e);
-    else
-        schedule(e);
+    } else {
+        schedule(e); /* what runs in the meantime runs on */
+    }
 }
 
 static void lost(struct clawsync_engine *e, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
+    bool another = e->hubs.n > 1; /* which is tried before anybody is told */
 
-    set_connected(e, false, err);
+    if (!another || s->closing || !s->running)
+        set_connected(e, false, err);
     if (s->closing || !s->running)
         return;
     s->wanted |= CS_WANT_PUSH | CS_WANT_PULL;
-    if (!s->busy && !s->backing_off) {
+    if (!s->busy && !s->backing_off && another) {
+        s->backing_off = true;
+        cs_timer_start(s->retry, 0);
+    } else if (!s->busy && !s->backing_off) {
         s->backing_off = true;
         cs_timer_start(s->retry, retry_pause(e, s->failures++));
     }
     publish(e);
+}
+
+/* There may be something to reconcile: what it is, is asked then. */
+static void note_bells(struct clawsync_engine *e, const struct cs_messages *in)
+{
+    for (const struct cs_message *m = in->first; m != NULL; m = m->next) {
+        Clawsync__V1__WatchResponse *r = clawsync__v1__watch_response__unpack(NULL, m->len, m->data);
+
+        if (r == NULL)
+            continue;
+        if (r->reconcile)
+            want_reconcile(e);
+        if (r->snapshot)
+            want_compact(e);
+        clawsync__v1__watch_response__free_unpacked(r, NULL);
+    }
 }
 
 static void on_watch(struct cs_hub_call *c)
@@ -655,6 +862,7 @@ static void on_watch(struct cs_hub_call *c)
     struct cs_error err = c->err;
 
     if (c->in.first != NULL) {
+        note_bells(e, &c->in);
         cs_messages_free(&c->in); /* the head in it is not verified and not used: the pull brings one that is */
         e->schedule.wanted |= CS_WANT_PULL;
         cs_hub_call_idle(c, false); /* silence is normal here; the heartbeat notices a dead hub */
@@ -700,6 +908,10 @@ static void on_beat(struct cs_hub_call *c)
         pthread_mutex_unlock(&e->lock);
         if (r->sync_required)
             s->wanted |= CS_WANT_PULL;
+        if (r->reconcile)
+            want_reconcile(e);
+        if (r->snapshot || cs_compact_is_due(e))
+            want_compact(e);
         clawsync__v1__heartbeat_response__free_unpacked(r, NULL);
     } else if (c->rc != CS_OK && cs_hub_call_running(&s->watch)) {
         struct cs_error err = c->err;
@@ -763,13 +975,13 @@ static void begin_command(struct clawsync_engine *e, struct cs_command *c)
         join_round(s, c);
     switch (c->kind) {
     case CS_CMD_PUSH:
-        task_round(e, false, true, false, false);
+        task_round(e, false, true, false, 0);
         return;
     case CS_CMD_PULL:
-        task_round(e, true, false, false, false);
+        task_round(e, true, false, false, 0);
         return;
     case CS_CMD_SYNC:
-        task_round(e, true, true, true, false);
+        task_round(e, true, true, true, 0);
         return;
     case CS_CMD_STEPS:
         if (s->running && c->stopped) {
@@ -805,10 +1017,9 @@ static void begin_command(struct clawsync_engine *e, struct cs_command *c)
 static void close_now(struct clawsync_engine *e)
 {
     struct cs_schedule *s = &e->schedule;
-    bool retry_waits = s->busy && s->attempt > 0 && s->at == 0;
 
     s->closing = true;
-    if (retry_waits) {
+    if (s->step_waits) {
         cs_timer_stop(s->retry);
         cs_timer_start(s->retry, 0);
     }
@@ -838,6 +1049,14 @@ static void schedule(struct clawsync_engine *e)
         cs_loop_stop(e->loop);
     if (s->closing || s->busy)
         return;
+    if (cs_failover_go_back(e)) {
+        leave_hub(e);
+        s->wanted |= s->running ? CS_WANT_PUSH | CS_WANT_PULL : 0;
+    }
+    if ((c = cs_asked_next(e)) != NULL) {
+        c->next = s->waiting;
+        s->waiting = c;
+    }
     if ((c = s->waiting) != NULL) {
         s->waiting = c->next;
         c->next = NULL;
@@ -850,7 +1069,7 @@ static void schedule(struct clawsync_engine *e)
     }
     s->taken = s->wanted;
     s->wanted = 0;
-    task_round(e, false, s->taken & CS_WANT_PUSH, s->taken & CS_WANT_PULL, s->taken & CS_WANT_DUTY);
+    task_round(e, false, s->taken & CS_WANT_PUSH, s->taken & CS_WANT_PULL, s->taken);
 }
 
 /* Who was connected sends what is unsent first, as long as the timer lets it. */
@@ -899,14 +1118,21 @@ int cs_schedule_open(struct clawsync_engine *e, struct cs_error *err)
     struct cs_schedule *s = &e->schedule;
 
     s->counted_ms = s->looked_ms = s->found_ms = 0;
+    e->tell.wanted = true; /* what the last run could not tell */
     if (cs_timer_new(e->loop, on_retry, e, &s->retry) != CS_OK ||
         cs_timer_new(e->loop, on_look, e, &s->look) != CS_OK ||
         cs_timer_new(e->loop, on_interval, e, &s->interval) != CS_OK ||
         cs_timer_new(e->loop, on_heartbeat, e, &s->heartbeat) != CS_OK ||
         cs_timer_new(e->loop, on_checkpoint, e, &s->checkpoint) != CS_OK ||
+        cs_timer_new(e->loop, on_reconcile, e, &s->reconcile) != CS_OK ||
         cs_timer_new(e->loop, on_duty, e, &s->duty) != CS_OK || cs_timer_new(e->loop, cut, e, &s->close) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    return CS_OK;
+    return cs_failover_open(e, err);
+}
+
+void cs_schedule_hub_back(struct clawsync_engine *e)
+{
+    schedule(e);
 }
 
 void cs_schedule_free(struct clawsync_engine *e)
@@ -922,5 +1148,6 @@ void cs_schedule_free(struct clawsync_engine *e)
     cs_timer_close(s->heartbeat);
     cs_timer_close(s->close);
     cs_timer_close(s->duty);
+    cs_timer_close(s->reconcile);
     cs_timer_close(s->checkpoint);
 }

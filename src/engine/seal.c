@@ -11,6 +11,8 @@ int cs_engine_seal(struct clawsync_engine *e, bool *more, struct cs_error *err)
     int rc = cs_replica_seal(e->replica, SLICE, more, &sealed, err);
 
     s->count += sealed;
+    if (e->reconcile.doubtful)
+        e->reconcile.result.report.sealed += sealed;
     if (rc == CS_OK && *more && s->total == 0) { /* the first of several */
         rc = cs_replica_unsealed(e->replica, &rest, err);
         s->total = (uint64_t)rest > s->count ? (uint64_t)rest : s->count;

@@ -50,13 +50,28 @@ static enum cs_severity check_seen(struct clawsync_engine *e, const struct cs_pu
     return memcmp(digest, h->seen, 32) == 0 ? CS_FINE : found(f, CS_STOP_HUB, "HUB_FORK", err, why);
 }
 
+int cs_peer_at(struct clawsync_engine *e, const struct cs_uuid *device, struct cs_peer *out, struct cs_error *err)
+{
+    uint64_t base = CS_CHAIN_BASE(e->log.generation);
+    int rc = cs_replica_peer(e->replica, device, out, err);
+
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    if (rc == CS_ENOTFOUND)
+        *out = (struct cs_peer){ 0 };
+    if (base == 0 || out->number >= base)
+        return CS_OK;
+    *out = (struct cs_peer){ .number = base };
+    cs_chain_start(&e->workspace, e->log.id, out->hash);
+    return CS_OK;
+}
+
 static enum cs_severity check_chain(struct clawsync_engine *e, const struct cs_batch *b,
                                     const struct cs_batch_header *h, struct cs_finding *f, struct cs_error *err)
 {
     struct cs_peer peer = { 0 };
-    int rc = cs_replica_peer(e->replica, &h->device, &peer, err);
 
-    if (rc != CS_OK && rc != CS_ENOTFOUND)
+    if (cs_peer_at(e, &h->device, &peer, err) != CS_OK)
         return failed(f);
     if (h->number == peer.number && peer.number > 0 && memcmp(b->hash, peer.hash, 32) == 0) {
         f->known = true;
@@ -69,6 +84,35 @@ static enum cs_severity check_chain(struct clawsync_engine *e, const struct cs_b
     if (h->member_seq < peer.member_seq || h->epoch != cs_membership_epoch_at(&e->members, h->member_seq))
         return found(f, CS_STOP_DEVICE, "BAD_HEADER", err, "a batch was not bound to the epoch that was in force");
     return CS_FINE;
+}
+
+enum cs_severity cs_verify_salvaged(struct clawsync_engine *e, const struct cs_batch *b, struct cs_batch_header *h,
+                                    struct cs_finding *f, struct cs_error *err)
+{
+    struct cs_slice header = cs_slice(b->header, sizeof b->header);
+    const struct cs_member *member;
+
+    *f = (struct cs_finding){ CS_FINE, "", false };
+    if (cs_batch_header_decode(h, header, err) != CS_OK || h->kind != CS_BATCH_OPERATIONS ||
+        h->chunk_count != b->nchunks || cs_uuid_cmp(&h->workspace, &e->workspace) != 0 ||
+        h->member_seq > e->members.seq)
+        return found(f, CS_STOP_DEVICE, "BAD_HEADER", err, "a batch's header cannot be read");
+    member = cs_membership_find(&e->members, &h->device);
+    if (member == NULL || !cs_membership_was_member(&e->members, &h->device, h->member_seq) ||
+        !cs_batch_verify(member->sign_pk, header, cs_buf_slice(&b->hashes), b->signature))
+        return found(f, CS_STOP_DEVICE, "BAD_SIGNATURE", err, "a batch is not signed by a member");
+    if (cs_membership_past_cut(&e->members, &h->device, h->number, b->hash))
+        return found(f, CS_STOP_DEVICE, "PAST_CUT", err, "a removed device's batch lies behind its last that counts");
+    return check_chain(e, b, h, f, err);
+}
+
+enum cs_severity cs_verify_again(struct clawsync_engine *e, const struct cs_pull_mark *mark, const struct cs_batch *b,
+                                 uint64_t log_number, struct cs_batch_header *h, struct cs_finding *f,
+                                 struct cs_error *err)
+{
+    enum cs_severity s = cs_verify_salvaged(e, b, h, f, err);
+
+    return s != CS_FINE || f->known ? s : check_seen(e, mark, log_number, h, f, err);
 }
 
 enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pull_mark *mark, const struct cs_batch *b,
@@ -92,8 +136,6 @@ enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pul
         return found(f, CS_STOP_DEVICE, "BAD_HEADER", err, "a batch's header cannot be read");
     if (cs_uuid_cmp(&h->workspace, &e->workspace) != 0)
         return found(f, CS_STOP_HUB, "WRONG_WORKSPACE", err, "the hub gave a batch of another workspace");
-    if (log_number != mark->number + 1)
-        return found(f, CS_STOP_HUB, "HUB_WITHHELD", err, "the hub left out a number of its log");
     if (h->member_seq > e->members.seq) {
         f->severity = CS_NEED_MEMBERS;
         return f->severity;

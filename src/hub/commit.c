@@ -5,6 +5,9 @@
 
 #include "base/log.h"
 #include "hub/offers.h"
+#include "hub/reference.h"
+#include "hub/refill.h"
+#include "hub/snapshot.h"
 
 /* A workspace within the group: its head as this transaction has moved it so far. */
 struct place {
@@ -69,6 +72,24 @@ static bool keep_hash(void *arg, const struct cs_store_batch *b)
     return false;
 }
 
+/* A device's last batch in this log: before its first one, what its chain begins with. */
+static int device_last(const struct group *g, const struct place *p, const struct cs_uuid *device,
+                       struct cs_store_device *out, struct cs_error *err)
+{
+    uint64_t base = CS_CHAIN_BASE(p->head.refilled);
+    int rc = g->tx->ops->device(g->tx, &p->workspace, device, out, err);
+
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    if (rc == CS_ENOTFOUND)
+        *out = (struct cs_store_device){ 0 };
+    if (base == 0 || out->number >= base)
+        return CS_OK;
+    *out = (struct cs_store_device){ .number = base, .seen_ms = out->seen_ms, .pulled = out->pulled };
+    cs_chain_start(&p->workspace, p->head.log_id, out->hash);
+    return CS_OK;
+}
+
 /* What the batch meets: the device's place, and what its header cites. */
 static int state_load(const struct group *g, const struct place *p, const struct cs_batch *b, struct cs_log_state *s,
                       uint8_t scratch[3][32], struct cs_error *err)
@@ -80,17 +101,16 @@ static int state_load(const struct group *g, const struct place *p, const struct
     int rc;
 
     *s = (struct cs_log_state){ .head = p->head, .now_ms = g->now_ms };
-    rc = ops->device(g->tx, ws, &b->h.device, &s->last, err);
-    if (rc == CS_ENOTFOUND)
-        s->last = (struct cs_store_device){ 0 };
-    else if (rc != CS_OK)
-        return rc;
-    if ((rc = cs_members_find(g->env->members, g->tx, ws, &p->head, &b->h.device, &member, err)) != CS_OK)
+    if ((rc = device_last(g, p, &b->h.device, &s->last, err)) != CS_OK ||
+        (rc = cs_members_find(g->env->members, g->tx, ws, &p->head, &b->h.device, &member, err)) != CS_OK)
         return rc;
     s->active = member.kind == CS_PRINCIPAL_DEVICE && member.active;
     s->epoch_seq = member.epoch_seq;
     if (cs_rules_wants_stored(&b->h, s)) {
-        if ((rc = ops->device_batch(g->tx, ws, &b->h.device, b->h.number, keep_hash, &stored, err)) != CS_OK)
+        rc = ops->device_batch(g->tx, ws, &b->h.device, b->h.number, keep_hash, &stored, err);
+        if (rc == CS_ENOTFOUND && p->head.pruned > 0)
+            return CS_OK;
+        if (rc != CS_OK)
             return rc == CS_ENOTFOUND ? cs_fail(err, CS_ECORRUPT, "a device's batch is missing from the log") : rc;
         s->stored_hash = memcpy(scratch[0], stored.hash, 32);
         return CS_OK;
@@ -108,11 +128,15 @@ static int state_load(const struct group *g, const struct place *p, const struct
     return CS_OK;
 }
 
-static int batch_put(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
+static int batch_put(const struct group *g, struct place *p, struct cs_write *w, const struct cs_store_device *last,
+                     struct cs_error *err)
 {
     const struct cs_batch *b = w->batch;
     struct cs_store_head head = p->head;
-    struct cs_store_device d = { .number = b->h.number, .member_seq = b->h.member_seq, .seen_ms = g->now_ms };
+    struct cs_store_device d = { .number = b->h.number,
+                                 .member_seq = b->h.member_seq,
+                                 .seen_ms = g->now_ms,
+                                 .pulled = b->h.seen_number > last->pulled ? b->h.seen_number : last->pulled };
     struct cs_store_batch row = { .number = head.number + 1,
                                   .device = b->h.device,
                                   .device_number = b->h.number,
@@ -168,7 +192,7 @@ static int batch_write(const struct group *g, struct place *p, struct cs_write *
                       p->head.bytes, quota->bytes);
             return CS_OK;
         }
-        return batch_put(g, p, w, err);
+        return batch_put(g, p, w, &s.last, err);
     case CS_ACCEPT_AGAIN:
         rc = g->tx->ops->device_batch(g->tx, &w->workspace, &b->h.device, b->h.number, keep_stored, w, err);
         cs_buf_free(&w->stored); /* only its log number is wanted */
@@ -176,9 +200,10 @@ static int batch_write(const struct group *g, struct place *p, struct cs_write *
     case CS_REFUSE_STORED:
         return g->tx->ops->device_batch(g->tx, &w->workspace, &b->h.device, b->h.number, keep_stored, w, err);
     case CS_REFUSE_LAST:
-        if (s.last.number == 0)
+        if (s.last.number == CS_CHAIN_BASE(p->head.refilled))
             return CS_OK;
-        return g->tx->ops->device_batch(g->tx, &w->workspace, &b->h.device, s.last.number, keep_stored, w, err);
+        rc = g->tx->ops->device_batch(g->tx, &w->workspace, &b->h.device, s.last.number, keep_stored, w, err);
+        return rc == CS_ENOTFOUND && p->head.pruned > 0 ? CS_OK : rc;
     case CS_REFUSE:
         break;
     }
@@ -221,14 +246,24 @@ static bool compare_entry(void *arg, uint32_t seq, struct cs_slice entry)
     return false;
 }
 
+int cs_entry_is_stored(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t seq, struct cs_slice entry, bool *out,
+                       struct cs_error *err)
+{
+    struct same_entry e = { entry, false };
+    int rc = tx->ops->entries(tx, ws, seq, seq, compare_entry, &e, err);
+
+    *out = e.same;
+    return rc;
+}
+
 /* An entry at or below the head: the very same one again is success. */
 static int entry_again(const struct group *g, const struct place *p, struct cs_write *w, uint32_t seq,
                        struct cs_error *err)
 {
-    struct same_entry e = { w->entry, false };
-    int rc = g->tx->ops->entries(g->tx, &p->workspace, seq, seq, compare_entry, &e, err);
+    bool same;
+    int rc = cs_entry_is_stored(g->tx, &p->workspace, seq, w->entry, &same, err);
 
-    if (rc != CS_OK || e.same)
+    if (rc != CS_OK || same)
         return rc;
     if (seq == 1 && w->may_create)
         cs_refuse(&w->verdict, CS_RPC_ALREADY_EXISTS, "validation", "workspace exists");
@@ -253,18 +288,20 @@ static int entry_put(const struct group *g, struct place *p, struct cs_write *w,
 }
 
 /* A removal says where each chain ends: where it ends here, or the device was faster than its remover. */
-static int cuts_check(const struct group *g, const struct place *p, struct cs_write *w, struct cs_error *err)
+static int cuts_check(const struct group *g, const struct place *p, const struct cs_store_head *behind,
+                      struct cs_write *w, struct cs_error *err)
 {
+    struct cs_member_info member;
     struct cs_cut cut;
 
     for (size_t i = 0; cs_entry_cut(w->entry, i, &cut); i++) {
         struct cs_store_device last = { 0 };
         char id[CS_UUID_TEXT], hash[65];
-        int rc = g->tx->ops->device(g->tx, &p->workspace, &cut.id, &last, err);
+        int rc = cs_members_find(g->env->members, g->tx, &p->workspace, behind, &cut.id, &member, err);
 
-        if (rc == CS_ENOTFOUND)
-            last = (struct cs_store_device){ 0 };
-        else if (rc != CS_OK)
+        if (rc == CS_OK && member.kind == CS_PRINCIPAL_DEVICE)
+            rc = device_last(g, p, &cut.id, &last, err);
+        if (rc != CS_OK)
             return rc;
         if (last.number == cut.number && memcmp(last.hash, cut.hash, sizeof cut.hash) == 0)
             continue;
@@ -276,6 +313,26 @@ static int cuts_check(const struct group *g, const struct place *p, struct cs_wr
         return CS_OK;
     }
     return CS_OK;
+}
+
+/* A refill names this log, and what is in it: not one that another refill has ended meanwhile. */
+static int refill_check(const struct group *g, const struct place *p, struct cs_write *w, struct cs_error *err)
+{
+    struct cs_floor to;
+    uint8_t hash[32];
+    int rc = CS_OK;
+
+    if (!cs_entry_refilled(w->entry, &to))
+        return CS_OK;
+    if (to.log_id == p->head.log_id && to.number == 0)
+        cs_log_start(&p->workspace, p->head.log_id, p->head.refilled, hash);
+    else if (to.log_id == p->head.log_id && to.number <= p->head.number)
+        rc = g->tx->ops->log_hash(g->tx, &p->workspace, to.number, hash, err);
+    else
+        memset(hash, 0, sizeof hash);
+    if (rc == CS_OK && (to.log_id != p->head.log_id || memcmp(hash, to.log_hash, sizeof hash) != 0))
+        cs_refuse(&w->verdict, CS_RPC_ABORTED, "validation", "the hub's log is not the one that was refilled");
+    return rc;
 }
 
 static int entry_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
@@ -304,7 +361,8 @@ static int entry_write(const struct group *g, struct place *p, struct cs_write *
         return CS_OK;
     }
     if (rc == CS_OK) {
-        rc = cuts_check(g, p, w, err);
+        if ((rc = cuts_check(g, p, &head, w, err)) == CS_OK && w->verdict.status == CS_RPC_OK)
+            rc = refill_check(g, p, w, err);
         return rc != CS_OK || w->verdict.status != CS_RPC_OK ? rc : entry_put(g, p, w, &head, err);
     }
     if (rc == CS_EIO || rc == CS_EDB || rc == CS_EBUSY) { /* the store's, not the entry's fault */
@@ -315,7 +373,7 @@ static int entry_write(const struct group *g, struct place *p, struct cs_write *
     return CS_OK;
 }
 
-static int seen_write(const struct group *g, const struct place *p, const struct cs_write *w, struct cs_error *err)
+static int seen_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
 {
     struct cs_store_device d = { 0 };
     int rc;
@@ -325,15 +383,51 @@ static int seen_write(const struct group *g, const struct place *p, const struct
     rc = g->tx->ops->device(g->tx, &p->workspace, &w->device, &d, err);
     if (rc != CS_OK && rc != CS_ENOTFOUND)
         return rc;
-    if (d.seen_ms >= w->seen_ms)
+    if (w->log_id == p->head.log_id && w->pulled > d.pulled && w->pulled <= p->head.number)
+        d.pulled = w->pulled;
+    else if (d.seen_ms >= w->seen_ms)
         return CS_OK;
-    d.seen_ms = w->seen_ms;
+    if (w->seen_ms > d.seen_ms)
+        d.seen_ms = w->seen_ms;
+    w->prune = p->head.prune_to != 0;
     return g->tx->ops->put_device(g->tx, &p->workspace, &w->device, &d, err);
+}
+
+static int refill_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
+{
+    struct cs_store_head head = p->exists ? p->head : (struct cs_store_head){ 0 };
+    int rc = cs_refill_write(g->env, g->tx, p->exists, &head, w, err);
+
+    if (rc != CS_OK || w->verdict.status != CS_RPC_OK)
+        return rc;
+    p->head = head;
+    p->exists = p->dirty = w->changed = true;
+    return CS_OK;
 }
 
 static int pair_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
 {
     return cs_offers_write(g->env, g->tx, p->exists ? &p->head : NULL, w, g->now_ms, err);
+}
+
+static int state_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
+{
+    if (!p->exists)
+        return unknown(w);
+    return cs_reference_write(g->env, g->tx, &p->head, &p->dirty, w, g->now_ms, err);
+}
+
+static int snapshot_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
+{
+    if (!p->exists)
+        return unknown(w);
+    return cs_snapshot_write(g->env, g->tx, &p->head, &p->dirty, w, g->now_ms, err);
+}
+
+static int prune_write(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *err)
+{
+    w->prune = false;
+    return p->exists ? cs_snapshot_prune(g->env, g->tx, &p->head, &p->dirty, w, g->now_ms, err) : CS_OK;
 }
 
 /* ---- the group ---- */
@@ -349,7 +443,9 @@ static int by_workspace(const void *a, const void *b)
 static void write_one(const struct group *g, struct place *p, struct cs_write *w)
 {
     static int (*const by_kind[])(const struct group *, struct place *, struct cs_write *, struct cs_error *) = {
-        [CS_WRITE_BATCH] = batch_write, [CS_WRITE_ENTRY] = entry_write, [CS_WRITE_PAIR] = pair_write
+        [CS_WRITE_BATCH] = batch_write, [CS_WRITE_ENTRY] = entry_write, [CS_WRITE_REFILL] = refill_write,
+        [CS_WRITE_PAIR] = pair_write,   [CS_WRITE_STATE] = state_write, [CS_WRITE_SNAPSHOT] = snapshot_write,
+        [CS_WRITE_SEEN] = seen_write,   [CS_WRITE_PRUNE] = prune_write
     };
     struct place before = *p;
     struct cs_error err = p->err;
@@ -358,11 +454,13 @@ static void write_one(const struct group *g, struct place *p, struct cs_write *w
     if (rc == CS_OK)
         rc = g->tx->ops->save(g->tx, &err);
     if (rc == CS_OK) {
-        rc = w->kind == CS_WRITE_SEEN ? seen_write(g, p, w, &err) : by_kind[w->kind](g, p, w, &err);
-        if (rc == CS_OK)
-            rc = g->tx->ops->keep(g->tx, &err);
-        else
+        rc = by_kind[w->kind](g, p, w, &err);
+        if (rc != CS_OK)
             g->tx->ops->undo(g->tx, NULL);
+        else if (w->verdict.status != CS_RPC_OK && w->kind == CS_WRITE_REFILL) /* some entries may be in */
+            rc = g->tx->ops->undo(g->tx, &err);
+        else
+            rc = g->tx->ops->keep(g->tx, &err);
     }
     if (rc == CS_OK)
         return;
@@ -389,6 +487,7 @@ static void fail_all(struct cs_write **w, size_t n, const struct cs_error *err)
     cs_refuse_storage(&v, err);
     for (size_t i = 0; i < n; i++) {
         w[i]->changed = false;
+        w[i]->unsure = true;
         w[i]->has_head = false;
         if (w[i]->verdict.status == CS_RPC_OK)
             w[i]->verdict = v;
@@ -459,6 +558,7 @@ static void writes_reset(struct cs_write **w, size_t n)
         w[i]->log_number = 0;
         w[i]->hold = (struct cs_uuid){ 0 };
         w[i]->has_head = false;
+        w[i]->prune = false;
         cs_buf_free(&w[i]->stored);
     }
 }

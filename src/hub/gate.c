@@ -4,8 +4,10 @@
  *   shape ──▶ address ──▶ session, connection, counter ──▶ principal, signature ──▶ counter taken ──▶ state ──▶ body
  *                                                         (on a worker)
  * Whatever is refused before the signature tells nobody what exists; only who has proven a key learns the reason. */
+#include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "hub/internal.h"
 #include "hub/offers.h"
 
@@ -20,6 +22,9 @@ struct cs_gate {
     struct cs_caller caller;
     struct cs_answer_key *answer_key; /* a reference: the session is known, what the call ends with is MACed; or NULL */
     bool checking, let_in;
+    uint64_t id;       /* of the call, in the log */
+    uint64_t began_ns; /* monotonic */
+    bool counted;
     bool half_closed;        /* a request without a body ends before anybody reads */
     uint8_t answer_hash[32]; /* B3 of the unary answer */
     /* of the principal, from the worker */
@@ -62,6 +67,39 @@ static void gate_free(struct cs_gate *g)
 {
     cs_answer_key_unref(g->hub->answer_keys, g->answer_key);
     free(g);
+}
+
+/* Ids of the one who calls only where they are proven. */
+static void log_call(const struct cs_gate *g, const char *method, int status, uint64_t ns)
+{
+    char ws[CS_UUID_TEXT] = "-", device[CS_UUID_TEXT] = "-";
+
+    if (!cs_log_wants(CS_LOG_DEBUG))
+        return;
+    if (g->let_in && g->method->allowed != 0) {
+        cs_uuid_text(ws, &g->caller.workspace);
+        cs_uuid_text(device, &g->caller.device);
+    }
+    cs_log(CS_LOG_DEBUG, "call id=%" PRIu64 " method=%s status=%s us=%" PRIu64 " peer=%s workspace=%s device=%s", g->id,
+           method, cs_rpc_status_name(status), ns / 1000, cs_rpc_call_peer(g->call), ws, device);
+}
+
+/* Once for each call; a client that went away ends it as CANCELLED. */
+static void count(struct cs_gate *g, const struct cs_verdict *v)
+{
+    const struct cs_hub *h = g->hub;
+    const char *method = strrchr(g->method->path, '/') + 1;
+    int status = v == NULL ? CS_RPC_CANCELLED : v->status;
+    uint64_t ns;
+
+    if (g->counted)
+        return;
+    g->counted = true;
+    ns = cs_monotonic_ns(h->world) - g->began_ns;
+    cs_metrics_call(h->metrics, method, status, ns);
+    log_call(g, method, status, ns);
+    if (v != NULL && v->status != CS_RPC_OK)
+        cs_metrics_refused(h->metrics, cs_now_ms(h->world), method, v->status, v->kind);
 }
 
 static void refuse(struct cs_gate *g, const struct cs_verdict *v)
@@ -159,7 +197,8 @@ static bool revoked(struct cs_verdict *v)
 {
     return cs_refuse(v, CS_RPC_PERMISSION_DENIED, "revoked",
                      "this device is not a member of the workspace any more; what it had not sent stays on it. To come "
-                     "back, have a member run \"claw-sync invite\" and join as a new device");
+                     "back as a new device: claw-sync identity new, then claw-sync join CODE (made by claw-sync invite "
+                     "on a device that is in)");
 }
 
 void cs_gate_end(struct cs_hub *h, const struct cs_uuid *workspace, const struct cs_uuid *device)
@@ -256,6 +295,8 @@ void cs_gate_start(cs_rpc_call *c, void *service, const struct cs_gated *m)
         return;
     }
     *g = (struct cs_gate){ .hub = h, .call = c, .method = m, .next = h->gates, .link = &h->gates };
+    g->id = ++h->last_call;
+    g->began_ns = cs_monotonic_ns(h->world);
     if (g->next != NULL)
         g->next->link = &g->next;
     h->gates = g;
@@ -289,6 +330,7 @@ void cs_gate_closed(cs_rpc_call *c, void *service)
         return;
     if (g->let_in && g->method->closed != NULL)
         g->method->closed(c, service);
+    count(g, NULL);
     g->call = NULL;
     *g->link = g->next;
     if (g->next != NULL)
@@ -320,11 +362,13 @@ void cs_gate_answer(cs_rpc_call *c, struct cs_slice msg)
 
 void cs_gate_finish(cs_rpc_call *c, const struct cs_verdict *v, const struct cs_rpc_meta *more, size_t nmore)
 {
-    const struct cs_gate *g = gate_of(c);
+    struct cs_gate *g = gate_of(c);
     uint8_t mac[CS_ANSWER_MAC_LEN];
     struct cs_rpc_meta items[4] = { { "claw-mac-bin", cs_slice(mac, sizeof mac) } };
     size_t n = 1;
 
+    if (g != NULL)
+        count(g, v);
     /* a challenge that was wrong, or a request in another's name: guesses too */
     if (g != NULL && g->let_in && v->status == CS_RPC_UNAUTHENTICATED)
         cs_sessions_failed(g->hub->sessions, cs_rpc_call_peer(c));

@@ -16,17 +16,23 @@ static void refuse_text(cs_rpc_call *c, int status, const char *kind, const char
 /* How the service that msg asks about is; false: the call was ended, as msg is no request. */
 static bool read_status(cs_rpc_call *c, const struct cs_hub *h, struct cs_slice msg, serving_status *out)
 {
-    Grpc__Health__V1__HealthCheckRequest *q = grpc__health__v1__health_check_request__unpack(NULL, msg.len, msg.data);
+    struct cs_arena arena = { 0 };
+    ProtobufCAllocator alloc = cs_pb_arena(&arena);
+    const Grpc__Health__V1__HealthCheckRequest *q =
+        grpc__health__v1__health_check_request__unpack(&alloc, msg.len, msg.data);
+    struct cs_verdict v = { 0 };
 
     if (q == NULL) {
-        refuse_text(c, CS_RPC_INVALID_ARGUMENT, "validation", "the request is not a well-formed message");
+        cs_unparsable(&v, &arena);
+        cs_call_finish(c, &v, NULL, 0);
+        cs_arena_free(&arena);
         return false;
     }
     if (q->service[0] != 0 && !cs_reflection_has_service(q->service))
         *out = STATUS(SERVICE_UNKNOWN);
     else
         *out = h->stopping ? STATUS(NOT_SERVING) : STATUS(SERVING);
-    grpc__health__v1__health_check_request__free_unpacked(q, NULL);
+    cs_arena_free(&arena);
     return true;
 }
 

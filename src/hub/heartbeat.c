@@ -1,6 +1,8 @@
-/* Heartbeat: the hub's time, whether the log has moved past what this device last pulled, and when asked for, what is
- * known of the workspace's devices. */
+/* Heartbeat: the hub's time, whether the log has moved past what this device last pulled, whether there is something to
+ * reconcile, and when asked for, what is known of the workspace's devices. */
 #include "hub/internal.h"
+#include "hub/reference.h"
+#include "hub/snapshot.h"
 
 enum { DEVICES_MAX = 256 };
 
@@ -10,6 +12,7 @@ struct heartbeat {
     struct cs_uuid *devices; /* asked for; in the request's arena */
     int64_t *seen_ms;        /* as stored */
     size_t ndevices;
+    bool reconcile, snapshot;
 };
 
 static void devices_read(struct cs_req *r, struct heartbeat *hb, cs_store_tx *tx, const struct cs_store_head *head)
@@ -41,10 +44,11 @@ static void heartbeat_work(struct cs_req *r)
     ProtobufCAllocator alloc = cs_pb_arena(&r->arena);
     const Clawsync__V1__HeartbeatRequest *req = clawsync__v1__heartbeat_request__unpack(&alloc, r->in.len, r->in.data);
     struct cs_store_head head;
+    struct cs_error err = { 0 };
     cs_store_tx *tx;
 
     if (req == NULL) {
-        cs_unparsable(&r->verdict);
+        cs_unparsable(&r->verdict, &r->arena);
         return;
     }
     hb->workspace = r->who.workspace;
@@ -54,6 +58,9 @@ static void heartbeat_work(struct cs_req *r)
         return;
     if (req->want_devices)
         devices_read(r, hb, tx, &head);
+    if (cs_reference_waits(tx, &hb->workspace, &hb->device, &head, &hb->reconcile, &err) != CS_OK ||
+        cs_snapshot_waits(r->env, tx, &hb->workspace, &hb->device, &head, &hb->snapshot, &err) != CS_OK)
+        cs_refuse_storage(&r->verdict, &err);
     cs_store_rollback(tx);
     cs_head_sign(r->env, &hb->workspace, &head, &hb->head);
 }
@@ -90,6 +97,8 @@ static void heartbeat_done(struct cs_req *r)
     answer.server_time = cs_now_ms(r->hub->world);
     answer.sync_required = hb->head.head.number > cs_presence_position(r->hub, &hb->workspace, &hb->device);
     answer.head = &head;
+    answer.reconcile = hb->reconcile;
+    answer.snapshot = hb->snapshot;
     if (hb->ndevices > 0 && !devices_answer(r, hb, &answer)) {
         cs_req_finish(r);
         return;

@@ -5,16 +5,9 @@
 
 #include "base/log.h"
 #include "hub/internal.h"
+#include "hub/migrate.h"
 
 enum { FLUSH_MS = 60 * 1000 };
-
-static void unimplemented_start(cs_rpc_call *c, void *service)
-{
-    static const struct cs_verdict v = { CS_RPC_UNIMPLEMENTED, "validation", "this hub does not offer the method" };
-
-    (void)service;
-    cs_gate_finish(c, &v, NULL, 0);
-}
 
 static void open_start(cs_rpc_call *c, void *service)
 {
@@ -35,8 +28,12 @@ static void open_start(cs_rpc_call *c, void *service)
       .allowed = CS_FOR_DEVICES | CS_FOR_PAPERS, .unary = true)                                                        \
     X(Pair, cs_pair_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES | CS_FOR_WAITING,               \
       .unary = true)                                                                                                   \
-    X(Reconcile, unimplemented_start, cs_req_half_close, NULL, .allowed = CS_FOR_DEVICES, .unary = true)               \
-    X(ResolveConflict, unimplemented_start, cs_req_half_close, NULL, .allowed = CS_FOR_DEVICES, .unary = true)         \
+    X(Reconcile, cs_reconcile_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES, .unary = true)       \
+    X(ReconcileRanges, cs_reconcile_ranges_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES,         \
+      .unary = true)                                                                                                   \
+    X(Snapshot, cs_snapshot_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES, .unary = true)         \
+    X(Refill, cs_refill_start, cs_req_half_close, cs_req_closed, .unary = true)                                        \
+    X(ResolveConflict, cs_resolve_start, cs_req_half_close, cs_req_closed, .allowed = CS_FOR_DEVICES, .unary = true)   \
     X(Push, cs_push_start, cs_push_half_close, cs_push_closed, .allowed = CS_FOR_DEVICES, .no_hash = true)
 #define GATE(method, begin, half, end, ...)                                                                            \
     static void gate_##method(cs_rpc_call *c, void *service)                                                           \
@@ -67,8 +64,11 @@ static const struct cs_rpc_method methods[] = {
     ONE_REQUEST(GetMembership, CS_HUB_MAX_REQUEST),
     ONE_REQUEST(AppendMembership, CS_HUB_MAX_REQUEST),
     ONE_REQUEST(Pair, CS_HUB_MAX_QUESTION),
+    ONE_REQUEST(Refill, CS_HUB_MAX_REQUEST),
     ONE_REQUEST(Reconcile, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(ReconcileRanges, CS_HUB_MAX_REQUEST),
     ONE_REQUEST(ResolveConflict, CS_HUB_MAX_REQUEST),
+    ONE_REQUEST(Snapshot, CS_HUB_MAX_PUSH), /* whose parts are batches */
     { .path = CS_HUB_SERVICE "Push",
       .start = gate_Push,
       .message = cs_push_message,
@@ -105,11 +105,14 @@ static void hub_free(struct cs_hub *h)
     cs_timer_close(h->flush_timer);
     cs_timer_close(h->stop_timer);
     cs_writer_fini(h);
+    cs_admin_free(h->admin);
+    cs_metrics_free(h->metrics);
     cs_presence_free(h->presence);
     cs_sessions_free(h->sessions);
     cs_answer_keys_free(h->answer_keys);
     cs_members_free(h->members);
     cs_store_close(&h->store);
+    cs_others_free(h->others);
     cs_secret_free(h->key);
     free(h);
 }
@@ -133,6 +136,7 @@ static void stop_now(void *arg)
 
     cs_rpc_server_close(h->server);
     h->server = NULL;
+    cs_admin_stop(h->admin);
     cs_presence_flush(h);
     h->drained = true;
     cs_hub_settle(h);
@@ -149,21 +153,27 @@ static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_
 {
     struct cs_rpc_server_options server = { .host = o->host,
                                             .port = o->port,
+                                            .listen_fd = o->listen_fd,
                                             .cert_file = o->cert_file,
                                             .key_file = o->key_file,
                                             .methods = methods,
                                             .nmethods = sizeof methods / sizeof methods[0],
                                             .service = h,
                                             .max_message = CS_HUB_MAX_REQUEST,
+                                            .max_connections = o->connections,
+                                            .max_per_address = o->connections_per_address,
                                             .admission = true };
     int rc;
 
     if ((rc = cs_crypto_init(err)) != CS_OK || (rc = cs_members_new(&h->members, err)) != CS_OK)
         return rc;
-    if (cs_presence_new(&h->presence) != CS_OK || cs_timer_new(h->loop, flush_due, h, &h->flush_timer) != CS_OK ||
+    if (cs_metrics_new(&h->metrics) != CS_OK || cs_presence_new(&h->presence) != CS_OK ||
+        cs_timer_new(h->loop, flush_due, h, &h->flush_timer) != CS_OK ||
         cs_timer_new(h->loop, stop_now, h, &h->stop_timer) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    if ((rc = cs_store_sqlite_open(&h->store, h->world, o->database, err)) != CS_OK)
+    rc = o->postgres.url != NULL ? cs_store_postgres_open(&h->store, h->world, &o->postgres, err)
+                                 : cs_store_sqlite_open(&h->store, h->world, o->database, err);
+    if (rc != CS_OK || (rc = cs_migrate_check(&h->store, err)) != CS_OK)
         return rc;
     if ((h->key = cs_secret_alloc(sizeof *h->key)) == NULL || cs_answer_keys_new(&h->answer_keys) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
@@ -175,10 +185,15 @@ static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_
     h->limit_loopback = o->limit_loopback;
     if (cs_sessions_new(h, &h->sessions) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
+    h->env.pruning = (struct cs_pruning){ o->retention_ms, o->silent_ms };
     h->env.quota = (struct cs_quota){ o->quota_devices, o->quota_bytes, o->quota_bytes_per_s };
     if ((rc = cs_rpc_server_new(h->loop, &server, &h->server, err)) != CS_OK)
         return rc;
     h->port = cs_rpc_server_port(h->server);
+    if (o->admin_host != NULL && (rc = cs_admin_new(h, o, &h->admin, err)) != CS_OK)
+        return rc;
+    if ((rc = cs_others_start(h, o->poll_ms, err)) != CS_OK)
+        return rc;
     cs_timer_start(h->flush_timer, FLUSH_MS);
     return CS_OK;
 }
@@ -194,7 +209,7 @@ int cs_hub_start(struct cs_world *world, cs_loop *loop, const struct cs_hub_opti
         return cs_fail(err, CS_ENOMEM, "out of memory");
     h->world = world;
     h->loop = loop;
-    cs_writer_init(h);
+    cs_writer_init(h, o->group_max);
     if ((rc = hub_open(h, o, err)) != CS_OK) {
         hub_free(h);
         return rc;
@@ -206,6 +221,11 @@ int cs_hub_start(struct cs_world *world, cs_loop *loop, const struct cs_hub_opti
 uint16_t cs_hub_port(const cs_hub *h)
 {
     return h->port;
+}
+
+uint16_t cs_hub_admin_port(const cs_hub *h)
+{
+    return cs_admin_port(h->admin);
 }
 
 int cs_hub_certificate(cs_hub *h, const char *cert_file, const char *key_file, struct cs_error *err)
@@ -224,6 +244,7 @@ void cs_hub_stop(cs_hub *h, uint32_t drain_ms, void (*stopped)(void *arg), void 
     h->stopped = stopped;
     h->stopped_arg = arg;
     cs_timer_stop(h->flush_timer);
+    cs_others_stop(h);
     if (drain_ms == 0) {
         cs_timer_start(h->stop_timer, 0);
         return;

@@ -6,8 +6,10 @@
 #include "base/arena.h"
 #include "base/loop.h"
 #include "crypto/session.h"
+#include "hub/admin.h"
 #include "hub/commit.h"
 #include "hub/hub.h"
+#include "hub/metrics.h"
 #include "rpc/rpc.h"
 
 #define CS_HUB_SERVICE "/clawsync.v1.SyncService/"
@@ -42,10 +44,11 @@ struct cs_writer {
     struct cs_job job;
     struct cs_write *first, **last; /* waiting, oldest first */
     struct cs_write **group;        /* owned; being committed */
-    size_t ngroup, cap;
+    size_t ngroup, cap, most;
+    uint64_t took_ns; /* the last commit, on the worker */
     bool busy;
 };
-void cs_writer_init(struct cs_hub *h);
+void cs_writer_init(struct cs_hub *h, uint32_t most);        /* most: writes in a commit; 0: the usual number */
 void cs_writer_submit(struct cs_hub *h, struct cs_write *w); /* w->done comes later, always */
 bool cs_writer_idle(const struct cs_hub *h);
 void cs_writer_fini(struct cs_hub *h);
@@ -56,12 +59,20 @@ struct cs_presence;
 int cs_presence_new(struct cs_presence **out);
 void cs_presence_free(struct cs_presence *p);
 void cs_presence_seen(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
-void cs_presence_pulled(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device, uint64_t number);
+/* now: the store is told at once, for somebody waits for it there. */
+void cs_presence_pulled(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device, uint64_t log_id,
+                        uint64_t number, bool now);
 int64_t cs_presence_time(const struct cs_hub *h, const struct cs_uuid *ws,
                          const struct cs_uuid *device); /* 0: unknown */
 /* -1: it has read nothing since this process began */
 int64_t cs_presence_pulled_to(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
 uint64_t cs_presence_position(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
+/* Everybody that was heard of since this process began, in no order; pulled: -1, nothing yet. */
+typedef void cs_presence_visit(void *arg, const struct cs_uuid *ws, const struct cs_uuid *device, int64_t seen_ms,
+                               int64_t pulled);
+void cs_presence_each(const struct cs_hub *h, cs_presence_visit *visit, void *arg);
+/* How far its devices have read counts no more: their log is gone. */
+void cs_presence_forget(struct cs_hub *h, const struct cs_uuid *ws);
 /* Hands what is newer than the store to the writer. */
 void cs_presence_flush(struct cs_hub *h);
 
@@ -166,7 +177,7 @@ struct cs_req {
     struct cs_caller who;
     struct cs_buf in; /* the request message */
     struct cs_arena arena;
-    void *state; /* zeroed, ops->state_bytes, in the arena */
+    void *state; /* zeroed, ops->state_bytes, behind this struct */
     struct cs_verdict verdict;
     struct cs_buf out; /* the message to send */
     bool has_request, busy;
@@ -199,7 +210,7 @@ ProtobufCAllocator cs_pb_arena(struct cs_arena *a);
 bool cs_parse_uuid(struct cs_uuid *out, const char *text, const char *what, struct cs_verdict *v);
 /* The ids in a request, which must be those of whoever proved to be the caller. */
 bool cs_parse_caller(struct cs_req *r, const char *workspace, const char *device);
-bool cs_unparsable(struct cs_verdict *v);
+bool cs_unparsable(struct cs_verdict *v, const struct cs_arena *a); /* nothing was unpacked into a */
 bool cs_pb_pack(struct cs_buf *out, const ProtobufCMessage *m, struct cs_verdict *v);
 
 /* A read: the head of a workspace and the principal that asks, or the common refusal. Ends with cs_store_rollback. */
@@ -223,7 +234,46 @@ void cs_cursor_message(const struct cs_uuid *ws, const struct cs_uuid *device, u
 struct cs_watcher;
 /* The head of a workspace moved. */
 void cs_watch_notify(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_signed_head *head);
+/* Conflicts were resolved: tells the other devices that watch, and are not behind in reading. */
+void cs_watch_resolved(struct cs_hub *h, const struct cs_caller *by, const struct cs_signed_head *head,
+                       Clawsync__V1__ConflictRecord **resolved, size_t n);
+/* There may be something to reconcile in the workspace. */
+void cs_watch_reconcile(struct cs_hub *h, const struct cs_uuid *ws);
+/* There may be a snapshot to attest in the workspace. */
+void cs_watch_snapshot(struct cs_hub *h, const struct cs_uuid *ws);
+bool cs_watch_has(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
 void cs_watch_stop(struct cs_hub *h); /* ends all */
+/* A watcher, and what it knows. */
+struct cs_watched {
+    struct cs_uuid workspace, device;
+    uint64_t log_id, number; /* of the head that it was told */
+    uint32_t told_seq;       /* membership of the same */
+    uint32_t member_seq;     /* up to which the device is known to be a member */
+    bool removed;            /* it is no member any more */
+};
+/* Those of a workspace, NULL: of all; their number. Up to cap are written. */
+size_t cs_watch_list(const struct cs_hub *h, const struct cs_uuid *ws, struct cs_watched *out, size_t cap);
+/* The device was found to be a member up to there. */
+void cs_watch_checked(struct cs_hub *h, const struct cs_watched *w);
+
+/* ---- snapshot_rpc.c ---- */
+
+/* What the workspace's log can do without goes, piece by piece, if it is time. */
+void cs_snapshot_prune_soon(struct cs_hub *h, const struct cs_uuid *ws);
+
+/* ---- others.c: other hubs on the same store ---- */
+
+struct cs_others;
+/* Does nothing where the store is this hub's alone. poll_ms: between two looks at everything; 0: twice a second. */
+int cs_others_start(struct cs_hub *h, uint32_t poll_ms, struct cs_error *err);
+void cs_others_stop(struct cs_hub *h);
+void cs_others_free(struct cs_others *o); /* when the store is closed; NULL is fine */
+/* What the others are told. */
+void cs_others_moved(struct cs_hub *h, const struct cs_uuid *ws);     /* its head did */
+void cs_others_reconcile(struct cs_hub *h, const struct cs_uuid *ws); /* as cs_watch_reconcile */
+void cs_others_hold(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
+/* The store failed, and what was to be written may be there: our own watchers have to be looked at too. */
+void cs_others_unsure(struct cs_hub *h, const struct cs_uuid *ws);
 
 /* ---- push.c ---- */
 
@@ -274,7 +324,12 @@ void cs_watch_start(cs_rpc_call *c, void *service);
 void cs_heartbeat_start(cs_rpc_call *c, void *service);
 void cs_get_membership_start(cs_rpc_call *c, void *service);
 void cs_append_membership_start(cs_rpc_call *c, void *service);
+void cs_refill_start(cs_rpc_call *c, void *service);
 void cs_pair_start(cs_rpc_call *c, void *service);
+void cs_resolve_start(cs_rpc_call *c, void *service);
+void cs_reconcile_start(cs_rpc_call *c, void *service);
+void cs_reconcile_ranges_start(cs_rpc_call *c, void *service);
+void cs_snapshot_start(cs_rpc_call *c, void *service);
 void cs_push_start(cs_rpc_call *c, void *service);
 void cs_push_message(cs_rpc_call *c, void *service, struct cs_slice msg);
 void cs_push_half_close(cs_rpc_call *c, void *service);
@@ -295,11 +350,16 @@ struct cs_hub {
     struct cs_answer_keys *answer_keys;
     struct cs_sessions *sessions;
     struct cs_gate *gates; /* open calls */
+    uint64_t last_call;    /* its id */
     struct cs_hold holds[CS_HUB_HOLDS];
     size_t next_hold;
     bool behind_proxy, limit_loopback;
     cs_timer *flush_timer; /* presence to the store, now and then */
     struct cs_watcher *watchers[CS_HUB_WATCH_BUCKETS];
+    size_t nwatchers;
+    struct cs_others *others; /* NULL: nobody else is on the store */
+    cs_metrics *metrics;
+    struct cs_admin *admin; /* NULL: there is no admin port */
     struct cs_push *pushes; /* open Push streams */
     size_t push_bytes;      /* of batches read and not yet answered, all streams */
     struct cs_standing *standing;

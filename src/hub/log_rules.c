@@ -60,7 +60,8 @@ static bool chunk_fits(const struct cs_batch *b, const Clawsync__V1__DeltaChunk 
     return true;
 }
 
-static bool envelope_fits(struct cs_batch *out, const Clawsync__V1__PushRequest *req, struct cs_verdict *v)
+static bool envelope_fits(struct cs_batch *out, const Clawsync__V1__PushRequest *req, uint8_t kind,
+                          struct cs_verdict *v)
 {
     const Clawsync__V1__Envelope *e = req->n_chunks == 0 ? NULL : req->chunks[0]->envelope;
     struct cs_error err = { 0 };
@@ -74,8 +75,10 @@ static bool envelope_fits(struct cs_batch *out, const Clawsync__V1__PushRequest 
     out->payload_hashes = pb_slice(e->payload_hashes);
     if (cs_batch_header_decode(&out->h, out->header, &err) != CS_OK)
         return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "malformed", "%.200s", err.msg);
-    if (out->h.kind != CS_BATCH_OPERATIONS)
-        return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "malformed", "only batches of operations enter the log");
+    if (out->h.kind != kind)
+        return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "malformed",
+                         kind == CS_BATCH_OPERATIONS ? "only batches of operations enter the log"
+                                                     : "this is not a part of a snapshot");
     if (out->signature.len != CS_SIGNATURE_LEN)
         return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "malformed", "a signature has %d bytes", CS_SIGNATURE_LEN);
     if (req->n_chunks != out->h.chunk_count || out->payload_hashes.len != (size_t)out->h.chunk_count * CS_HASH_LEN)
@@ -109,13 +112,13 @@ static bool payloads_fit(struct cs_batch *out, const Clawsync__V1__PushRequest *
     return true;
 }
 
-bool cs_rules_shape(struct cs_batch *out, const Clawsync__V1__PushRequest *req, struct cs_arena *a,
-                    struct cs_verdict *v)
+static bool shape(struct cs_batch *out, const Clawsync__V1__PushRequest *req, uint8_t kind, struct cs_arena *a,
+                  struct cs_verdict *v)
 {
     uint8_t hash[CS_HASH_LEN];
 
     *out = (struct cs_batch){ 0 };
-    if (!envelope_fits(out, req, v) || !payloads_fit(out, req, a, v))
+    if (!envelope_fits(out, req, kind, v) || !payloads_fit(out, req, a, v))
         return false;
     for (size_t i = 0; i < req->n_chunks; i++) {
         cs_hash_plain(out->chunks[i], hash);
@@ -129,6 +132,22 @@ bool cs_rules_shape(struct cs_batch *out, const Clawsync__V1__PushRequest *req, 
     return true;
 }
 
+bool cs_rules_shape(struct cs_batch *out, const Clawsync__V1__PushRequest *req, struct cs_arena *a,
+                    struct cs_verdict *v)
+{
+    return shape(out, req, CS_BATCH_OPERATIONS, a, v);
+}
+
+bool cs_rules_part_shape(struct cs_batch *out, Clawsync__V1__DeltaChunk **chunks, size_t n, struct cs_arena *a,
+                         struct cs_verdict *v)
+{
+    Clawsync__V1__PushRequest req = CLAWSYNC__V1__PUSH_REQUEST__INIT;
+
+    req.chunks = chunks;
+    req.n_chunks = n;
+    return shape(out, &req, CS_BATCH_SNAPSHOT, a, v);
+}
+
 bool cs_rules_signature(const struct cs_batch *b, const uint8_t sign_pk[32], struct cs_verdict *v)
 {
     if (cs_batch_verify(sign_pk, b->header, b->payload_hashes, b->signature.data))
@@ -138,13 +157,14 @@ bool cs_rules_signature(const struct cs_batch *b, const uint8_t sign_pk[32], str
 
 bool cs_rules_wants_stored(const struct cs_batch_header *h, const struct cs_log_state *s)
 {
-    return h->number <= s->last.number;
+    return h->number <= s->last.number && h->number > CS_CHAIN_BASE(s->head.refilled);
 }
 
 bool cs_rules_wants_seen(const struct cs_batch_header *h, const struct cs_log_state *s)
 {
     return h->member_seq >= s->epoch_seq && h->member_seq <= s->head.member_seq && h->seen_log == s->head.log_id &&
-           h->seen_number <= s->head.number && s->head.number - h->seen_number <= CS_RULES_SEEN_WINDOW;
+           h->seen_number <= s->head.number && s->head.number - h->seen_number <= CS_RULES_SEEN_WINDOW &&
+           (h->seen_number == 0 || h->seen_number > s->head.pruned);
 }
 
 static bool epoch_is_current(const struct cs_batch_header *h, const struct cs_log_state *s, struct cs_verdict *v)
@@ -189,6 +209,11 @@ enum cs_judgement cs_rules_judge(const struct cs_batch *b, const struct cs_log_s
     if (cs_rules_wants_stored(h, s)) {
         if (s->stored_hash != NULL && memcmp(s->stored_hash, b->hash, 32) == 0)
             return CS_ACCEPT_AGAIN;
+        if (s->stored_hash == NULL) {
+            cs_refuse(v, CS_RPC_FAILED_PRECONDITION, "stale-seen",
+                      "the device's batch %" PRIu64 " is in the part of the log that was pruned; pull", h->number);
+            return CS_REFUSE;
+        }
         cs_refuse(v, CS_RPC_ALREADY_EXISTS, "duplicate", "another batch is stored as the device's number %" PRIu64,
                   h->number);
         return CS_REFUSE_STORED;

@@ -40,6 +40,9 @@ struct cs_batch {
 /* Sizes, reserved bytes, kind, order of chunks, every payload hash. */
 bool cs_rules_shape(struct cs_batch *out, const Clawsync__V1__PushRequest *req, struct cs_arena *a,
                     struct cs_verdict *v);
+/* The same of a part of a snapshot. */
+bool cs_rules_part_shape(struct cs_batch *out, Clawsync__V1__DeltaChunk **chunks, size_t n, struct cs_arena *a,
+                         struct cs_verdict *v);
 bool cs_rules_signature(const struct cs_batch *b, const uint8_t sign_pk[32], struct cs_verdict *v);
 
 /* The state that a batch meets under the lock. */
@@ -50,7 +53,7 @@ struct cs_log_state {
     uint32_t epoch_seq;          /* entry that began head.epoch */
     int64_t now_ms;
     /* Only where the batch asks for it: see cs_rules_wants_*. */
-    const uint8_t *stored_hash;   /* of the device's batch of that number; NULL: not stored */
+    const uint8_t *stored_hash;   /* of the device's batch of that number; NULL: pruned */
     const uint8_t *seen_log_hash; /* L_seen_number; NULL: not looked up */
     const uint8_t *entry_hash;    /* of entry member_seq; NULL: not looked up */
 };

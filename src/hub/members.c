@@ -127,6 +127,7 @@ int cs_members_find(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, co
     pthread_mutex_lock(&m->lock);
     if ((rc = fold_at(m, tx, ws, head, &f, err)) == CS_OK) {
         out->epoch_seq = f->m.epoch_seq;
+        out->refills = f->m.refills;
         if ((member = cs_membership_find(&f->m, id)) != NULL) {
             out->kind = member->kind;
             out->active = member->active;

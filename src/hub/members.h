@@ -17,6 +17,7 @@ struct cs_member_info {
     bool active;
     uint8_t sign_pk[32], box_pk[32];
     uint32_t epoch_seq;
+    uint64_t refills; /* entries that began a log */
 };
 /* CS_OK also for an unknown principal (kind 0). */
 int cs_members_find(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_head *head,

@@ -40,7 +40,7 @@ static bool get_parse(struct cs_req *r, struct get *g)
         clawsync__v1__get_membership_request__unpack(&alloc, r->in.len, r->in.data);
 
     if (req == NULL)
-        return cs_unparsable(&r->verdict);
+        return cs_unparsable(&r->verdict, &r->arena);
     g->next = req->from_seq == 0 ? 1 : req->from_seq;
     g->workspace = r->who.workspace;
     g->device = r->who.device;
@@ -155,7 +155,7 @@ static void append_work(struct cs_req *r)
         clawsync__v1__append_membership_request__unpack(&alloc, r->in.len, r->in.data);
 
     if (req == NULL) {
-        cs_unparsable(&r->verdict);
+        cs_unparsable(&r->verdict, &r->arena);
         return;
     }
     if (!cs_parse_caller(r, req->workspace_id, req->device_id))

@@ -15,7 +15,7 @@ static void open_work(struct cs_req *r)
     struct cs_error err = { 0 };
 
     if (req == NULL)
-        cs_unparsable(&r->verdict);
+        cs_unparsable(&r->verdict, &r->arena);
     else if ((o->keys = cs_secret_alloc(sizeof *o->keys)) == NULL)
         cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     else if (cs_session_answer(&r->env->rng, r->env->key, cs_slice(req->hello.data, req->hello.len), o->reply, o->keys,

@@ -16,7 +16,7 @@ static bool pair_parse(struct cs_req *r, struct pair *p)
     const Clawsync__V1__PairRequest *req = clawsync__v1__pair_request__unpack(&alloc, r->in.len, r->in.data);
 
     if (req == NULL)
-        return cs_unparsable(&r->verdict);
+        return cs_unparsable(&r->verdict, &r->arena);
     if (!cs_parse_caller(r, req->workspace_id, req->device_id))
         return false;
     if (req->message.len == 0)

@@ -1,6 +1,7 @@
 /* Pull: the log from the client's cursor to the head as it was when the call began, one bounded message at a time. A
  * page is read only when the stream has room for it, so a slow reader costs two pages of memory however much it wants.
  */
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "hub/internal.h"
@@ -10,18 +11,19 @@ enum { PAGE_CHUNKS = 1024, MAX_TYPES = 256 };
 struct pull {
     /* From the request. */
     struct cs_uuid workspace, device;
-    bool own_in_full, started;
+    bool own_in_full, from_first, started;
     char *const *types; /* in the request's arena; ntypes 0: all */
     size_t ntypes;
     uint64_t max_chunks; /* UINT64_MAX: no limit */
     /* The position: what comes next, and where it ends. */
     uint64_t number, end;
     uint32_t seq;
-    uint64_t nchunks;           /* sent so far */
-    bool cut;                   /* max_chunks ended it before `end`, behind a whole batch */
-    bool last;                  /* the page at hand is the last message */
-    bool waiting;               /* for the stream to have room */
-    struct cs_signed_head head; /* as of the beginning */
+    uint64_t nchunks;            /* sent so far */
+    bool cut;                    /* max_chunks ended it before `end`, behind a whole batch */
+    bool last;                   /* the page at hand is the last message */
+    bool waiting;                /* for the stream to have room */
+    uint64_t given, given_bytes; /* batches and bytes of ciphertext in the page */
+    struct cs_signed_head head;  /* as of the beginning */
     struct cs_arena page;
 };
 
@@ -134,6 +136,7 @@ static Clawsync__V1__DeltaChunk *page_chunk(struct page *pg, uint32_t seq)
             (ProtobufCBinaryData){ b->payload_hashes.len, (uint8_t *)(uintptr_t)b->payload_hashes.data };
         e->log_number = b->number;
         c->envelope = e;
+        pg->p->given++;
         pg->bytes += b->header.len + b->signature.len + b->payload_hashes.len;
     }
     pg->bytes += 128;
@@ -154,6 +157,7 @@ static bool page_payload(void *arg, uint32_t seq, struct cs_slice payload)
     c->encrypted_payload = (ProtobufCBinaryData){ payload.len, (uint8_t *)(uintptr_t)payload.data };
     c->payload_hash = (ProtobufCBinaryData){ 32, (uint8_t *)(uintptr_t)pg->batch->b.payload_hashes.data + seq * 32 };
     pg->bytes += payload.len;
+    p->given_bytes += payload.len;
     p->seq++;
     p->nchunks++;
     return pg->bytes < CS_HUB_PAGE && pg->n < PAGE_CHUNKS;
@@ -215,7 +219,7 @@ static bool pull_parse(struct cs_req *r, struct pull *p, uint64_t *log_id)
     const Clawsync__V1__SyncCursor *c;
 
     if (req == NULL)
-        return cs_unparsable(&r->verdict);
+        return cs_unparsable(&r->verdict, &r->arena);
     if ((c = req->client_cursor) == NULL)
         return cs_refuse(&r->verdict, CS_RPC_INVALID_ARGUMENT, "validation", "the client cursor is missing");
     p->workspace = r->who.workspace;
@@ -230,6 +234,7 @@ static bool pull_parse(struct cs_req *r, struct pull *p, uint64_t *log_id)
     p->number = (uint64_t)c->lamport_clock + 1;
     p->max_chunks = req->max_chunks == 0 ? UINT64_MAX : (uint64_t)req->max_chunks;
     p->own_in_full = req->own_in_full;
+    p->from_first = req->from_first;
     p->types = req->entity_types;
     p->ntypes = req->n_entity_types;
     *log_id = c->log_id;
@@ -241,6 +246,18 @@ static bool log_is(struct cs_verdict *v, const struct cs_store_head *head, uint6
     if (log_id == 0 || log_id == head->log_id)
         return true;
     return cs_refuse(v, CS_RPC_FAILED_PRECONDITION, "storage", "log-replaced: the hub's log is another one");
+}
+
+/* What was pruned is in a snapshot. */
+static bool begins_there(struct cs_verdict *v, const struct cs_store_head *head, struct pull *p)
+{
+    if (p->number > head->pruned)
+        return true;
+    if (!p->from_first)
+        return cs_refuse(v, CS_RPC_FAILED_PRECONDITION, "pruned",
+                         "pruned: the log begins at number %" PRIu64 " by now; fetch the snapshot", head->pruned + 1);
+    p->number = head->pruned + 1;
+    return true;
 }
 
 static bool page_read(struct cs_req *r, struct pull *p, cs_store_tx *tx)
@@ -261,7 +278,7 @@ static bool page_read(struct cs_req *r, struct pull *p, cs_store_tx *tx)
     }
     if (plan.failed)
         return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
-    if (plan.n == 0 && p->number <= p->end)
+    if (plan.n == 0 && !plan.cut && p->number <= p->end)
         return cs_refuse(&r->verdict, CS_RPC_INTERNAL, "storage", "the hub's log has a gap");
     if (!page_fill(&pg, &plan, tx, &r->verdict))
         return false;
@@ -278,6 +295,7 @@ static void pull_work(struct cs_req *r)
     cs_store_tx *tx;
 
     cs_arena_reset(&p->page);
+    p->given = p->given_bytes = 0;
     if ((!p->started && !pull_parse(r, p, &log_id)) ||
         !cs_read_begin(r->env, &p->workspace, &p->device, CS_ALLOW_MEMBERS, &tx, &head, &r->verdict))
         return;
@@ -287,7 +305,8 @@ static void pull_work(struct cs_req *r)
             p->end = head.number;
             cs_head_sign(r->env, &p->workspace, &head, &p->head);
         }
-        page_read(r, p, tx);
+        if (begins_there(&r->verdict, &head, p))
+            page_read(r, p, tx);
     }
     cs_store_rollback(tx);
 }
@@ -307,13 +326,15 @@ static void pull_done(struct cs_req *r)
 
     if (!cs_req_send(r))
         return;
+    cs_metrics_given(r->hub->metrics, p->given, p->given_bytes);
     if (!p->last) {
         pull_next(r);
         return;
     }
     cs_presence_seen(r->hub, &p->workspace, &p->device);
     if (p->number - 1 <= p->end)
-        cs_presence_pulled(r->hub, &p->workspace, &p->device, p->number - 1);
+        cs_presence_pulled(r->hub, &p->workspace, &p->device, p->head.head.log_id, p->number - 1,
+                           p->head.head.prune_to != 0);
     cs_req_finish(r);
 }
 

@@ -91,7 +91,7 @@ static void check_run(struct cs_job *j)
     cs_buf_free(&it->raw);
     if (req == NULL) {
         it->unparsable = true;
-        cs_unparsable(v);
+        cs_unparsable(v, &it->arena);
         return;
     }
     if (cs_rules_shape(&it->batch, req, &it->arena, v) && is_callers(it, v) &&
@@ -165,6 +165,14 @@ static void push_end(struct cs_push *p, int status, const char *kind, const char
     cs_gate_finish(p->call, &v, NULL, 0);
 }
 
+static void count(const struct cs_push *p, const struct item *it)
+{
+    if (it->write.verdict.status != CS_RPC_OK)
+        cs_metrics_batch_refused(p->hub->metrics);
+    else if (it->write.changed)
+        cs_metrics_stored(p->hub->metrics, it->batch.h.nops, it->batch.bytes);
+}
+
 static void answer_send(struct cs_push *p, struct item *it)
 {
     struct cs_buf out = { 0 };
@@ -172,7 +180,7 @@ static void answer_send(struct cs_push *p, struct item *it)
     if (p->call == NULL || p->ended)
         return;
     if (it->unparsable)
-        push_end(p, CS_RPC_INVALID_ARGUMENT, "validation", it->write.verdict.reason);
+        push_end(p, it->write.verdict.status, it->write.verdict.kind, it->write.verdict.reason);
     else if (!answer_pack(it, &out) || cs_rpc_call_send(p->call, cs_buf_slice(&out)) != CS_OK)
         push_end(p, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     cs_buf_free(&out);
@@ -267,6 +275,7 @@ static void push_pump(struct cs_push *p)
         if (it->stage == CHECKED)
             item_submit(it);
     while ((it = p->first) != NULL && it->stage == SETTLED) {
+        count(p, it);
         answer_send(p, it);
         if ((p->first = it->next) == NULL)
             p->last = &p->first;

@@ -299,15 +299,18 @@ void cs_reflection_start(cs_rpc_call *c, void *service)
 
 void cs_reflection_message(cs_rpc_call *c, void *service, struct cs_slice msg)
 {
-    request *q = grpc__reflection__v1__server_reflection_request__unpack(NULL, msg.len, msg.data);
+    struct cs_arena arena = { 0 };
+    ProtobufCAllocator alloc = cs_pb_arena(&arena);
+    request *q = grpc__reflection__v1__server_reflection_request__unpack(&alloc, msg.len, msg.data);
     struct cs_buf out = { 0 };
     struct cs_verdict v = { 0 };
     struct answer a;
 
     (void)service;
     if (q == NULL) {
-        cs_unparsable(&v);
+        cs_unparsable(&v, &arena);
         cs_call_finish(c, &v, NULL, 0);
+        cs_arena_free(&arena);
         return;
     }
     if (!answer(&a, q))
@@ -316,7 +319,7 @@ void cs_reflection_message(cs_rpc_call *c, void *service, struct cs_slice msg)
         cs_refuse(&v, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     cs_arena_free(&a.arena);
     cs_buf_free(&out);
-    grpc__reflection__v1__server_reflection_request__free_unpacked(q, NULL);
+    cs_arena_free(&arena);
     if (v.status != CS_RPC_OK)
         cs_call_finish(c, &v, NULL, 0);
     else if (cs_rpc_call_queued(c) >= QUEUED)

@@ -47,8 +47,11 @@ static bool challenge_is_signed(const struct cs_req *r, const struct reg *g, str
 static bool parse_sign_key(struct cs_req *r, struct reg *g, const char *text)
 {
     struct cs_buf key = { 0 };
-    bool good = strlen(text) <= 64 && cs_unbase64(&key, cs_slice_str(text), false) && key.len == PK_LEN;
+    bool good;
 
+    if (!cs_buf_reserve(&key, 64))
+        return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+    good = strlen(text) <= 64 && cs_unbase64(&key, cs_slice_str(text), false) && key.len == PK_LEN;
     if (good)
         memcpy(g->sign_pk, key.data, PK_LEN);
     cs_buf_free(&key);
@@ -96,7 +99,7 @@ static bool register_parse(struct cs_req *r, struct reg *g)
         clawsync__v1__register_device_request__unpack(&alloc, r->in.len, r->in.data);
 
     if (req == NULL)
-        return cs_unparsable(&r->verdict);
+        return cs_unparsable(&r->verdict, &r->arena);
     if (req->device == NULL)
         return invalid(r, "the device is missing");
     g->workspace = r->who.workspace;

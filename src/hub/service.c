@@ -33,16 +33,16 @@ void cs_req_start(cs_rpc_call *c, void *service, const struct cs_req_ops *ops)
 {
     static const struct cs_verdict no_memory = { CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again" };
     struct cs_hub *h = service;
-    struct cs_req *r = calloc(1, sizeof *r);
+    struct with_state {
+        struct cs_req req;
+        max_align_t state[];
+    } *w = calloc(1, sizeof *w + ops->state_bytes);
+    struct cs_req *r = w == NULL ? NULL : &w->req; /* its first member: freeing it frees both */
 
-    if (r != NULL) {
-        *r = (struct cs_req){ .hub = h, .env = &h->env, .ops = ops, .call = c, .who = *cs_gate_caller(c) };
-        if ((r->state = cs_arena_zalloc(&r->arena, 1, ops->state_bytes == 0 ? 1 : ops->state_bytes)) == NULL) {
-            cs_arena_free(&r->arena);
-            free(r);
-            r = NULL;
-        }
-    }
+    if (r != NULL)
+        *r = (struct cs_req){
+            .hub = h, .env = &h->env, .ops = ops, .call = c, .who = *cs_gate_caller(c), .state = w->state
+        };
     cs_gate_set_user(c, r);
     if (r == NULL)
         cs_gate_finish(c, &no_memory, NULL, 0);
@@ -229,8 +229,10 @@ bool cs_parse_caller(struct cs_req *r, const char *workspace, const char *device
            cs_refuse_stranger(&r->verdict);
 }
 
-bool cs_unparsable(struct cs_verdict *v)
+bool cs_unparsable(struct cs_verdict *v, const struct cs_arena *a)
 {
+    if (a->failed)
+        return cs_refuse(v, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "validation", "the request is not a well-formed message");
 }
 

@@ -26,7 +26,10 @@ struct cs_store_head {
     uint32_t member_seq;  /* newest membership entry */
     uint32_t epoch;       /* in force since some entry at or below member_seq */
     uint8_t entry_hash[32];
-    uint64_t bytes; /* of ciphertext in its log */
+    uint64_t bytes;    /* of ciphertext in its log and its snapshots, and of its reference */
+    uint64_t pruned;   /* numbers up to here are in the log no more; 0: all are */
+    uint64_t prune_to; /* those below are to go, when the devices are past it; 0: none */
+    int64_t prune_ms;  /* Unix ms since when */
 };
 
 /* A device's place in its own chain. No row before its first batch or heartbeat. */
@@ -35,6 +38,7 @@ struct cs_store_device {
     uint8_t hash[32];
     uint32_t member_seq; /* of that batch */
     int64_t seen_ms;     /* Unix ms */
+    uint64_t pulled;     /* how far it had read the log, at least; 0: unknown */
 };
 
 /* A row of the log. Slices are borrowed: put_batch copies them, visitors get them for the length of the visit. */
@@ -56,18 +60,84 @@ struct cs_store_offer {
     struct cs_slice offer, answer, reveal, done;
 };
 
+/* The reference: one device's state, as a set of entities (crypto/entity_set.h), that the others compare theirs with.
+ * Its leaves lie in buckets; a bucket without leaves has no row. */
+struct cs_store_reference {
+    uint64_t log_id, number; /* where in the log it is of */
+    uint32_t epoch;          /* of its tags */
+    struct cs_uuid device;
+    bool whole;         /* otherwise the device is giving it */
+    bool only_prove;    /* differences are found, not healed */
+    int64_t changed_ms; /* Unix ms of the last write to it */
+    uint64_t rows;      /* entities */
+    uint64_t given;     /* how often one was given, in this workspace */
+};
+struct cs_store_bucket {
+    uint32_t prefix; /* first 16 bits of its tags */
+    uint32_t rows;
+    uint8_t sum[16];
+    struct cs_slice leaves; /* borrowed as above; empty when only sums were asked for */
+};
+/* A device's newest statement about its state. */
+struct cs_store_proof {
+    struct cs_uuid device;
+    uint64_t log_id, number;
+    uint64_t given; /* the reference's, when it came */
+    struct cs_slice proof;
+};
+
+/* A snapshot: one device's merged state at a number of the log, in parts that are sealed as batches are. A workspace
+ * has room for two: the one that is served, and the next one. */
+enum cs_snapshot_state {
+    CS_SNAPSHOT_NONE,   /* what may be left of an earlier one counts for nothing */
+    CS_SNAPSHOT_GIVING, /* its device is giving it */
+    CS_SNAPSHOT_WHOLE,
+    CS_SNAPSHOT_SERVED
+};
+enum { CS_SNAPSHOT_SLOTS = 2 };
+struct cs_store_snapshot {
+    unsigned slot;
+    enum cs_snapshot_state state;
+    uint64_t log_id, number;
+    struct cs_uuid device;
+    uint32_t parts;     /* that are stored */
+    uint8_t digest[32]; /* over the parts so far */
+    uint64_t bytes;     /* of ciphertext */
+    int64_t changed_ms; /* Unix ms of the last write to it */
+    struct cs_uuid attester;
+    struct cs_slice descriptor, attestation; /* borrowed as above; empty: not there yet */
+};
+/* A chunk of a part; the envelope (header ‖ signature ‖ payload hashes) is with the first. */
+struct cs_store_part {
+    uint32_t part, seq;
+    struct cs_slice envelope, payload;
+};
+
 /* Visitors return true to go on. They must not call the store. */
 typedef bool cs_store_visit_batch(void *arg, const struct cs_store_batch *b);
 typedef bool cs_store_visit_chunk(void *arg, uint32_t seq, struct cs_slice payload);
 typedef bool cs_store_visit_entry(void *arg, uint32_t seq, struct cs_slice entry);
 
 typedef bool cs_store_visit_offer(void *arg, const struct cs_store_offer *o);
+typedef bool cs_store_visit_workspace(void *arg, const struct cs_uuid *ws, const struct cs_store_head *h);
+
+typedef bool cs_store_visit_bucket(void *arg, const struct cs_store_bucket *b);
+typedef bool cs_store_visit_tag(void *arg, uint32_t epoch, const uint8_t tag[16]);
+typedef bool cs_store_visit_device(void *arg, const struct cs_uuid *device, const struct cs_store_device *d);
+typedef bool cs_store_visit_snapshot(void *arg, const struct cs_store_snapshot *s);
+typedef bool cs_store_visit_part(void *arg, const struct cs_store_part *p);
+typedef bool cs_store_visit_proof(void *arg, const struct cs_store_proof *p);
 
 typedef struct cs_store_tx cs_store_tx;
+/* A payload that another hub on the same store sent: lines; NULL: some may have been missed. */
+typedef void cs_store_heard(void *arg, const char *lines);
+enum { CS_STORE_NEWS = 100 }; /* bytes that a line may have */
+
 enum cs_store_mode { CS_STORE_READ, CS_STORE_WRITE };
 
 struct cs_store_ops {
     const char *name; /* for logs: "sqlite" */
+    bool shared;      /* other hubs may be at work on it: heads move by themselves */
 
     /* workspaces: the ones this transaction will touch, ascending, each once; a store behind a network locks and
      * fetches their heads in one round trip. A workspace that does not exist yet is locked all the same. */
@@ -101,8 +171,34 @@ struct cs_store_ops {
     int (*offers)(cs_store_tx *tx, const struct cs_uuid *ws, cs_store_visit_offer *visit, void *arg,
                   struct cs_error *err);
 
-    /* Writes. put_head, put_device and put_offer replace; the others are new rows: CS_EEXIST. A store may hold errors
-     * of puts back until keep or commit. */
+    /* All workspaces behind `after` (the zero id: from the first one), ascending, as long as the visitor wants more:
+     * for whoever runs the hub, never for a device. In a reading transaction that names none. */
+    int (*workspaces)(cs_store_tx *tx, const struct cs_uuid *after, cs_store_visit_workspace *visit, void *arg,
+                      struct cs_error *err);
+
+    int (*reference)(cs_store_tx *tx, const struct cs_uuid *ws, struct cs_store_reference *out, struct cs_error *err);
+    /* Sums, then leaves too, of the buckets first … last, ascending. */
+    int (*bucket_sums)(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t first, uint32_t last,
+                       cs_store_visit_bucket *visit, void *arg, struct cs_error *err);
+    int (*bucket_leaves)(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t first, uint32_t last,
+                         cs_store_visit_bucket *visit, void *arg, struct cs_error *err);
+    /* What the device is to publish, ascending. */
+    int (*wanted)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_uuid *device, cs_store_visit_tag *visit,
+                  void *arg, struct cs_error *err);
+    int (*proofs)(cs_store_tx *tx, const struct cs_uuid *ws, cs_store_visit_proof *visit, void *arg,
+                  struct cs_error *err);
+    /* All that have a place, removed ones too. */
+    int (*devices)(cs_store_tx *tx, const struct cs_uuid *ws, cs_store_visit_device *visit, void *arg,
+                   struct cs_error *err);
+    int (*snapshots)(cs_store_tx *tx, const struct cs_uuid *ws, cs_store_visit_snapshot *visit, void *arg,
+                     struct cs_error *err);
+    /* Chunks from (part, seq) on, ascending, as long as the visitor wants more. */
+    int (*snapshot_parts)(cs_store_tx *tx, const struct cs_uuid *ws, unsigned slot, uint32_t part, uint32_t seq,
+                          cs_store_visit_part *visit, void *arg, struct cs_error *err);
+
+    /* Writes. put_head, put_device, put_offer, put_reference, put_bucket, put_wanted, put_proof and put_snapshot
+     * replace; the others are new rows: CS_EEXIST. A store may hold errors of puts back until keep or commit; the
+     * transaction is lost then. */
     int (*put_head)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_head *h, struct cs_error *err);
     int (*put_device)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_uuid *device,
                       const struct cs_store_device *d, struct cs_error *err);
@@ -114,6 +210,37 @@ struct cs_store_ops {
     int (*put_offer)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_offer *o, struct cs_error *err);
     /* Those made before that time. */
     int (*drop_offers)(cs_store_tx *tx, const struct cs_uuid *ws, int64_t before_ms, struct cs_error *err);
+
+    int (*put_reference)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_reference *r,
+                         struct cs_error *err);
+    /* Without rows: there is none any more. */
+    int (*put_bucket)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_bucket *b, struct cs_error *err);
+    int (*put_wanted)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_uuid *device, uint32_t epoch,
+                      const uint8_t tag[16], struct cs_error *err);
+    /* tag NULL: all that is wanted of it. */
+    int (*drop_wanted)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_uuid *device, const uint8_t *tag,
+                       struct cs_error *err);
+    int (*put_proof)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_proof *p, struct cs_error *err);
+    int (*put_snapshot)(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_store_snapshot *s,
+                        struct cs_error *err);
+    int (*put_snapshot_part)(cs_store_tx *tx, const struct cs_uuid *ws, unsigned slot, const struct cs_store_part *p,
+                             struct cs_error *err);
+    /* The chunks of parts from … to. */
+    int (*drop_snapshot_parts)(cs_store_tx *tx, const struct cs_uuid *ws, unsigned slot, uint32_t from, uint32_t to,
+                               struct cs_error *err);
+    /* Batches from … to, and their ciphertext, of which that many bytes. */
+    int (*prune_log)(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t from, uint64_t to, uint64_t *bytes,
+                     struct cs_error *err);
+    /* All batches of the log and their ciphertext, and all snapshots; devices stand before their first batch, and have
+     * read nothing. */
+    int (*drop_log)(cs_store_tx *tx, const struct cs_uuid *ws, struct cs_error *err);
+
+    /* Hubs on a shared store tell each other what they did; both NULL where it is not shared. Nobody may rely on it:
+     * what is told comes soon, or not at all. heard comes on a thread of the store's own, until close. CS_EUNSUPPORTED:
+     * here they do not. */
+    int (*listen)(void *self, cs_store_heard *heard, void *arg, struct cs_error *err);
+    /* A line without its end. Any thread; does not block; before listen it does nothing. */
+    void (*tell)(void *self, struct cs_slice line);
 
     void (*close)(void *self); /* no transaction is open */
 };
@@ -151,5 +278,18 @@ static inline void cs_store_close(struct cs_store *s)
 /* One file of SQLite 3, made with mode 0600 when it is not there, in a directory that exists. */
 struct cs_world;
 int cs_store_sqlite_open(struct cs_store *out, struct cs_world *world, const char *path, struct cs_error *err);
+
+/* PostgreSQL, which any number of hubs may use at once. */
+struct cs_store_postgres_options {
+    const char *url;    /* postgresql://…; copied; secret, for the password in it */
+    const char *listen; /* the same, for a session's connection over which hubs hear of each other; NULL: they do not */
+    unsigned connections; /* at most, for transactions; from 2 */
+    unsigned partitions;  /* of tables that are made now; 0: none */
+    int prepare;          /* statements are prepared by name: 1 always, -1 never, 0 unless a pooler is in between */
+};
+int cs_store_postgres_open(struct cs_store *out, struct cs_world *world, const struct cs_store_postgres_options *o,
+                           struct cs_error *err);
+/* The connection string without its password, to be shown. CS_EINVAL: it is none. */
+int cs_store_postgres_name(const char *url, char *out, size_t size, struct cs_error *err);
 
 #endif

@@ -7,12 +7,20 @@ struct cs_watcher {
     struct cs_uuid workspace, device;
     struct cs_signed_head read; /* by the worker, while the request is busy */
     struct cs_signed_head newest;
-    bool dirty; /* newest was not sent yet */
+    uint32_t member_seq; /* up to which its device is known to be a member */
+    bool dirty;          /* newest was not sent yet */
+    bool reconcile;      /* nor that there may be something to reconcile */
+    bool snapshot;       /* nor a snapshot to attest */
 };
+
+static size_t bucket_at(const struct cs_uuid *ws)
+{
+    return cs_load_u32(ws->b + 12) % CS_HUB_WATCH_BUCKETS;
+}
 
 static struct cs_watcher **bucket_of(struct cs_hub *h, const struct cs_uuid *ws)
 {
-    return &h->watchers[cs_load_u32(ws->b + 12) % CS_HUB_WATCH_BUCKETS];
+    return &h->watchers[bucket_at(ws)];
 }
 
 static void watcher_list(struct cs_watcher *w)
@@ -22,6 +30,7 @@ static void watcher_list(struct cs_watcher *w)
     if (w->next != NULL)
         w->next->link = &w->next;
     *w->link = w;
+    w->req->hub->nwatchers++;
 }
 
 static void watcher_unlist(struct cs_watcher *w)
@@ -32,9 +41,10 @@ static void watcher_unlist(struct cs_watcher *w)
     if (w->next != NULL)
         w->next->link = w->link;
     w->link = NULL;
+    w->req->hub->nwatchers--;
 }
 
-static void watcher_send(struct cs_watcher *w)
+static void watcher_send(struct cs_watcher *w, Clawsync__V1__ConflictRecord **resolved, size_t n)
 {
     Clawsync__V1__WatchResponse answer = CLAWSYNC__V1__WATCH_RESPONSE__INIT;
     Clawsync__V1__HubHead head;
@@ -42,11 +52,15 @@ static void watcher_send(struct cs_watcher *w)
 
     cs_head_message(&w->newest, &head);
     answer.head = &head;
-    w->dirty = false;
+    answer.resolved = resolved;
+    answer.n_resolved = n;
+    answer.reconcile = w->reconcile;
+    answer.snapshot = w->snapshot;
+    w->dirty = w->reconcile = w->snapshot = false;
     if (!cs_pb_pack(&r->out, &answer.base, &r->verdict))
         cs_req_finish(r);
-    else
-        cs_req_send(r);
+    else if (cs_req_send(r))
+        cs_buf_free(&r->out);
 }
 
 /* Is a's head the later one? Log and membership only grow. */
@@ -63,7 +77,7 @@ static void watcher_offer(struct cs_watcher *w, const struct cs_signed_head *hea
     w->newest = *head;
     w->dirty = true;
     if (w->req->call != NULL && !w->req->busy && cs_rpc_call_queued(w->req->call) == 0)
-        watcher_send(w);
+        watcher_send(w, NULL, 0);
 }
 
 static void watch_work(struct cs_req *r)
@@ -75,7 +89,7 @@ static void watch_work(struct cs_req *r)
     cs_store_tx *tx;
 
     if ((req = clawsync__v1__watch_request__unpack(&alloc, r->in.len, r->in.data)) == NULL) {
-        cs_unparsable(&r->verdict);
+        cs_unparsable(&r->verdict, &r->arena);
         return;
     }
     w->workspace = r->who.workspace;
@@ -110,9 +124,12 @@ static void watch_done(struct cs_req *r)
         cs_req_work(r);
         return;
     }
+    cs_buf_free(&r->in); /* from now on it waits, perhaps for days */
+    cs_arena_free(&r->arena);
+    w->member_seq = w->read.head.member_seq;
     watcher_offer(w, &w->read);
     if (w->dirty) /* a notification came while the worker read */
-        watcher_send(w);
+        watcher_send(w, NULL, 0);
 }
 
 static void watch_writable(struct cs_req *r)
@@ -120,7 +137,7 @@ static void watch_writable(struct cs_req *r)
     struct cs_watcher *w = r->state;
 
     if (w->dirty && !r->busy)
-        watcher_send(w);
+        watcher_send(w, NULL, 0);
 }
 
 static void watch_closed(struct cs_req *r)
@@ -145,6 +162,90 @@ void cs_watch_notify(struct cs_hub *h, const struct cs_uuid *ws, const struct cs
     for (struct cs_watcher *w = *bucket_of(h, ws); w != NULL; w = w->next)
         if (cs_uuid_cmp(&w->workspace, ws) == 0)
             watcher_offer(w, head);
+}
+
+void cs_watch_resolved(struct cs_hub *h, const struct cs_caller *by, const struct cs_signed_head *head,
+                       Clawsync__V1__ConflictRecord **resolved, size_t n)
+{
+    for (struct cs_watcher *w = *bucket_of(h, &by->workspace), *next; w != NULL; w = next) {
+        next = w->next;
+        if (cs_uuid_cmp(&w->workspace, &by->workspace) != 0 || cs_uuid_cmp(&w->device, &by->device) == 0 ||
+            w->req->call == NULL || w->req->busy || cs_rpc_call_queued(w->req->call) > 0)
+            continue;
+        if (is_newer(head, &w->newest))
+            w->newest = *head;
+        watcher_send(w, resolved, n);
+    }
+}
+
+static size_t bucket_list(const struct cs_watcher *w, const struct cs_uuid *ws, struct cs_watched *out, size_t cap)
+{
+    size_t n = 0;
+
+    for (; w != NULL; w = w->next) {
+        if (ws != NULL && cs_uuid_cmp(&w->workspace, ws) != 0)
+            continue;
+        if (n < cap)
+            out[n] = (struct cs_watched){ .workspace = w->workspace,
+                                          .device = w->device,
+                                          .log_id = w->newest.head.log_id,
+                                          .number = w->newest.head.number,
+                                          .told_seq = w->newest.head.member_seq,
+                                          .member_seq = w->member_seq };
+        n++;
+    }
+    return n;
+}
+
+size_t cs_watch_list(const struct cs_hub *h, const struct cs_uuid *ws, struct cs_watched *out, size_t cap)
+{
+    size_t n = 0;
+
+    if (ws != NULL)
+        return bucket_list(h->watchers[bucket_at(ws)], ws, out, cap);
+    for (size_t i = 0; i < CS_HUB_WATCH_BUCKETS; i++)
+        n += bucket_list(h->watchers[i], NULL, n < cap ? out + n : NULL, n < cap ? cap - n : 0);
+    return n;
+}
+
+void cs_watch_checked(struct cs_hub *h, const struct cs_watched *checked)
+{
+    for (struct cs_watcher *w = *bucket_of(h, &checked->workspace); w != NULL; w = w->next)
+        if (cs_uuid_cmp(&w->workspace, &checked->workspace) == 0 && cs_uuid_cmp(&w->device, &checked->device) == 0 &&
+            w->member_seq < checked->member_seq)
+            w->member_seq = checked->member_seq;
+}
+
+static void ring(struct cs_hub *h, const struct cs_uuid *ws, bool reconcile)
+{
+    for (struct cs_watcher *w = *bucket_of(h, ws), *next; w != NULL; w = next) {
+        next = w->next;
+        if (cs_uuid_cmp(&w->workspace, ws) != 0)
+            continue;
+        w->reconcile = w->reconcile || reconcile;
+        w->snapshot = w->snapshot || !reconcile;
+        w->dirty = true;
+        if (w->req->call != NULL && !w->req->busy && cs_rpc_call_queued(w->req->call) == 0)
+            watcher_send(w, NULL, 0);
+    }
+}
+
+void cs_watch_reconcile(struct cs_hub *h, const struct cs_uuid *ws)
+{
+    ring(h, ws, true);
+}
+
+void cs_watch_snapshot(struct cs_hub *h, const struct cs_uuid *ws)
+{
+    ring(h, ws, false);
+}
+
+bool cs_watch_has(const struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device)
+{
+    for (const struct cs_watcher *w = h->watchers[bucket_at(ws)]; w != NULL; w = w->next)
+        if (cs_uuid_cmp(&w->workspace, ws) == 0 && cs_uuid_cmp(&w->device, device) == 0)
+            return true;
+    return false;
 }
 
 void cs_watch_stop(struct cs_hub *h)

@@ -11,7 +11,10 @@ static void group_run(struct cs_job *j)
 {
     struct cs_writer *wr = &j->hub->writer;
 
+    uint64_t began = cs_monotonic_ns(j->hub->world);
+
     cs_commit_group(&j->hub->env, wr->group, wr->ngroup);
+    wr->took_ns = cs_monotonic_ns(j->hub->world) - began;
 }
 
 /* What an entry means for calls that are open: whoever is removed has none, and whoever is being removed sends nothing
@@ -20,8 +23,10 @@ static void entry_done(struct cs_hub *h, const struct cs_write *w)
 {
     struct cs_cut cut;
 
-    if (!cs_uuid_is_zero(&w->hold))
+    if (!cs_uuid_is_zero(&w->hold)) {
         cs_hold(h, &w->workspace, &w->hold);
+        cs_others_hold(h, &w->workspace, &w->hold);
+    }
     for (size_t i = 0; w->changed && cs_entry_cut(w->entry, i, &cut); i++)
         cs_gate_end(h, &w->workspace, &cut.id);
 }
@@ -31,21 +36,27 @@ static void group_done(struct cs_job *j)
     struct cs_hub *h = j->hub;
     struct cs_writer *wr = &h->writer;
 
+    cs_metrics_commit(h->metrics, wr->ngroup, wr->took_ns);
     for (size_t i = 0; i < wr->ngroup; i++) {
         struct cs_write *w = wr->group[i];
         bool newest = i + 1 == wr->ngroup || cs_uuid_cmp(&w->workspace, &wr->group[i + 1]->workspace) != 0;
-        bool changed = false;
+        bool changed = false, unsure = false;
 
         if (w->kind == CS_WRITE_ENTRY)
             entry_done(h, w);
         /* The group is sorted by workspace; its last write stands for all of them. */
-        for (size_t k = i + 1; newest && !changed && k-- > 0;) {
+        for (size_t k = i + 1; newest && k-- > 0;) {
             if (cs_uuid_cmp(&wr->group[k]->workspace, &w->workspace) != 0)
                 break;
-            changed = wr->group[k]->changed;
+            changed = changed || wr->group[k]->changed;
+            unsure = unsure || wr->group[k]->unsure;
         }
-        if (changed && w->has_head)
+        if (changed && w->has_head) {
             cs_watch_notify(h, &w->workspace, &w->head);
+            cs_others_moved(h, &w->workspace);
+        }
+        if (unsure)
+            cs_others_unsure(h, &w->workspace);
     }
     for (size_t i = 0; i < wr->ngroup; i++)
         wr->group[i]->done(wr->group[i]);
@@ -72,7 +83,7 @@ static void group_take(struct cs_writer *wr)
 {
     size_t bytes = 0;
 
-    while (wr->first != NULL && wr->ngroup < GROUP_MAX && (wr->ngroup == 0 || bytes < GROUP_BYTES) && group_room(wr)) {
+    while (wr->first != NULL && wr->ngroup < wr->most && (wr->ngroup == 0 || bytes < GROUP_BYTES) && group_room(wr)) {
         struct cs_write *w = wr->first;
 
         if ((wr->first = w->next) == NULL)
@@ -118,9 +129,10 @@ static void group_start(struct cs_hub *h)
     waiting_fail(wr);
 }
 
-void cs_writer_init(struct cs_hub *h)
+void cs_writer_init(struct cs_hub *h, uint32_t most)
 {
-    h->writer = (struct cs_writer){ .job = { .run = group_run, .done = group_done } };
+    h->writer =
+        (struct cs_writer){ .job = { .run = group_run, .done = group_done }, .most = most == 0 ? GROUP_MAX : most };
     h->writer.last = &h->writer.first;
 }
 

@@ -31,6 +31,23 @@ void cs_base32(struct cs_buf *out, struct cs_slice in)
         cs_buf_put_u8(out, (uint8_t)digits[bits << (5 - have) & 31]);
 }
 
+void cs_fingerprint(const uint8_t sign_pk[32], char out[24])
+{
+    uint8_t hash[32];
+    struct cs_buf text = { 0 };
+    size_t n = 0;
+
+    cs_hash_plain(cs_slice(sign_pk, 32), hash);
+    cs_base32(&text, cs_slice(hash, 10));
+    for (size_t i = 0; i < text.len && n + 2 < 24; i++) {
+        if (i > 0 && i % 4 == 0)
+            out[n++] = '-';
+        out[n++] = (char)text.data[i];
+    }
+    out[n] = '\0';
+    cs_buf_free(&text);
+}
+
 static int symbol(uint8_t c)
 {
     const char *at;

@@ -29,6 +29,8 @@ int cs_invite_code_parse(struct cs_invite_code *out, const char *text, struct cs
 
 /* Crockford's base32, most significant bits first, left-over bits zero. */
 void cs_base32(struct cs_buf *out, struct cs_slice in);
+/* The fingerprint that people compare: 16 characters of base32 over the hash of a signing key, in fours. */
+void cs_fingerprint(const uint8_t sign_pk[32], char out[24]);
 /* The lenient inverse as in cs_invite_code_parse; false: another character, or left-over bits that are set. */
 bool cs_unbase32(struct cs_buf *out, struct cs_slice text);
 

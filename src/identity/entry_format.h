@@ -68,6 +68,14 @@ enum {
 enum { RECOVERY_FLOOR = ADD_LEN, RECOVERY_VOUCH = RECOVERY_FLOOR + CS_FLOOR_LEN, RECOVERY_LEN = RECOVERY_VOUCH + 32 };
 /* rename */
 enum { RENAME_ID = 0, RENAME_NAME_EPOCH = 16, RENAME_NAME = 20, RENAME_LEN = RENAME_NAME + NAME_BOX_LEN };
+/* refill: from, floor 48 ‖ to, floor 48 ‖ count u16 ‖ count × (id 16 ‖ number u64), ids ascending */
+enum {
+    REFILL_FROM = 0,
+    REFILL_TO = CS_FLOOR_LEN,
+    REFILL_COUNT = 2 * CS_FLOOR_LEN,
+    REFILL_HEADS = REFILL_COUNT + 2,
+    REFILL_HEAD_LEN = 24
+};
 _Static_assert(ENTRY_TIME + 8 == CS_ENTRY_PREFIX_LEN && RECORD_NAME + NAME_BOX_LEN == CS_RECORD_LEN, "sizes add up");
 
 /* "CSM1" and whole: prefix, body_len bytes, signature. */
@@ -102,6 +110,24 @@ static inline bool remove_cuts(struct cs_slice body, struct cs_slice *cuts)
     if (body.len < REMOVE_CUTS || (body.len - REMOVE_CUTS) / CUT_LEN < n)
         return false;
     *cuts = cs_slice(body.data + REMOVE_CUTS, n * CUT_LEN);
+    return true;
+}
+
+static inline struct cs_floor floor_load(const uint8_t *p)
+{
+    struct cs_floor f = { cs_load_u64(p), cs_load_u64(p + 8), { 0 } };
+
+    memcpy(f.log_hash, p + 16, 32);
+    return f;
+}
+
+/* The heads of a refill's body, REFILL_HEAD_LEN each; false: they do not fit. */
+static inline bool refill_heads(struct cs_slice body, struct cs_slice *heads)
+{
+    if (body.len < REFILL_HEADS ||
+        body.len - REFILL_HEADS != (size_t)cs_load_u16(body.data + REFILL_COUNT) * REFILL_HEAD_LEN)
+        return false;
+    *heads = cs_slice(body.data + REFILL_HEADS, body.len - REFILL_HEADS);
     return true;
 }
 

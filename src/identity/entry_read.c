@@ -101,14 +101,6 @@ int cs_epoch_older(struct cs_epoch_keys *older, const struct cs_membership *m, c
     return rc;
 }
 
-static struct cs_floor floor_load(const uint8_t *p)
-{
-    struct cs_floor f = { cs_load_u64(p), cs_load_u64(p + 8), { 0 } };
-
-    memcpy(f.log_hash, p + 16, 32);
-    return f;
-}
-
 bool cs_entry_floor(struct cs_slice entry, struct cs_floor *out)
 {
     struct cs_slice body;
@@ -122,6 +114,36 @@ bool cs_entry_floor(struct cs_slice entry, struct cs_floor *out)
         *out = floor_load(body.data + RECOVERY_FLOOR);
     else
         return false;
+    return true;
+}
+
+bool cs_entry_author(struct cs_slice entry, struct cs_uuid *out)
+{
+    if (!entry_whole(entry))
+        return false;
+    memcpy(out->b, entry.data + ENTRY_AUTHOR, 16);
+    return true;
+}
+
+bool cs_entry_refilled(struct cs_slice entry, struct cs_floor *to)
+{
+    struct cs_slice heads;
+
+    if (!entry_whole(entry) || entry.data[ENTRY_TYPE] != CS_ENTRY_REFILL || !refill_heads(entry_body(entry), &heads))
+        return false;
+    *to = floor_load(entry_body(entry).data + REFILL_TO);
+    return true;
+}
+
+bool cs_entry_head(struct cs_slice entry, size_t i, struct cs_uuid *id, uint64_t *number)
+{
+    struct cs_slice heads;
+
+    if (!entry_whole(entry) || entry.data[ENTRY_TYPE] != CS_ENTRY_REFILL || !refill_heads(entry_body(entry), &heads) ||
+        i >= heads.len / REFILL_HEAD_LEN)
+        return false;
+    memcpy(id->b, heads.data + i * REFILL_HEAD_LEN, 16);
+    *number = cs_load_u64(heads.data + i * REFILL_HEAD_LEN + 16);
     return true;
 }
 

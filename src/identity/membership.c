@@ -106,6 +106,7 @@ struct change {
     struct cs_slice cuts;       /* remove: CUT_LEN each, ids ascending */
     struct cs_slice block;      /* genesis, remove, rotate: the epoch block */
     const struct cs_member *renamed;
+    bool refills;
 };
 
 /* Magic, sizes, zeros, workspace. */
@@ -389,6 +390,27 @@ static int check_rename(struct change *c, const struct cs_membership *m, struct 
     return CS_OK;
 }
 
+/* The log that it names has to be a new one: of the same there is no refill. */
+static int check_refill(struct change *c, const struct cs_membership *m, struct cs_error *err)
+{
+    struct cs_slice heads;
+    struct cs_floor from, to;
+
+    if (!refill_heads(cs_slice(c->body, c->body_len), &heads))
+        return wrong_length(c, err);
+    if (c->by->kind != CS_PRINCIPAL_DEVICE)
+        return cs_fail(err, CS_EAUTH, "refill that no device wrote; it is refused");
+    from = floor_load(c->body + REFILL_FROM);
+    to = floor_load(c->body + REFILL_TO);
+    if (to.log_id == 0 || to.log_id == from.log_id || (m->refills > 0 && to.log_id == m->refill.log_id))
+        return cs_fail(err, CS_ECORRUPT, "membership entry %u begins no new log; it is refused", c->seq);
+    for (size_t at = REFILL_HEAD_LEN; at < heads.len; at += REFILL_HEAD_LEN)
+        if (memcmp(heads.data + at - REFILL_HEAD_LEN, heads.data + at, 16) >= 0)
+            return cs_fail(err, CS_ECORRUPT, "membership entry %u with chains out of order; it is refused", c->seq);
+    c->refills = true;
+    return CS_OK;
+}
+
 /* All checks of one entry. The signature comes before the type's own rules, so that only a member can make anyone
  * believe that an update is needed. */
 static int verify(struct change *c, const struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms,
@@ -421,6 +443,8 @@ static int verify(struct change *c, const struct cs_membership *m, struct cs_sli
         return check_recovery(c, m, err);
     if (c->type == CS_ENTRY_RENAME)
         return check_rename(c, m, err);
+    if (c->type == CS_ENTRY_REFILL)
+        return check_refill(c, m, err);
     return cs_fail(err, CS_EVERSION, "membership entry %u of unknown type %u; update claw-sync to go on", c->seq,
                    c->type);
 }
@@ -508,6 +532,11 @@ int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t 
         rename_member(&m->members[c.renamed - m->members], c.body);
     if (c.block.len > 0)
         begin_epoch(m, &c);
+    if (c.refills) {
+        m->refills++;
+        m->refill_seq = c.seq;
+        m->refill = floor_load(c.body + REFILL_TO);
+    }
     if (c.added.kind != 0)
         m->members[m->nmembers++] = c.added;
     m->seq = c.seq;

@@ -15,7 +15,8 @@ enum cs_entry_type {
     CS_ENTRY_REMOVE = 4,
     CS_ENTRY_ROTATE = 5,
     CS_ENTRY_RECOVERY = 6,
-    CS_ENTRY_RENAME = 7
+    CS_ENTRY_RENAME = 7,
+    CS_ENTRY_REFILL = 8
 };
 
 /* Where the chain of a removed device ends: its last batch that counts. Papers and invites, and devices that never sent
@@ -24,6 +25,12 @@ struct cs_cut {
     struct cs_uuid id;
     uint64_t number;
     uint8_t hash[32];
+};
+
+/* A verified position in the hub's log: the author's, in an invite, a recovery and a refill. */
+struct cs_floor {
+    uint64_t log_id, number;
+    uint8_t log_hash[32];
 };
 
 struct cs_member {
@@ -61,6 +68,9 @@ struct cs_membership {
     size_t nmembers, cap;
     struct cs_epoch_mark *epochs; /* owned; `epoch` many, the first is epoch 1 */
     size_t epochs_cap;
+    uint64_t refills;       /* how often a device has given the hub a new log; 0: it has its first one */
+    uint32_t refill_seq;    /* the newest of those entries */
+    struct cs_floor refill; /* the log in force since then, and up to where its author had filled it */
 };
 void cs_membership_free(struct cs_membership *m);
 const struct cs_member *cs_membership_find(const struct cs_membership *m, const struct cs_uuid *id);
@@ -104,12 +114,6 @@ int cs_membership_apply(struct cs_membership *m, struct cs_slice entry, int64_t 
 /* The same checks alone. */
 int cs_membership_check(const struct cs_membership *m, struct cs_slice entry, int64_t hub_time_ms,
                         struct cs_error *err);
-
-/* The author's verified position in the hub's log, part of an invite and of a recovery entry. */
-struct cs_floor {
-    uint64_t log_id, number;
-    uint8_t log_hash[32];
-};
 
 /* Builders: the entry's bytes are appended to out, and nothing on failure. name: UTF-8, at most 63 bytes. An entry that
  * cs_membership_apply would refuse is not built: CS_EAUTH, CS_ELIMIT, CS_ECORRUPT as there; CS_EINVAL: a bad name. */
@@ -164,6 +168,17 @@ int cs_entry_remove(struct cs_buf *out, const struct cs_rng *r, const struct cs_
                     size_t ncuts, const struct cs_epoch_keys *current, struct cs_epoch_keys *next, int64_t now_ms,
                     struct cs_error *err);
 
+/* refill: by a device. It has given the hub a new log, `to`, that has all up to to->number that it knew: from the log
+ * that it followed before, at `from`, the batches of each device up to the number in `heads` (ids ascending, hashes do
+ * not matter). As many heads as there is room for; who is not among them is taken to have sent nothing. */
+int cs_entry_refill(struct cs_buf *out, const struct cs_membership *m, const struct cs_uuid *author,
+                    const struct cs_device_keys *author_keys, const struct cs_floor *from, const struct cs_floor *to,
+                    const struct cs_cut *heads, size_t nheads, int64_t now_ms, struct cs_error *err);
+/* The log that a refill names, and up to where it was filled, unchecked; false: it is none. */
+bool cs_entry_refilled(struct cs_slice entry, struct cs_floor *to);
+/* The number of the i-th head of a refill, from 0; false: there are no more, or it is no refill. */
+bool cs_entry_head(struct cs_slice entry, size_t i, struct cs_uuid *id, uint64_t *number);
+
 /* What an invite entry tells whoever holds its secret. */
 struct cs_invite_info {
     struct cs_uuid id;
@@ -188,6 +203,7 @@ int cs_recovery_open(struct cs_recovery_info *out, struct cs_slice entry, const 
                      struct cs_error *err);
 /* The floor of an invite or recovery entry, unchecked; false: it is neither. */
 bool cs_entry_floor(struct cs_slice entry, struct cs_floor *out);
+bool cs_entry_author(struct cs_slice entry, struct cs_uuid *out);
 int64_t cs_entry_time(struct cs_slice entry); /* its author's clock; 0: not an entry */
 /* The i-th cut of a removal, from 0; false: there are no more, or it is no removal. */
 bool cs_entry_cut(struct cs_slice entry, size_t i, struct cs_cut *out);

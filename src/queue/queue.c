@@ -53,7 +53,7 @@ const char *cs_queue_state_name(enum cs_queue_state s)
 
 int cs_queue_fail_db(cs_queue *q, const char *what, struct cs_error *err)
 {
-    return cs_fail(err, cs_sqlite_code(sqlite3_errcode(q->db)), "queue: cannot %s: %s", what, sqlite3_errmsg(q->db));
+    return cs_fail(err, cs_sqlite_code(sqlite3_errcode(q->db)), "queue: cannot %s: %s", what, cs_sqlite_cause(q->db));
 }
 
 sqlite3_stmt *cs_queue_stmt(cs_queue *q, int which, struct cs_error *err)
@@ -192,7 +192,10 @@ int cs_queue_open(cs_queue **out, struct cs_world *w, const struct cs_queue_opti
         /* what is here is nowhere else once the database has let go of it */
         if (sqlite3_exec(q->db, "PRAGMA synchronous=FULL", NULL, NULL, NULL) != SQLITE_OK)
             rc = cs_queue_fail_db(q, "open it", err);
-        if (rc == CS_OK && (rc = prepare(q, o->read_only, err)) == CS_OK)
+        if (rc == CS_OK && (rc = prepare(q, o->read_only, err)) == CS_OK && !o->read_only &&
+            !cs_sqlite_sync_found(q->db))
+            rc = cs_queue_fail_db(q, "sync it", err);
+        if (rc == CS_OK)
             rc = count(q, &now, err);
     }
     if (rc != CS_OK) {

@@ -61,10 +61,12 @@ static const char *const own_sql[CS_NOWN] = {
     [CS_OWN_TABLE_NAME] = "SELECT name FROM main.sync_tables WHERE id = ?1",
     [CS_OWN_CONFLICT] = ("INSERT INTO main.sync_conflicts(id, why, tbl, key, col, stamp, device, value, state, at_ms) "
                          "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT(id) DO UPDATE SET state = "
-                         "excluded.state, at_ms = excluded.at_ms WHERE state = 'closed'"),
+                         "excluded.state, at_ms = excluded.at_ms, noted = 0 WHERE state = 'closed'"),
     [CS_OWN_CONFLICT_VALUE] = "SELECT value FROM main.sync_conflicts WHERE id = ?1",
-    [CS_OWN_CONFLICT_CLOSE] = ("UPDATE main.sync_conflicts SET state = 'closed' WHERE id > ?1 AND id < ?2 AND why = ?3 "
-                               "AND state <> 'closed'"),
+    [CS_OWN_CONFLICT_CLOSE] =
+        ("UPDATE main.sync_conflicts SET state = 'closed', noted = 1, at_ms = ?4 WHERE tbl = ?1 AND "
+         "key = ?2 AND col IS NULL AND why = ?3 AND state IN ('auto', 'manual')"),
+    [CS_OWN_SHARED] = "SELECT CAST(value AS BLOB) FROM main." CS_SHARED " WHERE what = ?1 AND name = ?2",
 };
 
 sqlite3_stmt *cs_apply_stmt(struct cs_replica *r, enum cs_own_statement which, struct cs_error *err)
@@ -89,7 +91,7 @@ static void rolled_back(void *arg)
 
     cs_guard_rolled_back(r);
     cs_pending_reset(r);
-    cs_apply_of(r)->counts_known = false;
+    cs_apply_counts_changed(r);
     for (size_t i = 0; i < r->ntables; i++)
         if (cs_sql_of(&r->tables[i]) != NULL)
             cs_sql_of(&r->tables[i])->npending = 0;
@@ -147,6 +149,11 @@ void cs_apply_schema_changed(struct cs_replica *r)
     if (r->apply == NULL)
         return;
     cs_show_close(r);
+    cs_apply_counts_changed(r);
+}
+
+void cs_apply_counts_changed(struct cs_replica *r)
+{
     cs_apply_of(r)->counts_known = false;
 }
 
@@ -270,9 +277,36 @@ static int merge(struct cs_batch *b, const struct cs_merge_in *in)
     return rc == CS_EIO && b->err != NULL && b->err->code != CS_OK ? b->err->code : rc;
 }
 
-static int record_conflicts(struct cs_batch *b)
+/* Of merged state it is not known what its authors had seen. What is here and was sent they may have: it lost long ago,
+ * or they did. Only edits of ours that nobody has had yet were surely made beside it: but for those that were made over
+ * the very version that comes. */
+static int is_conflict(struct cs_batch *b, const struct cs_merge_in *in, const struct cs_merge_conflict *m, bool *out)
+{
+    const struct cs_row_cell *base, *seen;
+    struct cs_unsent u;
+    int rc;
+
+    *out = !b->d->state || m->why == CS_WHY_COPIED_DEVICE;
+    if (*out || b->unsent == 0)
+        return CS_OK;
+    rc = cs_unsent_get(b->r, &b->r->scratch, b->unsent, &u, b->err);
+    if (rc != CS_OK)
+        return rc == CS_ENOTFOUND ? CS_OK : rc;
+    base = cs_unsent_find(u.base, u.nbase, m->col);
+    seen = cs_unsent_find(u.seen, u.nseen, m->col);
+    if (m->present && cs_uuid_cmp(&m->losing.device, &b->r->id.device) != 0)
+        return CS_OK;
+    if (m->why == CS_WHY_DELETED && !m->present)
+        *out = u.del && (seen == NULL || cs_version_cmp(&seen->v, &in->v) < 0);
+    else
+        *out = base != NULL ? cs_version_cmp(&base->v, &in->v) != 0 : u.ins;
+    return CS_OK;
+}
+
+static int record_conflicts(struct cs_batch *b, const struct cs_merge_in *in)
 {
     int rc = CS_OK;
+    bool counts;
 
     for (uint32_t i = 0; i < b->merged.nconflicts && rc == CS_OK; i++) {
         const struct cs_merge_conflict *m = &b->merged.conflicts[i];
@@ -282,12 +316,13 @@ static int record_conflicts(struct cs_batch *b)
                                     .col = m->col,
                                     .losing = m->losing,
                                     .value = m->value };
+        enum cs_recorded recorded;
 
-        rc = cs_conflict_record(b->r, &c, b->err);
-        if (rc == CS_OK && sqlite3_changes(b->r->db) > 0) { /* else it is on record already */
-            b->result->conflicts++;
-            b->result->manual_conflicts += m->why == CS_WHY_COPIED_DEVICE;
-        }
+        if ((rc = is_conflict(b, in, m, &counts)) != CS_OK || !counts)
+            continue;
+        rc = cs_conflict_record(b->r, &c, &recorded, b->err);
+        b->result->conflicts += rc == CS_OK && recorded != CS_RECORDED_BEFORE;
+        b->result->manual_conflicts += rc == CS_OK && recorded == CS_RECORDED_MANUAL;
     }
     return rc;
 }
@@ -339,6 +374,7 @@ static int check_row(struct cs_batch *b, const struct cs_value *values)
                                 .key = b->op->key,
                                 .col = CS_NO_COLUMN,
                                 .losing = { b->op->stamp, b->d->devices[b->op->device] } };
+    enum cs_recorded recorded = CS_RECORDED_BEFORE;
     bool holds = true;
     int rc;
 
@@ -348,8 +384,8 @@ static int check_row(struct cs_batch *b, const struct cs_value *values)
         return rc;
     if ((rc = cs_conflict_close(b->r, b->bt->id, b->op->key, "check", b->err)) != CS_OK || holds)
         return rc;
-    rc = cs_conflict_record(b->r, &c, b->err);
-    b->result->conflicts += rc == CS_OK && sqlite3_changes(b->r->db) > 0;
+    rc = cs_conflict_record(b->r, &c, &recorded, b->err);
+    b->result->conflicts += recorded != CS_RECORDED_BEFORE;
     return rc;
 }
 
@@ -657,7 +693,7 @@ static int apply_op(struct cs_batch *b)
     b->had_cells = row->ncells > 0;
     if (cs_row_lives(row) && (rc = is_hidden(b, &b->hidden)) != CS_OK)
         return rc;
-    if ((rc = merge(b, &in)) != CS_OK || (rc = record_conflicts(b)) != CS_OK || !b->merged.changed)
+    if ((rc = merge(b, &in)) != CS_OK || (rc = record_conflicts(b, &in)) != CS_OK || !b->merged.changed)
         return rc;
     if (b->unsent != 0 && (rc = cs_unsent_leave_run(b->r, b->unsent, b->bt->id, b->op->key, b->err)) != CS_OK)
         return rc;
@@ -758,6 +794,14 @@ static int begin(struct cs_replica *r, struct cs_error *err)
     return CS_OK;
 }
 
+static bool has_shared(const struct cs_delta *d)
+{
+    for (uint32_t i = 0; d != NULL && i < d->ntables; i++)
+        if (cs_slice_eq(d->tables[i].name, cs_slice_str(CS_SHARED)))
+            return true;
+    return false;
+}
+
 static int run(struct cs_replica *r, const struct cs_delta *d, const struct cs_pull_mark *mark,
                struct cs_apply_result *out, struct cs_error *err)
 {
@@ -782,7 +826,9 @@ static int run(struct cs_replica *r, const struct cs_delta *d, const struct cs_p
     b->err = err;
     if (d != NULL && d->nops > 0) {
         if ((rc = cs_apply_ready(r, err)) != CS_OK || (rc = apply_ops(b)) != CS_OK ||
-            (rc = cs_gap_after_apply(r, d, err)) != CS_OK || (rc = cs_hlc_save(r, err)) != CS_OK)
+            (rc = cs_gap_after_apply(r, d, err)) != CS_OK || (rc = cs_hlc_save(r, err)) != CS_OK ||
+            (has_shared(d) && (rc = cs_conflict_settle(r, err)) != CS_OK) ||
+            (rc = cs_conflict_collect(r, err)) != CS_OK)
             return rc;
     }
     if ((rc = cs_mark_save(r, mark, err)) != CS_OK)
@@ -796,6 +842,9 @@ int cs_replica_apply(cs_replica *r, const struct cs_delta *d, const struct cs_pu
     struct cs_error local = { 0 };
     int rc;
 
+    *out = (struct cs_apply_result){ 0 };
+    if (has_shared(d) && !r->bare && (rc = cs_shared_ensure(r, err)) != CS_OK)
+        return rc;
     cs_write_begin(r);
     do {
         *out = (struct cs_apply_result){ 0 };

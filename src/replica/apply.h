@@ -73,6 +73,7 @@ enum cs_own_statement {
     CS_OWN_CONFLICT,
     CS_OWN_CONFLICT_VALUE,
     CS_OWN_CONFLICT_CLOSE,
+    CS_OWN_SHARED,
     CS_NOWN
 };
 
@@ -86,6 +87,7 @@ struct cs_apply {
     sqlite3_stmt *own[CS_NOWN];
     bool armed;         /* the next row that a guard sees is the engine's own */
     bool guards_wanted; /* a table needs a guard that is not there */
+    bool triggers_off;  /* on our connection: no tracked table has one of the application's */
     bool derived;       /* family, circular and the rest of cs_table_sql are set for these tables */
     sqlite3 *aside;     /* a database in memory, where SQLite is asked what it would do with a value or a row */
     sqlite3_stmt *affinity_set[5], *affinity_get[5];
@@ -121,6 +123,8 @@ int cs_apply_ready(struct cs_replica *r, struct cs_error *err);
 
 /* guard.c */
 int cs_guard_open(struct cs_replica *r, struct cs_error *err);
+/* Whether triggers need to run, by the schema as it is. Inside the write transaction. */
+int cs_guard_triggers(struct cs_replica *r, struct cs_error *err);
 /* Prepares the table's own statements once and installs the guards that its triggers, and theirs, call for. Inside the
  * write transaction. */
 int cs_guard_table(struct cs_replica *r, struct cs_table *t, struct cs_error *err);
@@ -251,5 +255,29 @@ void cs_ahead_end(struct cs_ahead *a); /* before the transaction ends */
 
 /* What this row was in conflict with (unique, check) is no more. */
 int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why, struct cs_error *err);
+/* What CS_SHARED says is resolved, is. After rows of it were applied or sealed. */
+int cs_conflict_settle(struct cs_replica *r, struct cs_error *err);
+/* Inside a write transaction: what was settled 30 days ago goes, now and then. */
+enum { CS_CONFLICT_DAYS = 30, CS_CONFLICT_COLLECT_MS = 3600 * 1000 };
+int cs_conflict_collect(struct cs_replica *r, struct cs_error *err);
+
+/* ---- shared.c: CS_SHARED ---- */
+
+int cs_shared_create(struct cs_replica *r, struct cs_error *err); /* the table, inside a transaction */
+int cs_shared_ensure(struct cs_replica *r, struct cs_error *err); /* it is there and tracked; outside of one */
+/* *value in the scratch arena; CS_ENOTFOUND. */
+int cs_shared_get(struct cs_replica *r, const char *what, struct cs_slice name, struct cs_slice *value,
+                  struct cs_error *err);
+int cs_strategy_is_manual(struct cs_replica *r, int64_t table, struct cs_slice column, bool *manual,
+                          struct cs_error *err);
+
+/* ---- application.c: writing as the application would ---- */
+
+/* A connection on which the triggers that log see what is written; foreign keys are enforced, BEGIN IMMEDIATE is done.
+ */
+int cs_application_open(sqlite3 **db, const struct cs_replica_options *o, struct cs_error *err);
+/* Commits if rc is CS_OK, else rolls back, and closes; NULL is fine. The outcome. */
+int cs_application_close(sqlite3 *db, int rc, struct cs_error *err);
+int cs_application_fail(sqlite3 *db, const char *what, struct cs_error *err); /* a constraint: CS_EINVAL */
 
 #endif

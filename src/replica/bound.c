@@ -47,6 +47,51 @@ int cs_replica_bind(cs_replica *r, uint64_t number, const uint8_t hash[32], stru
     return end_durable(r, rc, err);
 }
 
+static int forget_log(struct cs_replica *r, struct cs_error *err)
+{
+    return cs_db_exec(r,
+                      "DELETE FROM main.sync_log; DELETE FROM main.sync_refused;"
+                      "DELETE FROM main.sync_bound WHERE state = 1",
+                      err);
+}
+
+/* Chains that begin where the new log's do: another refill had begun that log, and it is over. */
+static int forget_chains(struct cs_replica *r, uint64_t from, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_PEER_FORGET, err);
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, (int64_t)from);
+    return cs_db_step(r, s, "cannot forget a log", err);
+}
+
+int cs_replica_new_log(cs_replica *r, const struct cs_new_log *n, struct cs_error *err)
+{
+    int rc = begin_durable(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if ((rc = forget_log(r, err)) == CS_OK && (rc = cs_mark_new_log(r, n->log_id, err)) == CS_OK)
+        rc = cs_chain_save(r, n->chain_number, n->chain_hash, err);
+    if (rc == CS_OK)
+        rc = forget_chains(r, n->chain_number, err);
+    if (rc == CS_OK && n->publish)
+        rc = cs_publish_save(r, 0, CS_SLICE_NULL, err);
+    for (int i = 0; i < 2 && rc == CS_OK; i++)
+        if (n->forget[i] != NULL)
+            rc = cs_meta_drop(r, n->forget[i], err);
+    return end_durable(r, rc, err);
+}
+
+int cs_replica_adopt(cs_replica *r, const struct cs_pull_mark *mark, const struct cs_known_place *places, size_t n,
+                     struct cs_error *err)
+{
+    int rc = begin_durable(r, err);
+
+    return rc == CS_OK ? end_durable(r, cs_mark_adopt(r, mark, places, n, err), err) : rc;
+}
+
 int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct cs_bound **out, size_t *n,
                      struct cs_error *err)
 {
@@ -260,8 +305,11 @@ static int restore_op(struct cs_replica *r, const struct cs_delta *d, const stru
     struct cs_unsent u;
     struct cs_version v = { .stamp = op->stamp, .device = r->id.device };
     int64_t seq;
-    int rc = cs_rows_get(r, table, op->key, &r->row, &seq, err);
+    int rc;
 
+    if (cs_uuid_cmp(&d->devices[op->device], &r->id.device) != 0)
+        return CS_OK; /* another's, sent for somebody who misses it: he will ask again */
+    rc = cs_rows_get(r, table, op->key, &r->row, &seq, err);
     if (rc != CS_OK)
         return rc == CS_ENOTFOUND ? CS_OK : rc;
     rc = cs_unsent_get(r, &r->scratch, seq, &u, err);
@@ -295,12 +343,15 @@ static int restore_op(struct cs_replica *r, const struct cs_delta *d, const stru
     return rc;
 }
 
+/* Merged state is not edits: it is sent from the beginning, as it is by then. */
 static int restore_set(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err)
 {
     int64_t *tables = cs_arena_zalloc(&r->scratch, (size_t)d->ntables + 1, sizeof *tables);
     uint32_t **cols = cs_arena_zalloc(&r->scratch, (size_t)d->ntables + 1, sizeof *cols);
     int rc = tables == NULL || cols == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
 
+    if (d->state)
+        return cs_publish_save(r, 0, CS_SLICE_NULL, err);
     for (uint32_t i = 0; i < d->ntables && rc == CS_OK; i++) {
         if ((cols[i] = cs_arena_zalloc(&r->scratch, (size_t)d->tables[i].ncolumns + 1, sizeof **cols)) == NULL)
             return cs_fail(err, CS_ENOMEM, "out of memory");

@@ -1,17 +1,20 @@
+#include "crypto/hash.h"
 #include "replica/apply.h"
 #include "replica/store.h"
 
-/* sync_conflicts.id = frame(table name) ‖ frame(key) ‖ frame(column name) ‖ losing stamp, 8 bytes ‖ device, 16 bytes:
- * the same wherever the conflict is seen, so that a resolution closes it there too. Of a whole row the column is empty
- * and the reason follows.
+/* sync_conflicts.id: the first 16 bytes of H("conflict id", frame(table name) ‖ frame(key) ‖ frame(column name) ‖
+ * losing stamp, 8 bytes ‖ device, 16 bytes): the same wherever the conflict is seen, so that a resolution closes it
+ * there too. Of a whole row the column is empty and the reason follows, for a row can be in the way of others and break
+ * a CHECK.
  *
  * A version names one edit, so an edit that loses twice (overwritten, then deleted) is one entry, for its first reason.
  * Not so the versions of a copied device: one names several values, each of which is somebody's edit. Where such a copy
- * is noticed the reason follows and a hash of the value, which is the same for all who notice it; where a second value
- * of a version loses to others before that, only the hash.
+ * is noticed the reason follows and the value's encoding, which is the same for all who notice it; where a second value
+ * of a version loses to others before that, only the encoding.
  *
- * state: manual, a person has to decide; auto, the rules did, and it can be taken back; closed, a row's conflict whose
- * cause is gone. It is open again when the cause is back. */
+ * state: manual, a person has to decide; auto, the rules did, and it can be taken back; resolved, somebody decided,
+ * here or on another device (CS_SHARED says so), and it stays so; closed, a row's conflict whose cause is gone. The
+ * latter is open again when the cause is back. */
 
 static int put_table_name(struct cs_replica *r, int64_t table, struct cs_buf *out, struct cs_error *err)
 {
@@ -44,17 +47,13 @@ static int put_row(struct cs_replica *r, int64_t table, struct cs_slice key, str
     return rc;
 }
 
-/* FNV-1a of the encoding: two values of one version that share it cost one of their entries. */
-static void put_value_hash(struct cs_replica *r, const struct cs_value *v, struct cs_buf *out)
+static void put_encoding(struct cs_replica *r, const struct cs_value *v, struct cs_buf *out)
 {
     struct cs_buf *encoding = &cs_apply_of(r)->a;
-    uint64_t h = 0xcbf29ce484222325;
 
     cs_buf_reset(encoding);
     cs_value_encode(encoding, v);
-    for (size_t i = 0; i < encoding->len; i++)
-        h = (h ^ encoding->data[i]) * 0x100000001b3;
-    cs_buf_put_u64(out, h);
+    cs_buf_put_slice(out, cs_buf_slice(encoding));
     out->failed |= encoding->failed;
 }
 
@@ -63,13 +62,12 @@ static bool is_copy(const struct cs_conflict_in *c)
     return strcmp(c->why, "copied-device") == 0;
 }
 
-static int make_id(struct cs_replica *r, const struct cs_conflict_in *c, struct cs_buf *out, struct cs_error *err)
+/* What the id is the hash of, into out; column: its name, or empty. */
+static int describe(struct cs_replica *r, const struct cs_conflict_in *c, struct cs_slice column, struct cs_buf *out,
+                    struct cs_error *err)
 {
-    struct cs_slice column = CS_SLICE_NULL;
     int rc = put_row(r, c->table, c->key, out, err);
 
-    if (rc == CS_OK && c->col != CS_NO_COLUMN)
-        rc = cs_column_name(r, c->table, c->col, &column, err);
     if (rc != CS_OK)
         return rc;
     cs_buf_put_u32(out, (uint32_t)column.len);
@@ -79,12 +77,21 @@ static int make_id(struct cs_replica *r, const struct cs_conflict_in *c, struct 
     if (c->col == CS_NO_COLUMN || is_copy(c))
         cs_buf_put_str(out, c->why);
     if (is_copy(c) && c->value != NULL)
-        put_value_hash(r, c->value, out);
+        put_encoding(r, c->value, out);
     return out->failed ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
 }
 
+static void make_id(const struct cs_buf *about, uint8_t id[CS_CONFLICT_ID])
+{
+    uint8_t hash[32];
+
+    cs_hash_label("conflict id", cs_buf_slice(about), hash);
+    memcpy(id, hash, CS_CONFLICT_ID);
+}
+
 /* sqlite3_changes tells whether it is new, or open again. */
-static int put_entry(struct cs_replica *r, const struct cs_conflict_in *c, struct cs_slice id, struct cs_error *err)
+static int put_entry(struct cs_replica *r, const struct cs_conflict_in *c, struct cs_slice id, const char *state,
+                     struct cs_error *err)
 {
     sqlite3_stmt *s = cs_apply_stmt(r, CS_OWN_CONFLICT, err);
 
@@ -104,8 +111,7 @@ static int put_entry(struct cs_replica *r, const struct cs_conflict_in *c, struc
         sqlite3_bind_null(s, 8);
     else if (cs_value_bind(s, 8, c->value) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
-    /* Only a copied identity needs a person: everything else was decided by the rules and can be taken back. */
-    sqlite3_bind_text(s, 9, is_copy(c) ? "manual" : "auto", -1, SQLITE_STATIC);
+    sqlite3_bind_text(s, 9, state, -1, SQLITE_STATIC);
     sqlite3_bind_int64(s, 10, cs_now_ms(r->world));
     return cs_db_step(r, s, "cannot record a conflict", err);
 }
@@ -130,43 +136,124 @@ static int holds_another(struct cs_replica *r, struct cs_slice id, const struct 
     return step == SQLITE_ROW || step == SQLITE_DONE ? CS_OK : cs_db_fail(r, err, "cannot read a conflict");
 }
 
-int cs_conflict_record(struct cs_replica *r, const struct cs_conflict_in *c, struct cs_error *err)
+/* Was it resolved, here or elsewhere, before it was noticed here? */
+static int is_resolved(struct cs_replica *r, struct cs_slice id, bool *out, struct cs_error *err)
 {
-    struct cs_buf *id = &cs_apply_of(r)->b;
-    bool another;
-    int rc;
+    struct cs_slice how;
+    int rc = cs_shared_get(r, "resolved", id, &how, err);
 
-    cs_buf_reset(id);
-    if ((rc = make_id(r, c, id, err)) != CS_OK || (rc = put_entry(r, c, cs_buf_slice(id), err)) != CS_OK)
+    *out = rc == CS_OK;
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
+/* A copied identity needs a person, and so does an edit where somebody asked for that. Everything else was decided by
+ * the rules and can be taken back. */
+static int state_of(struct cs_replica *r, const struct cs_conflict_in *c, struct cs_slice column, struct cs_slice id,
+                    const char **state, struct cs_error *err)
+{
+    bool yes;
+    int rc = is_resolved(r, id, &yes, err);
+
+    *state = yes ? "resolved" : is_copy(c) ? "manual" : "auto";
+    if (rc != CS_OK || yes || is_copy(c) || c->col == CS_NO_COLUMN)
         return rc;
-    if (sqlite3_changes(r->db) > 0 || c->value == NULL)
-        return CS_OK;
-    if ((rc = holds_another(r, cs_buf_slice(id), c->value, &another, err)) != CS_OK || !another)
+    if ((rc = cs_strategy_is_manual(r, c->table, column, &yes, err)) == CS_OK && yes)
+        *state = "manual";
+    return rc;
+}
+
+static int record(struct cs_replica *r, const struct cs_conflict_in *c, struct cs_slice column, struct cs_slice id,
+                  enum cs_recorded *out, struct cs_error *err)
+{
+    const char *state = NULL;
+    int rc = state_of(r, c, column, id, &state, err);
+
+    if (rc != CS_OK || (rc = put_entry(r, c, id, state, err)) != CS_OK)
         return rc;
-    put_value_hash(r, c->value, id);
-    return id->failed ? cs_fail(err, CS_ENOMEM, "out of memory") : put_entry(r, c, cs_buf_slice(id), err);
+    if (sqlite3_changes(r->db) > 0)
+        *out = strcmp(state, "manual") == 0 ? CS_RECORDED_MANUAL
+               : strcmp(state, "auto") == 0 ? CS_RECORDED_AUTO
+                                            : CS_RECORDED_BEFORE;
+    return CS_OK;
+}
+
+int cs_conflict_record(struct cs_replica *r, const struct cs_conflict_in *c, enum cs_recorded *out,
+                       struct cs_error *err)
+{
+    struct cs_buf *about = &cs_apply_of(r)->b;
+    struct cs_slice column = CS_SLICE_NULL;
+    uint8_t id[CS_CONFLICT_ID];
+    bool another;
+    int rc = CS_OK;
+
+    *out = CS_RECORDED_BEFORE;
+    cs_buf_reset(about);
+    if (c->col != CS_NO_COLUMN && (rc = cs_column_name(r, c->table, c->col, &column, err)) == CS_OK &&
+        (column.data = cs_arena_copy(&r->scratch, column).data) == NULL)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    if (rc != CS_OK || (rc = describe(r, c, column, about, err)) != CS_OK)
+        return rc;
+    make_id(about, id);
+    if ((rc = record(r, c, column, cs_slice(id, sizeof id), out, err)) != CS_OK || *out != CS_RECORDED_BEFORE ||
+        c->value == NULL)
+        return rc;
+    if ((rc = holds_another(r, cs_slice(id, sizeof id), c->value, &another, err)) != CS_OK || !another)
+        return rc;
+    put_encoding(r, c->value, about);
+    if (about->failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    make_id(about, id);
+    return record(r, c, column, cs_slice(id, sizeof id), out, err);
 }
 
 int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why, struct cs_error *err)
 {
-    struct cs_buf *from = &cs_apply_of(r)->a, *to = &cs_apply_of(r)->b;
-    sqlite3_stmt *s;
-    int rc;
+    sqlite3_stmt *s = cs_apply_stmt(r, CS_OWN_CONFLICT_CLOSE, err);
 
-    /* the ids of whole rows: the length of their column's name is 0 */
-    cs_buf_reset(from);
-    cs_buf_reset(to);
-    if ((rc = put_row(r, table, key, from, err)) != CS_OK)
-        return rc;
-    cs_buf_put_slice(to, cs_buf_slice(from));
-    cs_buf_put_u32(from, 0);
-    cs_buf_put_u32(to, 1);
-    if (from->failed || to->failed)
-        return cs_fail(err, CS_ENOMEM, "out of memory");
-    if ((s = cs_apply_stmt(r, CS_OWN_CONFLICT_CLOSE, err)) == NULL)
+    if (s == NULL)
         return err_code(err);
-    cs_db_bind_slice(s, 1, cs_buf_slice(from));
-    cs_db_bind_slice(s, 2, cs_buf_slice(to));
+    sqlite3_bind_int64(s, 1, table);
+    cs_db_bind_slice(s, 2, key);
     sqlite3_bind_text(s, 3, why, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(s, 4, cs_now_ms(r->world));
     return cs_db_step(r, s, "cannot close a conflict", err);
+}
+
+int cs_conflict_settle(struct cs_replica *r, struct cs_error *err)
+{
+    static const char sql[] =
+        "UPDATE main.sync_conflicts SET state = 'resolved', noted = 0, at_ms = ?1 WHERE state <> 'resolved' AND id IN "
+        "(SELECT name FROM main." CS_SHARED " WHERE what = 'resolved')";
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    if (cs_table_by_name(r, cs_slice_str(CS_SHARED)) == NULL)
+        return CS_OK;
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot close the conflicts that were resolved");
+    sqlite3_bind_int64(s, 1, cs_now_ms(r->world));
+    rc = cs_db_step(r, s, "cannot close the conflicts that were resolved", err);
+    sqlite3_finalize(s);
+    return rc;
+}
+
+int cs_conflict_collect(struct cs_replica *r, struct cs_error *err)
+{
+    /* a row that is still in the way of another is a fact, whatever its age */
+    static const char sql[] =
+        "DELETE FROM main.sync_conflicts WHERE at_ms < ?1 AND told = 0 AND (state IN ('resolved', "
+        "'closed') OR (state = 'auto' AND col IS NOT NULL))";
+    int64_t now = cs_now_ms(r->world);
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    if (now - r->collected_ms < CS_CONFLICT_COLLECT_MS && now >= r->collected_ms)
+        return CS_OK;
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot collect old conflicts");
+    sqlite3_bind_int64(s, 1, now - CS_CONFLICT_DAYS * INT64_C(86400000));
+    if ((rc = cs_db_step(r, s, "cannot collect old conflicts", err)) == CS_OK)
+        r->collected_ms = now;
+    sqlite3_finalize(s);
+    return rc;
 }

@@ -7,6 +7,7 @@
 static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_BEGIN] = "BEGIN IMMEDIATE",
     [CS_STMT_COMMIT] = "COMMIT",
+    [CS_STMT_ROLLBACK] = "ROLLBACK",
     [CS_STMT_META_GET] = "SELECT value FROM main.sync_meta WHERE name = ?1",
     [CS_STMT_META_SET] =
         "INSERT INTO main.sync_meta(name, value) VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET value = ?2",
@@ -70,13 +71,18 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_SHADOW_FORGET] = "DELETE FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_PEER_GET] = "SELECT number, hash, member_seq FROM main.sync_devices WHERE uuid = ?1",
     [CS_STMT_PEER_SET] = "UPDATE main.sync_devices SET number = ?2, hash = ?3, member_seq = ?4 WHERE id = ?1",
+    /* of a log of the same generation that was given up */
+    [CS_STMT_PEER_FORGET] = "UPDATE main.sync_devices SET number = 0 WHERE number >= ?1",
+    [CS_STMT_PEER_ALL] = "SELECT uuid, number, hash, member_seq FROM main.sync_devices WHERE number > 0 ORDER BY uuid",
+    [CS_STMT_STATE_WALK] =
+        "SELECT tbl, key FROM main.sync_rows WHERE tbl >= ?1 AND (tbl > ?1 OR key > ?2) ORDER BY tbl, key",
     [CS_STMT_DATA_VERSION] = "PRAGMA main.data_version",
     [CS_STMT_SCHEMA_VERSION] = "PRAGMA main.schema_version",
 };
 
 int(cs_db_fail)(struct cs_replica *r, struct cs_error *err, const char *what)
 {
-    return cs_fail(err, cs_sqlite_code(sqlite3_errcode(r->db)), "%s: %s", what, sqlite3_errmsg(r->db));
+    return cs_fail(err, cs_sqlite_code(sqlite3_errcode(r->db)), "%s: %s", what, cs_sqlite_cause(r->db));
 }
 
 int cs_db_exec(struct cs_replica *r, const char *sql, struct cs_error *err)
@@ -88,8 +94,8 @@ int cs_db_exec(struct cs_replica *r, const char *sql, struct cs_error *err)
 sqlite3_stmt *cs_db_stmt(struct cs_replica *r, int which, struct cs_error *err)
 {
     sqlite3_stmt **s = &r->stmts[which];
-    bool needs_tables = which != CS_STMT_BEGIN && which != CS_STMT_COMMIT && which != CS_STMT_DATA_VERSION &&
-                        which != CS_STMT_SCHEMA_VERSION;
+    bool needs_tables = which != CS_STMT_BEGIN && which != CS_STMT_COMMIT && which != CS_STMT_ROLLBACK &&
+                        which != CS_STMT_DATA_VERSION && which != CS_STMT_SCHEMA_VERSION;
 
     if (r->bare && needs_tables) {
         cs_fail(err, CS_ENOTFOUND, "no table of this database is tracked any more");
@@ -157,13 +163,91 @@ static void put_back(struct cs_replica *r)
     r->begun = false;
 }
 
+int cs_db_data_version(struct cs_replica *r, uint64_t *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_DATA_VERSION, err);
+    int rc = CS_OK;
+
+    if (s == NULL)
+        return err_code(err);
+    if (sqlite3_step(s) != SQLITE_ROW)
+        rc = cs_db_fail(r, err, "cannot look at the database");
+    else
+        *out = (uint64_t)sqlite3_column_int64(s, 0);
+    sqlite3_reset(s);
+    return rc;
+}
+
+/* Whoever seals ticks the clock, numbers what is unsent, or counts what it holds back: another process did, if these
+ * are not as we left them. */
+static int is_behind(struct cs_replica *r, bool *out, struct cs_error *err)
+{
+    const struct {
+        const char *name;
+        int64_t ours;
+    } left[] = { { "hlc", r->hlc }, { "next_unsent", (int64_t)r->next_unsent }, { "held_back", r->held_back } };
+    int rc = CS_OK;
+
+    for (size_t i = 0; i < sizeof left / sizeof left[0] && !*out; i++) {
+        int64_t v = left[i].ours;
+
+        rc = cs_meta_int(r, left[i].name, &v, err);
+        if (rc != CS_OK && rc != CS_ENOTFOUND) /* it untracked the last table: the schema's version tells that next */
+            return cs_layout_check(r, NULL) == CS_ENOTFOUND ? CS_OK : rc;
+        *out = rc == CS_OK && v != left[i].ours;
+    }
+    return CS_OK;
+}
+
+/* A command beside the engine may seal too (pause, resume, track). To go on from where we were would use its stamps and
+ * numbers a second time. */
+static int catch_up(struct cs_replica *r, struct cs_error *err)
+{
+    uint64_t version;
+    int rc;
+
+    if (r->bare || !r->mirrors)
+        return CS_OK;
+    if ((rc = cs_db_data_version(r, &version, err)) != CS_OK || (version == r->mirror_version && !r->stale))
+        return rc;
+    if (!r->stale && (rc = is_behind(r, &r->stale, err)) != CS_OK)
+        return rc;
+    if (r->stale) {
+        cs_run_forget(r);
+        if ((rc = cs_db_load(r, err)) != CS_OK)
+            return rc;
+        cs_apply_counts_changed(r);
+        cs_gap_rolled_back(r);
+        r->stale = false;
+    }
+    r->mirror_version = version;
+    return CS_OK;
+}
+
+void cs_db_leave(struct cs_replica *r)
+{
+    sqlite3_stmt *s = r->stmts == NULL ? NULL : r->stmts[CS_STMT_ROLLBACK];
+
+    if (sqlite3_get_autocommit(r->db) == 0 && s != NULL) {
+        sqlite3_step(s);
+        sqlite3_reset(s);
+    }
+    if (sqlite3_get_autocommit(r->db) == 0)
+        sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+}
+
 int cs_db_begin(struct cs_replica *r, struct cs_error *err)
 {
-    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_BEGIN, err);
+    bool idle = sqlite3_get_autocommit(r->db) != 0;
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_ROLLBACK, err) == NULL ? NULL : cs_db_stmt(r, CS_STMT_BEGIN, err);
     int rc = s == NULL ? err_code(err) : cs_db_step(r, s, "cannot lock the database for writing", err);
 
     if (rc == CS_OK)
+        rc = catch_up(r, err);
+    if (rc == CS_OK)
         remember(r);
+    else if (idle)
+        cs_db_leave(r); /* something failed behind the lock, which is held */
     return rc;
 }
 
@@ -185,8 +269,7 @@ int cs_db_commit(struct cs_replica *r, struct cs_error *err)
 
 void cs_db_rollback(struct cs_replica *r)
 {
-    if (sqlite3_get_autocommit(r->db) == 0)
-        sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+    cs_db_leave(r);
     cs_run_forget(r);
     if (r->begun)
         put_back(r);
@@ -368,6 +451,11 @@ int cs_replica_meta_set(cs_replica *r, const char *name, struct cs_slice value, 
     return cs_meta_put(r, name, value, err);
 }
 
+int cs_replica_meta_drop(cs_replica *r, const char *name, struct cs_error *err)
+{
+    return cs_meta_drop(r, name, err);
+}
+
 /* ---- what memory mirrors ---- */
 
 enum { MARK_LEN = 8 + 8 + 32 + 4 + 8, CHAIN_LEN = 8 + 32, IDENTITY_LEN = 16 + 16 + 8 };
@@ -464,6 +552,7 @@ int cs_db_load(struct cs_replica *r, struct cs_error *err)
     struct cs_buf b = { 0 };
     int rc = read_state(r, &b, err);
 
+    r->mirrors = r->mirrors || rc == CS_OK;
     cs_buf_free(&b);
     return rc;
 }
@@ -538,17 +627,73 @@ int64_t cs_replica_hlc(const cs_replica *r)
     return r->hlc;
 }
 
+static void mark_encode(const struct cs_pull_mark *m, uint8_t b[MARK_LEN])
+{
+    cs_store_u64(b, m->log_id);
+    cs_store_u64(b + 8, m->number);
+    memcpy(b + 16, m->log_hash, 32);
+    cs_store_u32(b + 48, m->highest_epoch);
+    cs_store_u64(b + 52, (uint64_t)m->top_stamp);
+}
+
+int cs_mark_new_log(struct cs_replica *r, uint64_t log_id, struct cs_error *err)
+{
+    struct cs_pull_mark m = { .log_id = log_id, .top_stamp = r->mark.top_stamp };
+    uint8_t b[MARK_LEN];
+    int rc;
+
+    mark_encode(&m, b);
+    if ((rc = cs_meta_put(r, "mark", cs_slice(b, sizeof b), err)) == CS_OK)
+        r->mark = m;
+    return rc;
+}
+
+static int adopt_place(struct cs_replica *r, const struct cs_known_place *p, struct cs_error *err)
+{
+    struct cs_pull_mark as = { .device = p->device, .device_number = p->number, .device_member_seq = p->member_seq };
+    struct cs_peer known = { 0 };
+    int rc = cs_replica_peer(r, &p->device, &known, err);
+
+    if ((rc != CS_OK && rc != CS_ENOTFOUND) || (rc == CS_OK && known.number >= p->number))
+        return rc;
+    memcpy(as.device_hash, p->hash, 32);
+    if ((rc = save_peer(r, &as, err)) == CS_OK && cs_uuid_cmp(&p->device, &r->id.device) == 0 &&
+        p->number > r->chain_number)
+        rc = cs_chain_advance(r, p->number, p->hash, err);
+    return rc;
+}
+
+int cs_mark_adopt(struct cs_replica *r, const struct cs_pull_mark *m, const struct cs_known_place *places, size_t n,
+                  struct cs_error *err)
+{
+    struct cs_pull_mark mark = *m;
+    sqlite3_stmt *s;
+    int rc = CS_OK;
+
+    for (size_t i = 0; i < n && rc == CS_OK; i++)
+        rc = adopt_place(r, &places[i], err);
+    mark.device = (struct cs_uuid){ 0 };
+    mark.header_refused = false;
+    if (rc != CS_OK || (rc = cs_mark_save(r, &mark, err)) != CS_OK)
+        return rc;
+    if ((s = cs_db_stmt(r, CS_STMT_BOUND_PRUNE, err)) == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, (int64_t)mark.number);
+    return cs_db_step(r, s, "cannot drop acknowledged batches", err);
+}
+
 int cs_mark_save(struct cs_replica *r, const struct cs_pull_mark *m, struct cs_error *err)
 {
+    struct cs_pull_mark saved = *m;
     uint8_t b[MARK_LEN];
     sqlite3_stmt *s;
     int rc;
 
-    cs_store_u64(b, m->log_id);
-    cs_store_u64(b + 8, m->number);
-    memcpy(b + 16, m->log_hash, 32);
-    cs_store_u32(b + 48, m->header_refused ? r->mark.highest_epoch : m->highest_epoch);
-    cs_store_u64(b + 52, (uint64_t)(m->header_refused ? r->mark.top_stamp : m->top_stamp));
+    if (m->header_refused) {
+        saved.highest_epoch = r->mark.highest_epoch;
+        saved.top_stamp = r->mark.top_stamp;
+    }
+    mark_encode(&saved, b);
     if ((rc = cs_meta_put(r, "mark", cs_slice(b, sizeof b), err)) != CS_OK ||
         (rc = save_log_hash(r, m, err)) != CS_OK || (rc = save_peer(r, m, err)) != CS_OK)
         return rc;
@@ -562,8 +707,6 @@ int cs_mark_save(struct cs_replica *r, const struct cs_pull_mark *m, struct cs_e
         if ((rc = cs_db_step(r, s, "cannot drop an acknowledged batch", err)) != CS_OK)
             return rc;
     }
-    r->mark = *m;
-    r->mark.highest_epoch = cs_load_u32(b + 48);
-    r->mark.top_stamp = (int64_t)cs_load_u64(b + 52);
+    r->mark = saved;
     return CS_OK;
 }

@@ -2,6 +2,7 @@
  * changelog names in that snapshot are left for later, so a stamp and its value always belong together. */
 #include "crdt/intern.h"
 #include "replica/apply.h"
+#include "replica/merged.h"
 #include "replica/statements.h"
 #include "replica/store.h"
 
@@ -34,6 +35,9 @@ struct extract {
     size_t ntaken, taken_cap;
     bool stale;    /* something was sealed since: taken records may have newer edits in them */
     int64_t nhuge; /* rows above ROW_MAX that the last extract left out */
+    bool state;    /* the last extract was of merged state, up to this row */
+    int64_t state_table;
+    struct cs_buf state_key; /* owned */
     /* of the running call, in the caller's arena but for the first two */
     struct cs_arena busy_arena;
     struct cs_intern busy; /* rows in the changelog, (table u64 ‖ key) */
@@ -46,6 +50,7 @@ struct extract {
     struct extracted *ops;
     uint32_t nops, ops_cap, max_ops;
     size_t bytes, max_bytes;
+    bool doubted; /* a row of the state is not in its table */
 };
 
 void cs_extract_free(struct cs_replica *r)
@@ -55,6 +60,7 @@ void cs_extract_free(struct cs_replica *r)
     if (x == NULL)
         return;
     free(x->taken);
+    cs_buf_free(&x->state_key);
     free(x);
     r->extract = NULL;
 }
@@ -638,7 +644,7 @@ static int drop_settled(struct cs_replica *r, struct cs_error *err)
 }
 
 /* A read transaction in which the schema is the one in memory. */
-static int begin_snapshot(struct cs_replica *r, struct cs_error *err)
+int cs_snapshot_begin(struct cs_replica *r, struct cs_error *err)
 {
     for (;;) {
         int64_t now;
@@ -647,10 +653,17 @@ static int begin_snapshot(struct cs_replica *r, struct cs_error *err)
 
         if (rc != CS_OK || ((rc = cs_schema_version(r, &now, err)) == CS_OK && now == r->schema_version))
             return rc;
-        sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+        cs_db_leave(r);
         if (rc != CS_OK || (rc = cs_replica_check_schema(r, &changed, err)) != CS_OK)
             return rc;
     }
+}
+
+void cs_snapshot_end(struct cs_replica *r)
+{
+    if (sqlite3_get_autocommit(r->db) == 0)
+        sqlite3_exec(r->db, "COMMIT", NULL, NULL, NULL);
+    cs_db_leave(r);
 }
 
 /* Kept with the rows, so that whoever looks at the database is told too. */
@@ -668,31 +681,54 @@ static int save_huge(struct cs_replica *r, int64_t n, struct cs_error *err)
     return rc;
 }
 
+static struct extract *extract_of(struct cs_replica *r)
+{
+    if (r->extract == NULL)
+        r->extract = calloc(1, sizeof(struct extract));
+    return r->extract;
+}
+
+/* The snapshot, and what is being edited in it. */
+static int extract_begin(struct cs_replica *r, struct extract *x, struct cs_arena *a, uint32_t max_ops,
+                         size_t max_bytes, struct cs_error *err)
+{
+    uint32_t self;
+    int rc;
+
+    *x = (struct extract){ .taken = x->taken,
+                           .taken_cap = x->taken_cap,
+                           .state_key = x->state_key,
+                           .a = a,
+                           .max_ops = max_ops,
+                           .max_bytes = max_bytes };
+    cs_scratch_reset(r);
+    if ((rc = set_device(x, &r->id.device, &self, err)) != CS_OK || (rc = cs_snapshot_begin(r, err)) != CS_OK)
+        return rc;
+    return load_busy(r, x, err);
+}
+
+static void extract_end(struct cs_replica *r, struct extract *x)
+{
+    cs_snapshot_end(r);
+    cs_arena_free(&x->busy_arena);
+    x->busy = (struct cs_intern){ 0 };
+    cs_buf_free(&x->lookup);
+}
+
 int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size_t max_bytes, struct cs_delta *out,
                        struct cs_error *err)
 {
-    struct extract *x = r->extract;
-    uint32_t self;
+    struct extract *x = extract_of(r);
     int rc;
 
     *out = (struct cs_delta){ 0 };
     if (r->bare)
         return CS_OK;
-    if (x == NULL && (r->extract = x = calloc(1, sizeof *x)) == NULL)
+    if (x == NULL)
         return no_memory(err);
-    *x = (struct extract){
-        .taken = x->taken, .taken_cap = x->taken_cap, .a = a, .max_ops = max_ops, .max_bytes = max_bytes
-    };
-    cs_scratch_reset(r);
-    if ((rc = set_device(x, &r->id.device, &self, err)) != CS_OK || (rc = begin_snapshot(r, err)) != CS_OK)
-        return rc;
-    if ((rc = load_busy(r, x, err)) == CS_OK && (rc = walk(r, x, err)) == CS_OK)
+    if ((rc = extract_begin(r, x, a, max_ops, max_bytes, err)) == CS_OK && (rc = walk(r, x, err)) == CS_OK)
         rc = finish(r, x, out, err);
-    if (sqlite3_get_autocommit(r->db) == 0)
-        sqlite3_exec(r->db, "COMMIT", NULL, NULL, NULL);
-    cs_arena_free(&x->busy_arena);
-    x->busy = (struct cs_intern){ 0 };
-    cs_buf_free(&x->lookup);
+    extract_end(r, x);
     if (rc == CS_OK && x->nops == 0 && x->ntaken > 0)
         rc = drop_settled(r, err);
     if (rc == CS_OK && x->nhuge != r->huge)
@@ -704,11 +740,184 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
     return rc;
 }
 
+void cs_extract_forget(struct cs_replica *r)
+{
+    struct extract *x = r->extract;
+
+    if (x != NULL) {
+        x->ntaken = 0;
+        x->stale = false;
+        x->state = false;
+    }
+}
+
+/* ---- the merged state ---- */
+
+static int put_state_delete(struct cs_replica *r, struct extract *x, const struct source *src, struct cs_error *err)
+{
+    struct cs_op *op = new_op(r, x, src, CS_OP_DELETE, r->row.del.stamp);
+
+    return op == NULL ? no_memory(err) : set_device(x, &r->row.del.device, &op->device, err);
+}
+
+/* The cells of one version as one operation. Of a table that was dropped, and of a row that is aside, values may be
+ * gone that nothing brings back; CS_ENOTFOUND: the row should be in the table, and is not. */
+static int put_state_write(struct cs_replica *r, struct extract *x, struct source *src, enum cs_op_kind kind,
+                           const struct cs_version *v, struct cs_error *err)
+{
+    const struct cs_row *row = &r->row;
+    struct cs_op *op = new_op(r, x, src, kind, v->stamp);
+    int rc = op == NULL ? no_memory(err) : set_device(x, &v->device, &op->device, err);
+
+    if (rc == CS_OK && row->ncells > 0 && (op->cells = cs_arena_zalloc(x->a, row->ncells, sizeof *op->cells)) == NULL)
+        rc = no_memory(err);
+    for (uint32_t i = 0; i < row->ncells && rc == CS_OK; i++) {
+        struct cs_op_cell *out;
+        bool gone;
+
+        if (cs_version_cmp(&row->cells[i].v, v) != 0)
+            continue;
+        out = &op->cells[op->ncells];
+        if ((rc = set_column(r, x, src->table, row->cells[i].col, &out->col, err)) != CS_OK)
+            break;
+        rc = read_value(r, x, src, row->cells[i].col, &out->value, &gone, err);
+        if (rc == CS_ENOTFOUND && src->hidden) {
+            rc = CS_OK;
+            gone = true;
+        }
+        op->ncells += rc == CS_OK && !gone;
+    }
+    if (rc == CS_OK && kind == CS_OP_UPDATE && op->ncells == 0)
+        x->nops--; /* the application dropped its columns */
+    return rc;
+}
+
+/* Was this version's cell met before cell i, or is it the insert's? */
+static bool is_put(const struct cs_row *row, uint32_t i)
+{
+    const struct cs_version *v = &row->cells[i].v;
+
+    if (cs_version_cmp(v, &row->ins) == 0)
+        return true;
+    for (uint32_t k = 0; k < i; k++)
+        if (cs_version_cmp(v, &row->cells[k].v) == 0)
+            return true;
+    return false;
+}
+
+static int extract_state_row(struct cs_replica *r, struct extract *x, struct source *src, struct cs_error *err)
+{
+    const struct cs_row *row = &r->row;
+    int rc = row_state(r, src, err);
+
+    if (rc == CS_OK && !cs_version_is_never(&row->del))
+        rc = put_state_delete(r, x, src, err);
+    if (rc == CS_OK && !cs_version_is_never(&row->ins))
+        rc = put_state_write(r, x, src, CS_OP_INSERT, &row->ins, err);
+    for (uint32_t i = 0; i < row->ncells && rc == CS_OK; i++)
+        if (!is_put(row, i))
+            rc = put_state_write(r, x, src, CS_OP_UPDATE, &row->cells[i].v, err);
+    if (src->read)
+        sqlite3_reset(src->t->read);
+    return rc;
+}
+
+/* The next row. *stop: it goes into the next set. CS_ENOTFOUND: it is being edited right now, or was deleted where no
+ * trigger saw it (its table is then doubted); nothing of it was taken. */
+static int take_state(struct cs_replica *r, struct extract *x, int64_t table, struct cs_slice key, bool *stop,
+                      struct cs_error *err)
+{
+    struct source src = { .table_id = table, .t = cs_table_by_id(r, table), .key = cs_arena_copy(x->a, key) };
+    uint32_t nops = x->nops;
+    size_t bytes = x->bytes;
+    int rc;
+
+    if (src.key.data == NULL)
+        return no_memory(err);
+    if (src.t != NULL && src.t->state == CS_PAUSED)
+        return cs_fail(err, CS_EINVAL,
+                       "table \"%s\" is paused, so what is in it cannot be sent; claw-sync resume first", src.t->name);
+    if (is_busy(x, table, key))
+        return CS_ENOTFOUND;
+    if ((rc = set_table(r, x, table, &src.table, err)) == CS_OK)
+        rc = extract_state_row(r, x, &src, err);
+    if (rc == CS_ENOTFOUND && src.t != NULL)
+        src.t->doubted = x->doubted = true;
+    if (rc != CS_OK) {
+        x->nops = nops;
+        x->bytes = bytes;
+        return rc;
+    }
+    *stop = nops > 0 && (x->nops > x->max_ops || x->bytes > 2 * x->max_bytes);
+    if (x->bytes - bytes > ROW_MAX || *stop) {
+        x->nops = nops;
+        x->bytes = bytes;
+    }
+    if (*stop)
+        return CS_OK;
+    x->state_table = table;
+    cs_buf_reset(&x->state_key);
+    cs_buf_put_slice(&x->state_key, key);
+    return x->state_key.failed ? no_memory(err) : CS_OK;
+}
+
+static int walk_state(struct cs_replica *r, struct extract *x, bool *more, struct cs_error *err)
+{
+    struct cs_slice from;
+    sqlite3_stmt *s;
+    bool stop = false;
+    int rc = cs_publish_load(r, x->a, &x->state_table, &from, err);
+
+    if (rc != CS_OK)
+        return rc;
+    cs_buf_reset(&x->state_key);
+    cs_buf_put_slice(&x->state_key, from);
+    if ((s = cs_db_stmt(r, CS_STMT_STATE_WALK, err)) == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, x->state_table);
+    cs_db_bind_slice(s, 2, from);
+    *more = true;
+    while (!stop && has_room(x) && (*more = cs_db_row(r, s, &rc, "cannot read the rows' versions", err))) {
+        rc = take_state(r, x, sqlite3_column_int64(s, 0), cs_db_column_blob(s, 1), &stop, err);
+        stop = stop || rc != CS_OK;
+    }
+    sqlite3_reset(s);
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
+int cs_replica_extract_state(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size_t max_bytes,
+                             struct cs_delta *out, bool *more, struct cs_error *err)
+{
+    struct extract *x = extract_of(r);
+    int rc;
+
+    *out = (struct cs_delta){ 0 };
+    *more = false;
+    if (r->bare)
+        return CS_OK;
+    if (x == NULL)
+        return no_memory(err);
+    if ((rc = extract_begin(r, x, a, max_ops, max_bytes, err)) == CS_OK && (rc = walk_state(r, x, more, err)) == CS_OK)
+        rc = finish(r, x, out, err);
+    extract_end(r, x);
+    if (rc == CS_ENOTFOUND)
+        return CS_OK; /* nothing is published */
+    /* What is sealed then says what has become of the row. */
+    if (rc == CS_OK && x->doubted)
+        rc = cs_replica_look_closer(r, false, err);
+    if (rc != CS_OK) {
+        *out = (struct cs_delta){ 0 };
+        return rc;
+    }
+    x->state = out->state = true;
+    return out->nops == 0 && !*more ? cs_publish_end(r, err) : CS_OK;
+}
+
 void cs_extract_stale(struct cs_replica *r)
 {
     struct extract *x = r->extract;
 
-    if (x != NULL && x->ntaken > 0)
+    if (x != NULL && (x->ntaken > 0 || x->state))
         x->stale = true;
 }
 
@@ -732,6 +941,8 @@ int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err)
 
     if (x != NULL && x->stale)
         return cs_fail(err, CS_EABORTED, "rows were sealed after they were extracted; extract again");
+    if (x != NULL && x->state)
+        return cs_publish_save(r, x->state_table, cs_buf_slice(&x->state_key), err);
     for (size_t i = 0, k; x != NULL && i < x->ntaken && rc == CS_OK; i = k) {
         const struct taken *t = &x->taken[i];
 

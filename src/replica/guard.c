@@ -7,7 +7,10 @@
  *   nested DELETE, and what an UPDATE without columns would still set off: a TEMP trigger that fires before all others
  *     and ignores the row, unless the engine armed it for its own statement. TEMP triggers of a table fire first
  *     (sqlite3TriggerList puts them at the head), so the engine's own row is the first that a guard sees.
- * Guards cost time in every UPDATE and DELETE; a table gets one only when some trigger was seen to aim at it. */
+ * Guards cost time in every UPDATE and DELETE; a table gets one only when some trigger was seen to aim at it.
+ *
+ * Where no tracked table has a trigger of the application's, triggers are off on this connection altogether: one that
+ * compiles to nothing still makes SQLite enter its program, and keep a statement journal, for every row. */
 
 static bool is_ours(const char *name)
 {
@@ -68,6 +71,50 @@ int cs_guard_open(struct cs_replica *r, struct cs_error *err)
     if (sqlite3_set_authorizer(r->db, authorize, r) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot set the authorizer");
     return CS_OK;
+}
+
+static bool is_capture(const struct cs_table *t, const char *trigger)
+{
+    char prefix[40];
+
+    sqlite3_snprintf(sizeof prefix, prefix, "sync_%lld_", (long long)t->id);
+    return strncmp(trigger, prefix, strlen(prefix)) == 0;
+}
+
+static int set_triggers(struct cs_replica *r, bool on, struct cs_error *err)
+{
+    struct cs_apply *a = cs_apply_of(r);
+
+    if (on != a->triggers_off)
+        return CS_OK;
+    if (sqlite3_db_config(r->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, (int)on, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot turn triggers on or off");
+    a->triggers_off = !on;
+    return CS_OK;
+}
+
+int cs_guard_all_triggers(struct cs_replica *r, struct cs_error *err)
+{
+    return set_triggers(r, true, err);
+}
+
+int cs_guard_triggers(struct cs_replica *r, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    bool any = false;
+    int rc = CS_OK;
+
+    if (sqlite3_prepare_v2(r->db, "SELECT tbl_name, name FROM main.sqlite_schema WHERE type = 'trigger'", -1, &s,
+                           NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot read the schema");
+    while (!any && cs_db_row(r, s, &rc, "cannot read the schema", err)) {
+        const char *table = (const char *)sqlite3_column_text(s, 0), *name = (const char *)sqlite3_column_text(s, 1);
+        const struct cs_table *t = table != NULL ? cs_table_by_name(r, cs_slice_str(table)) : NULL;
+
+        any = name == NULL || table == NULL || (t != NULL && !is_capture(t, name));
+    }
+    sqlite3_finalize(s);
+    return rc == CS_OK ? set_triggers(r, any, err) : rc;
 }
 
 static int install(struct cs_replica *r, struct cs_table *t, int which, struct cs_error *err)

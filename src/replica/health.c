@@ -16,11 +16,13 @@ static int journal_mode(struct cs_replica *r, struct cs_replica_health *out, str
 
 int cs_replica_health(cs_replica *r, struct cs_replica_health *out, struct cs_error *err)
 {
+    int64_t schema;
     int rc;
 
     *out = (struct cs_replica_health){ .sqlite_version = sqlite3_libversion_number() };
-    if ((rc = journal_mode(r, out, err)) != CS_OK || r->bare)
+    if ((rc = journal_mode(r, out, err)) != CS_OK || r->bare || (rc = cs_schema_version(r, &schema, err)) != CS_OK)
         return rc;
+    out->schema_unseen = schema != cs_replica_schema(r);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
         const struct cs_table *t = &r->tables[i];
         bool exact = true;

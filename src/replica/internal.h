@@ -56,6 +56,7 @@ struct cs_table {
     uint32_t ncolumn_ids;  /* how many persistent numbers sync_columns has for it (also of unknown columns) */
     uint32_t *by_id;       /* persistent number -> position, or CS_NO_COLUMN: a column this schema does not have */
     int64_t nhidden;       /* rows of it hidden at present (rows, not cells) */
+    bool doubted;          /* reading the merged state met what our versions do not say */
     int64_t nhidden_cells; /* cells in sync_hidden of rows that are shown */
     sqlite3_stmt *read;    /* SELECT all columns in order WHERE key; owned; prepared on first use */
     void *apply;           /* apply.c's statements and scratch; owned there */
@@ -81,6 +82,8 @@ struct cs_replica {
     size_t ntables;
     int64_t schema_version;
     uint64_t data_version;   /* as of the last cs_replica_poll */
+    uint64_t mirror_version; /* the same, as of the last transaction: memory mirrors the database as it was then */
+    bool mirrors, stale;     /* mirrors: cs_db_load has read it; stale: and must do so again */
     struct cs_uuid *devices; /* owned; small integer -> id; [0] unused */
     uint32_t ndevices, devices_cap;
     uint64_t next_unsent; /* next sync_unsent.seq; only grows */
@@ -93,13 +96,15 @@ struct cs_replica {
     void *extract;           /* extract.c: what the last extract took, for bind */
     void *apply;             /* apply.c's state: guards, probes */
     bool lease_held, read_only;
-    bool begun;         /* a transaction of ours is open, before is what it found */
-    bool bare;          /* ours are gone since the last table was untracked, or never were: until one is tracked */
-    int64_t held_back;  /* changes that cannot be sent: a NULL in the key */
-    int64_t huge;       /* rows above 16 MiB that the last extract left */
-    struct cs_buf meta; /* scratch: a row's versions, encoded */
-    void *seal;         /* seal.c's state of the running transaction */
-    void *run;          /* unsent_run.c: the run at hand */
+    struct cs_file_info leased; /* the file of the lease that is held */
+    bool begun;                 /* a transaction of ours is open, before is what it found */
+    bool bare;            /* ours are gone since the last table was untracked, or never were: until one is tracked */
+    int64_t held_back;    /* changes that cannot be sent: a NULL in the key */
+    int64_t huge;         /* rows above 16 MiB that the last extract left */
+    int64_t collected_ms; /* when old conflicts were looked for last */
+    struct cs_buf meta;   /* scratch: a row's versions, encoded */
+    void *seal;           /* seal.c's state of the running transaction */
+    void *run;            /* unsent_run.c: the run at hand */
     struct cs_mirror before;
 };
 
@@ -115,9 +120,17 @@ bool cs_db_row(struct cs_replica *r, sqlite3_stmt *s, int *rc, const char *what,
 #ifdef __clang_analyzer__ /* which does not look into another file */
 #define cs_db_row(r, s, rc, what, err) (*(rc) == CS_OK && cs_db_row(r, s, rc, what, err) && *(rc) == CS_OK)
 #endif
-int cs_db_begin(struct cs_replica *r, struct cs_error *err);  /* BEGIN IMMEDIATE */
+/* BEGIN IMMEDIATE; and memory mirrors the database again, if another process changed what it mirrors. */
+int cs_db_begin(struct cs_replica *r, struct cs_error *err);
+int cs_db_data_version(struct cs_replica *r, uint64_t *out, struct cs_error *err);
+/* track.c: that; under the write lock the schema cannot change any more: it is the one in memory, or is looked at
+ * first. */
+int cs_db_begin_with_schema(struct cs_replica *r, struct cs_error *err);
 int cs_db_commit(struct cs_replica *r, struct cs_error *err); /* on failure rolled back */
-void cs_db_rollback(struct cs_replica *r);                    /* also when none is open: then nothing happens */
+/* Ends a transaction, if there is one, and forgets nothing. The statement was prepared when it began, as memory that is
+ * out must not keep a lock. */
+void cs_db_leave(struct cs_replica *r);
+void cs_db_rollback(struct cs_replica *r); /* also when none is open: then nothing happens */
 /* Reads all that memory mirrors: hlc, mark, chain, devices, next_unsent. */
 int cs_db_load(struct cs_replica *r, struct cs_error *err);
 sqlite3_stmt *cs_db_stmt(struct cs_replica *r, int which,
@@ -154,6 +167,8 @@ int cs_table_read(struct cs_replica *r, struct cs_table *t, struct cs_slice key,
  * stamp - ins (not with device 0). */
 int cs_rows_get(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_row *row, int64_t *unsent,
                 struct cs_error *err); /* CS_ENOTFOUND: *row is empty */
+/* The same from a statement whose first columns are ins, del and meta. */
+int cs_rows_read(struct cs_replica *r, sqlite3_stmt *s, struct cs_row *row, struct cs_error *err);
 int cs_rows_insert(
     struct cs_replica *r, int64_t table, struct cs_slice key, const struct cs_row *row, int64_t unsent,
     struct cs_error *err); /* CS_EEXIST: one is there (tries the insert first: one lookup for a new row) */
@@ -194,12 +209,27 @@ struct cs_conflict_in {
     struct cs_version losing;
     const struct cs_value *value; /* the losing value, or NULL */
 };
-int cs_conflict_record(struct cs_replica *r, const struct cs_conflict_in *c, struct cs_error *err);
+enum { CS_CONFLICT_ID = 16 };
+enum cs_recorded { CS_RECORDED_BEFORE, CS_RECORDED_AUTO, CS_RECORDED_MANUAL }; /* before: or resolved already */
+int cs_conflict_record(struct cs_replica *r, const struct cs_conflict_in *c, enum cs_recorded *out,
+                       struct cs_error *err);
+
+/* shared.c: a table of ours that is replicated. */
+#define CS_SHARED "sync_shared"
+static inline bool cs_is_shared(const char *table)
+{
+    return sqlite3_stricmp(table, CS_SHARED) == 0;
+}
 
 /* apply.c */
 int cs_apply_open(struct cs_replica *r, struct cs_error *err); /* authorizer and guards of our connection */
 void cs_apply_close(struct cs_replica *r);
+void cs_apply_counts_changed(struct cs_replica *r); /* of hidden rows: another process may have changed them */
 void cs_apply_schema_changed(struct cs_replica *r); /* drops prepared statements; called before tables are renewed */
+
+/* guard.c: statements prepared from here on have the application's triggers in them, until the next write transaction
+ * after a change of schema decides anew. */
+int cs_guard_all_triggers(struct cs_replica *r, struct cs_error *err);
 
 /* seal.c: one slice inside a transaction that is open already (apply calls it, before merging). */
 int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);

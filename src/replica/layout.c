@@ -17,7 +17,8 @@ static const char ddl[] =
     "CREATE TABLE sync_devices(id INTEGER PRIMARY KEY, uuid BLOB NOT NULL UNIQUE, number INTEGER NOT NULL DEFAULT 0, "
     "hash BLOB,"
     " member_seq INTEGER NOT NULL DEFAULT 0);"
-    /* Written by the triggers. op: 1 insert, 2 update, 3 delete, 4 suspect, plus 16 × column group; k1 …: literal key.
+    /* Written by the triggers. op: 1 insert, 2 update, 3 delete, 4 suspect, plus 16 × column group; k1 …: literal key;
+     * ms: since 1970, or as a real: a Julian day.
      */
     "CREATE TABLE sync_changelog(seq INTEGER PRIMARY KEY, tbl, op, mask, ms, k1);"
     /* Versions (rows.c). unsent: a sync_unsent.seq, valid only while that row exists. */
@@ -30,10 +31,15 @@ static const char ddl[] =
     /* Values that the application's tables do not show. col -1: the row itself is hidden, for this reason. */
     "CREATE TABLE sync_hidden(tbl INTEGER NOT NULL, key BLOB NOT NULL, col INTEGER NOT NULL, reason TEXT, value,"
     " PRIMARY KEY(tbl, key, col)) WITHOUT ROWID;"
-    /* This device's record of edits that lost. */
+    /* This device's record of edits that lost (conflicts.c). at_ms: when the state began; noted: the engine has told of
+     * it; told: 0, or 1: a resolution of this device's that the hub has not heard of. */
     "CREATE TABLE sync_conflicts(id BLOB PRIMARY KEY, why TEXT NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL, col "
     "INTEGER,"
-    " stamp INTEGER, device BLOB, value, state TEXT NOT NULL, at_ms INTEGER NOT NULL) WITHOUT ROWID;"
+    " stamp INTEGER, device BLOB, value, state TEXT NOT NULL, at_ms INTEGER NOT NULL, noted INTEGER NOT NULL DEFAULT 0,"
+    " told INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;"
+    "CREATE INDEX sync_conflicts_row ON sync_conflicts(tbl, key);"
+    "CREATE INDEX sync_conflicts_new ON sync_conflicts(noted) WHERE noted = 0;"
+    "CREATE INDEX sync_conflicts_untold ON sync_conflicts(told) WHERE told = 1;"
     /* Batches bound to a number. state: enum cs_bound_state; batch is dropped when accepted. */
     "CREATE TABLE sync_bound(number INTEGER PRIMARY KEY, hash BLOB NOT NULL, state INTEGER NOT NULL, log_number "
     "INTEGER, batch BLOB);"
@@ -43,13 +49,13 @@ static const char ddl[] =
     /* What a paused table held: per row a hash of each column's value. Exists only while something is paused. */
     "CREATE TABLE sync_shadow(tbl INTEGER NOT NULL, key BLOB NOT NULL, hashes BLOB NOT NULL, PRIMARY KEY(tbl, key)) "
     "WITHOUT ROWID;"
-    "INSERT INTO sync_meta VALUES('format', 1), ('hlc', 0), ('next_unsent', 1);";
+    "INSERT INTO sync_meta VALUES('format', 2), ('hlc', 0), ('next_unsent', 1);";
 
 static const char *const ours[] = {
     "sync_meta",   "sync_tables", "sync_columns",   "sync_devices", "sync_changelog", "sync_rows",   "sync_unsent",
-    "sync_hidden", "sync_bound",  "sync_conflicts", "sync_refused", "sync_log",       "sync_shadow",
+    "sync_hidden", "sync_bound",  "sync_conflicts", "sync_refused", "sync_log",       "sync_shadow", CS_SHARED,
 };
-enum { NOURS = sizeof ours / sizeof ours[0], FORMAT = 1 };
+enum { NOURS = sizeof ours / sizeof ours[0], FORMAT = 2 };
 
 int cs_layout_create(struct cs_replica *r, struct cs_error *err)
 {
@@ -98,5 +104,9 @@ int cs_layout_check(struct cs_replica *r, struct cs_error *err)
                        "the database was set up by a newer version of claw-sync (format %lld, this one knows %d); "
                        "update claw-sync",
                        (long long)format, FORMAT);
+    if (format == 1)
+        return cs_fail(err, CS_EVERSION,
+                       "the database was set up by a version of claw-sync before the first release (format 1); untrack "
+                       "its tables with that one, then begin anew");
     return format < 1 ? cs_fail(err, CS_ECORRUPT, "table sync_meta of the database is not ours, or is damaged") : CS_OK;
 }

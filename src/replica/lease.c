@@ -102,7 +102,8 @@ int cs_lease_take(struct cs_replica *r, struct cs_error *err)
         cs_buf_put_u8(&b, 0);
         if (rc == CS_OK && !b.failed && parse((const char *)b.data, &other) && other.pid != self.pid &&
             cs_process_lives(&other))
-            rc = cs_fail(err, CS_EBUSY, "process %" PRId64 " replicates this database already", other.pid);
+            rc = cs_fail(err, CS_EBUSY, "process %" PRId64 " replicates this database already; stop it first",
+                         other.pid);
         else if (rc == CS_OK || rc == CS_ENOTFOUND)
             rc = cs_lease_note(r, err);
         if (rc == CS_OK)
@@ -114,6 +115,7 @@ int cs_lease_take(struct cs_replica *r, struct cs_error *err)
     if (rc != CS_OK)
         give_here(&f);
     r->lease_held = rc == CS_OK;
+    r->leased = f;
     return rc;
 }
 
@@ -133,13 +135,11 @@ int cs_replica_holder(struct cs_replica *r, int64_t *pid, struct cs_error *err)
 
 void cs_lease_give(struct cs_replica *r)
 {
-    struct cs_file_info f;
     struct cs_error ignored;
 
     if (!r->lease_held)
         return;
-    cs_meta_drop(r, "lease", &ignored); /* a lease that stays behind is taken over: its holder is dead */
-    if (file_of(r, &f, &ignored) == CS_OK)
-        give_here(&f);
+    cs_meta_drop(r, "lease", &ignored); /* a lease that stays behind is taken over: its holder is dead, or is us */
+    give_here(&r->leased);
     r->lease_held = false;
 }

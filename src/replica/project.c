@@ -114,10 +114,10 @@ static int raise_conflict(struct cs_replica *r, const struct cs_reach_node *n, c
                           const struct cs_version *losing, struct cs_error *err)
 {
     struct cs_conflict_in c = { .why = why, .table = n->t->id, .key = n->key, .col = CS_NO_COLUMN, .losing = *losing };
+    enum cs_recorded recorded;
+    int rc = cs_conflict_record(r, &c, &recorded, err);
 
-    int rc = cs_conflict_record(r, &c, err);
-
-    cs_apply_of(r)->pending->counts.conflicts += rc == CS_OK && sqlite3_changes(r->db) > 0;
+    cs_apply_of(r)->pending->counts.conflicts += recorded != CS_RECORDED_BEFORE;
     return rc;
 }
 

@@ -1,5 +1,6 @@
 #include "replica/replica.h"
 
+#include "base/sqlite_code.h"
 #include "replica/statements.h"
 #include "replica/store.h"
 
@@ -80,8 +81,7 @@ static int prepare_layout(struct cs_replica *r, const struct cs_replica_options 
         rc = cs_layout_create(r, err);
     if (rc == CS_OK)
         return cs_db_commit(r, err);
-    if (sqlite3_get_autocommit(r->db) == 0)
-        sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+    cs_db_leave(r);
     return rc;
 }
 
@@ -127,6 +127,8 @@ static int open_all(struct cs_replica *r, const struct cs_replica_options *o, st
         r->bare = true;
         return cs_apply_open(r, err);
     }
+    if (rc == CS_OK && !o->read_only && !cs_sqlite_sync_found(r->db))
+        rc = cs_db_fail(r, err, "cannot sync the database");
     if (rc != CS_OK || (rc = cs_db_load(r, err)) != CS_OK || (rc = cs_apply_open(r, err)) != CS_OK ||
         (rc = schema_seen(r, err)) != CS_OK || (rc = cs_schema_load(r, err)) != CS_OK)
         return rc;
@@ -251,6 +253,31 @@ int cs_replica_peer(cs_replica *r, const struct cs_uuid *device, struct cs_peer 
     return rc;
 }
 
+int cs_replica_peers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **out, size_t *n, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_PEER_ALL, err);
+    int rc = CS_OK;
+
+    *n = 0;
+    if (s == NULL)
+        return err_code(err);
+    if ((*out = cs_arena_zalloc(a, (size_t)r->ndevices + 1, sizeof **out)) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    while (cs_db_row(r, s, &rc, "cannot read what is known of the devices", err)) {
+        struct cs_known_peer *p = &(*out)[*n];
+
+        if (sqlite3_column_bytes(s, 0) != 16 || *n > r->ndevices) {
+            rc = cs_fail(err, CS_ECORRUPT, "what is known of the devices is damaged");
+            break;
+        }
+        memcpy(p->device.b, sqlite3_column_blob(s, 0), 16);
+        p->number = (uint64_t)sqlite3_column_int64(s, 1);
+        (*n)++;
+    }
+    sqlite3_reset(s);
+    return rc;
+}
+
 static int any(struct cs_replica *r, int which, bool *out, struct cs_error *err)
 {
     sqlite3_stmt *s = cs_db_stmt(r, which, err);
@@ -275,28 +302,20 @@ int cs_replica_pending(cs_replica *r, bool *unsealed, bool *unsent, struct cs_er
 
     if (rc == CS_OK && !*unsealed)
         rc = cs_gap_waits(r, unsealed, err);
-    return rc == CS_OK ? any(r, CS_STMT_UNSENT_ANY, unsent, err) : rc;
+    if (rc == CS_OK)
+        rc = any(r, CS_STMT_UNSENT_ANY, unsent, err);
+    return rc == CS_OK && !*unsent ? cs_replica_publishing(r, unsent, err) : rc;
 }
 
-static int data_version(struct cs_replica *r, uint64_t *out, struct cs_error *err)
+int64_t cs_replica_schema(const cs_replica *r)
 {
-    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_DATA_VERSION, err);
-    int rc = CS_OK;
-
-    if (s == NULL)
-        return err_code(err);
-    if (sqlite3_step(s) != SQLITE_ROW)
-        rc = cs_db_fail(r, err, "cannot look at the database");
-    else
-        *out = (uint64_t)sqlite3_column_int64(s, 0);
-    sqlite3_reset(s);
-    return rc;
+    return r->schema_version;
 }
 
 int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err)
 {
     uint64_t now = 0;
-    int rc = data_version(r, &now, err);
+    int rc = cs_db_data_version(r, &now, err);
 
     *changed = rc == CS_OK && now != r->data_version;
     if (rc == CS_OK)
@@ -310,17 +329,20 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         "SELECT (SELECT count(*) FROM main.sync_changelog), (SELECT coalesce(sum(n), 0) FROM main.sync_unsent), "
         "(SELECT count(*) FROM main.sync_bound WHERE state = 0), "
         "(SELECT count(*) FROM main.sync_hidden h WHERE col = -1 AND reason <> 'pending'), "
-        "(SELECT count(*) FROM main.sync_conflicts WHERE state <> 'closed'), "
-        "(SELECT count(*) FROM main.sync_tables WHERE state <> 0), "
+        "(SELECT count(*) FROM main.sync_conflicts WHERE state IN ('auto', 'manual')), "
+        "(SELECT count(*) FROM main.sync_tables WHERE state <> 0 AND name <> '" CS_SHARED "'), "
         "(SELECT count(*) FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL), "
-        "(SELECT value FROM main.sync_meta WHERE name = 'hlc')";
+        "(SELECT value FROM main.sync_meta WHERE name = 'hlc'), "
+        "(SELECT count(*) FROM main.sync_conflicts WHERE state = 'manual'), "
+        "(SELECT count(*) FROM main.sync_meta WHERE name = 'publish'), "
+        "(SELECT count(*) FROM main.sync_tables WHERE state = 2)";
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
 
     *out = (struct cs_replica_counts){ .held_back = r->held_back + r->huge };
     if (r->bare) {
         out->hlc = r->hlc;
-        return data_version(r, &out->data_version, err);
+        return cs_db_data_version(r, &out->data_version, err);
     }
     if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW) {
         rc = cs_db_fail(r, err, "cannot count");
@@ -333,7 +355,10 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         out->tracked = sqlite3_column_int64(s, 5);
         out->taking_in = sqlite3_column_int64(s, 6);
         out->hlc = sqlite3_column_int64(s, 7);
+        out->manual_conflicts = sqlite3_column_int64(s, 8);
+        out->publishing = sqlite3_column_int64(s, 9);
+        out->paused = sqlite3_column_int64(s, 10);
     }
     sqlite3_finalize(s);
-    return rc == CS_OK ? data_version(r, &out->data_version, err) : rc;
+    return rc == CS_OK ? cs_db_data_version(r, &out->data_version, err) : rc;
 }

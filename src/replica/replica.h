@@ -59,6 +59,7 @@ struct cs_table_info {
 int cs_replica_tables(cs_replica *r, struct cs_arena *a, struct cs_table_info **out, size_t *n, struct cs_error *err);
 
 struct cs_track_options {
+    bool only_new;        /* CS_OK, and nothing changes, for a table that is paused or was untracked by hand */
     bool force_rowid_key; /* track a table whose key is a rowid alias, that two devices would both hand out */
     void (*warn)(void *arg, const char *sentence); /* foreign_key_check not empty, missing index … ; may be NULL */
     void *arg;
@@ -77,9 +78,27 @@ int cs_replica_resume(cs_replica *r, const char *table, struct cs_error *err);
 /* Tracks those of the usual tables (memories, memory_tags, …) that exist and were never untracked by hand. */
 int cs_replica_track_defaults(cs_replica *r, const struct cs_track_options *o, struct cs_error *err);
 
+/* What becomes of concurrent edits of a table, or of one column (column NULL: of all that have no strategy of their
+ * own). false: the last write wins, which can be taken back. true: it wins too, and the conflict waits for a person.
+ * From now on, and on all devices: it travels. o as for cs_replica_open. CS_ENOTFOUND: no such table is tracked, no
+ * such column. */
+int cs_replica_set_strategy(cs_replica *r, const struct cs_replica_options *o, const char *table, const char *column,
+                            bool manual, struct cs_error *err);
+struct cs_strategy {
+    const char *table, *column; /* column NULL: the table's */
+    bool manual;
+};
+/* Those that were set, by table and column, also of tables that are not here; fn ends it with anything but 0. */
+int cs_replica_strategies(cs_replica *r, int (*fn)(void *arg, const struct cs_strategy *s), void *arg,
+                          struct cs_error *err);
+
 /* Notices schema changes (PRAGMA schema_version): new and dropped columns, rebuilt, dropped and renamed tables, lost
  * triggers; reinstalls and marks capture gaps. *changed: something was. Cheap when nothing changed. */
 int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err);
+/* Decides anew every row that is hidden, or shown with values kept aside. */
+int cs_replica_project_again(cs_replica *r, struct cs_error *err);
+/* PRAGMA schema_version as it was noticed last, by that or by a call that does it too (sealing, applying, …). */
+int64_t cs_replica_schema(const cs_replica *r);
 
 /* ---- local changes out ---- */
 
@@ -117,7 +136,7 @@ int cs_replica_acknowledged_other(cs_replica *r, uint64_t log_number, const uint
 int cs_replica_rebind(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_slice stored,
                       struct cs_error *err);
 /* Takes waiting batches back: their operations (decoded by the caller, in order) become unsent again, with their
- * stamps, where those still stand; the bound rows go. */
+ * stamps, where those still stand; the bound rows go. Of merged state all is published again. */
 int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, struct cs_error *err);
 /* Operations of ours that no hub has are unsent again, with their stamps, where those still stand; they are merged
  * already (cs_replica_apply). Durable when it returns; a second time changes nothing. */
@@ -127,6 +146,19 @@ int cs_replica_was_refused(cs_replica *r, const uint8_t hash[32], bool *out, str
 /* Own chain: number and hash of the last accepted batch (0: none). A batch of ours that cs_replica_apply takes from the
  * log moves it too. */
 void cs_replica_chain(const cs_replica *r, uint64_t *number, uint8_t hash[32]);
+
+/* ---- the merged state, whole ---- */
+
+/* All of it is to be sent, with the stamps and devices that it has; a second time while it is: from the beginning. Kept
+ * with the rows, as is how far it has come. */
+int cs_replica_publish(cs_replica *r, struct cs_error *err);
+int cs_replica_publishing(cs_replica *r, bool *out, struct cs_error *err);
+/* The next rows of it, as cs_replica_extract gives unsent edits, for cs_replica_bind. *more: there are others, or a row
+ * is being edited right now, or is not in its table: seal first, which finds it deleted. Values that went with a
+ * dropped table are left out. Nothing and no more: all of it is bound, and that is over. CS_EINVAL: a table is paused,
+ * so that its values are not known to be what its versions say. */
+int cs_replica_extract_state(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size_t max_bytes,
+                             struct cs_delta *out, bool *more, struct cs_error *err);
 
 /* After the hub refused the clock: fresh stamps above `highest` for everything unsent, in one transaction (DESIGN:
  * re-seal). Nothing may be bound (cs_replica_unbind first). */
@@ -160,6 +192,16 @@ int cs_replica_apply(cs_replica *r, const struct cs_delta *d, const struct cs_pu
 void cs_replica_pull_mark(const cs_replica *r, struct cs_pull_mark *out); /* the newest; number 0: nothing pulled yet */
 /* L_number of one of the last 65,536 numbers; CS_ENOTFOUND. */
 int cs_replica_log_hash(cs_replica *r, uint64_t number, uint8_t out[32], struct cs_error *err);
+/* All of a snapshot is merged: the position is the snapshot's from now on, which is beyond the present one. Devices'
+ * places are as it says; one that is known further stays. One durable transaction. */
+struct cs_known_place {
+    struct cs_uuid device;
+    uint64_t number;
+    uint8_t hash[32];
+    uint32_t member_seq;
+};
+int cs_replica_adopt(cs_replica *r, const struct cs_pull_mark *mark, const struct cs_known_place *places, size_t n,
+                     struct cs_error *err);
 /* What is known of a device's chain: CS_ENOTFOUND before its first batch. */
 struct cs_peer {
     uint64_t number;
@@ -167,12 +209,31 @@ struct cs_peer {
     uint32_t member_seq;
 };
 int cs_replica_peer(cs_replica *r, const struct cs_uuid *device, struct cs_peer *out, struct cs_error *err);
+/* All whose batches are known, by id, in the arena. */
+struct cs_known_peer {
+    struct cs_uuid device;
+    uint64_t number;
+};
+int cs_replica_peers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **out, size_t *n, struct cs_error *err);
+/* The hub's log is another one from now on, of which nothing was pulled; own batches follow the chain head given. What
+ * waits was taken back before (cs_replica_unbind). publish: as cs_replica_publish. forget: values of the engine's that
+ * go, or NULL. One durable transaction. */
+struct cs_new_log {
+    uint64_t log_id, chain_number;
+    uint8_t chain_hash[32];
+    bool publish;
+    const char *forget[2];
+};
+int cs_replica_new_log(cs_replica *r, const struct cs_new_log *n, struct cs_error *err);
 
 /* ---- looking ---- */
 
 int64_t cs_replica_hlc(const cs_replica *r); /* the newest stamp made or received; 0: none yet */
 struct cs_replica_counts {
     int64_t unsealed, unsent, bound, hidden, conflicts, held_back, tracked;
+    int64_t manual_conflicts; /* of conflicts: those that want a person */
+    int64_t publishing;       /* 1: the merged state is being sent, whole */
+    int64_t paused;           /* of tracked: tables that are */
     int64_t taking_in; /* tables whose rows were not all looked at yet: existing ones, or those of a capture gap */
     int64_t hlc;
     uint64_t data_version; /* changes when another connection committed */
@@ -187,6 +248,7 @@ struct cs_replica_health {
     int sqlite_version; /* of the library that this program uses, as sqlite3_libversion_number() */
     int64_t tracked, altered;
     char altered_table[64]; /* the first of those */
+    bool schema_unseen;     /* the application changed its schema, and no engine has looked at it yet */
 };
 int cs_replica_health(cs_replica *r, struct cs_replica_health *out, struct cs_error *err);
 /* Has another connection committed since the last call? Cheap. */
@@ -198,5 +260,6 @@ int cs_replica_dump(cs_replica *r, struct cs_buf *out, struct cs_error *err);
 /* Small values of the engine's, kept with the rows: name is ours ("engine.…"). CS_ENOTFOUND. */
 int cs_replica_meta_get(cs_replica *r, const char *name, struct cs_buf *out, struct cs_error *err);
 int cs_replica_meta_set(cs_replica *r, const char *name, struct cs_slice value, struct cs_error *err);
+int cs_replica_meta_drop(cs_replica *r, const char *name, struct cs_error *err); /* fine if there is none */
 
 #endif

@@ -1,6 +1,5 @@
 #include "replica/review.h"
 
-#include "base/sqlite_code.h"
 #include "replica/apply.h"
 #include "replica/store.h"
 
@@ -227,6 +226,23 @@ static int add_cell(struct gathering *g, sqlite3_stmt *s, struct cs_error *err)
     return cell->column == NULL ? no_memory(err) : CS_OK;
 }
 
+/* Has anybody sent rows of a table of this name, or is it tracked? */
+static int is_known(struct cs_replica *r, const char *table, bool *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    *out = false;
+    if (r->bare)
+        return CS_OK;
+    if (sqlite3_prepare_v2(r->db, "SELECT 1 FROM main.sync_tables WHERE name = ?1", -1, &s, NULL) != SQLITE_OK ||
+        sqlite3_bind_text(s, 1, table, -1, SQLITE_STATIC) != SQLITE_OK)
+        rc = cs_db_fail(r, err, "cannot read our tables");
+    *out = cs_db_row(r, s, &rc, "cannot read our tables", err);
+    sqlite3_finalize(s);
+    return rc;
+}
+
 int cs_review_hidden(cs_replica *r, const char *table, bool blockers,
                      int (*fn)(void *arg, const struct cs_review_hidden *h), void *arg, struct cs_error *err)
 {
@@ -238,11 +254,13 @@ int cs_review_hidden(cs_replica *r, const char *table, bool blockers,
         "WHERE w.ins > coalesce(w.del, 0) AND (?1 IS NULL OR t.name = ?1) ORDER BY t.name, h.key, h.col";
     struct gathering g = { .r = r, .blockers = blockers };
     sqlite3_stmt *s = NULL;
-    bool stop = false;
+    bool stop = false, known;
     int rc = CS_OK;
 
-    if (table != NULL && cs_table_by_name(r, cs_slice_str(table)) == NULL)
-        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
+    if (table != NULL && (rc = is_known(r, table, &known, err)) != CS_OK)
+        return rc;
+    if (table != NULL && !known)
+        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked, and nobody has sent rows of it", table);
     if (r->bare)
         return CS_OK;
     if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK ||
@@ -278,17 +296,11 @@ int cs_review_hidden(cs_replica *r, const char *table, bool blockers,
 
 enum { X_ID = 0, X_WHY, X_STATE, X_TABLE, X_KEY, X_COLUMN, X_VALUE, X_STAMP, X_DEVICE, X_AT, X_TBL, X_ROW };
 
-/* FNV-1a of the entry's id: short enough to type, and the same everywhere. */
 static void print_id(char out[CS_REVIEW_ID], struct cs_slice id)
 {
-    uint64_t h = 0xcbf29ce484222325;
-    uint8_t bytes[8];
+    size_t n = (CS_REVIEW_ID - 1) / 2;
 
-    for (size_t i = 0; i < id.len; i++)
-        h = (h ^ id.data[i]) * 0x100000001b3;
-    for (int i = 0; i < 8; i++)
-        bytes[i] = (uint8_t)(h >> (56 - 8 * i));
-    cs_hex(out, bytes, sizeof bytes);
+    cs_hex(out, id.data, id.len < n ? id.len : n);
 }
 
 /* What the application's table shows there; *there: it shows the row and the column. */
@@ -310,51 +322,117 @@ static int value_now(struct cs_replica *r, struct cs_table *t, const char *colum
     return CS_OK;
 }
 
-int cs_review_conflicts(cs_replica *r, bool closed, int (*fn)(void *arg, const struct cs_review_conflict *c), void *arg,
-                        struct cs_error *err)
+/* The conflict that s stands on. */
+static int hand_conflict(struct cs_replica *r, sqlite3_stmt *s,
+                         int (*fn)(void *arg, const struct cs_review_conflict *c), void *arg, bool *stop,
+                         struct cs_error *err)
 {
-    static const char sql[] =
-        CONFLICT_COLUMNS "WHERE ?1 OR x.state <> 'closed' ORDER BY t.name, x.key, x.col, x.stamp, x.id";
+    struct cs_slice key = cs_db_column_blob(s, X_KEY), device = cs_db_column_blob(s, X_DEVICE);
+    struct cs_table *t = cs_table_by_id(r, sqlite3_column_int64(s, X_TBL));
+    struct cs_value parts[MAX_KEY], losing, now;
+    struct cs_review_conflict c = { .why = text_of(s, X_WHY),
+                                    .state = text_of(s, X_STATE),
+                                    .table = text_of(s, X_TABLE),
+                                    .key = parts,
+                                    .column = text_of(s, X_COLUMN),
+                                    .edited_ms = sqlite3_column_int64(s, X_STAMP) >> 16,
+                                    .stamp = sqlite3_column_int64(s, X_STAMP),
+                                    .noticed_ms = sqlite3_column_int64(s, X_AT),
+                                    .key_bytes = key,
+                                    .whole_id = cs_db_column_blob(s, X_ID) };
+    bool there;
+    int rc;
+
+    if (!split_key(key, parts, &c.nkey) || device.len != sizeof c.device.b || c.whole_id.len != CS_CONFLICT_ID)
+        return cs_fail(err, CS_ECORRUPT, "our table of conflicts in the database is damaged");
+    print_id(c.id, c.whole_id);
+    memcpy(c.device.b, device.data, sizeof c.device.b);
+    if (sqlite3_column_int(s, X_ROW) == 0) {
+        cs_value_from_column(&losing, s, X_VALUE);
+        c.losing = &losing;
+    }
+    if ((rc = value_now(r, t, c.column, key, &now, &there, err)) == CS_OK) {
+        c.now = there ? &now : NULL;
+        *stop = fn(arg, &c) != 0;
+    }
+    if (t != NULL)
+        sqlite3_reset(t->read);
+    return rc;
+}
+
+static int each_conflict(struct cs_replica *r, const char *sql, int64_t param,
+                         int (*fn)(void *arg, const struct cs_review_conflict *c), void *arg, struct cs_error *err)
+{
     sqlite3_stmt *s = NULL;
     bool stop = false;
     int rc = CS_OK;
 
     if (r->bare)
         return CS_OK;
-    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_bind_int(s, 1, closed) != SQLITE_OK)
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_bind_int64(s, 1, param) != SQLITE_OK)
         rc = cs_db_fail(r, err, "cannot read the conflicts");
-    while (!stop && cs_db_row(r, s, &rc, "cannot read the conflicts", err)) {
-        struct cs_slice key = cs_db_column_blob(s, X_KEY), device = cs_db_column_blob(s, X_DEVICE);
-        struct cs_table *t = cs_table_by_id(r, sqlite3_column_int64(s, X_TBL));
-        struct cs_value parts[MAX_KEY], losing, now;
-        struct cs_review_conflict c = { .why = text_of(s, X_WHY),
-                                        .state = text_of(s, X_STATE),
-                                        .table = text_of(s, X_TABLE),
-                                        .key = parts,
-                                        .column = text_of(s, X_COLUMN),
-                                        .edited_ms = sqlite3_column_int64(s, X_STAMP) >> 16,
-                                        .noticed_ms = sqlite3_column_int64(s, X_AT) };
-        bool there;
-
-        if (!split_key(key, parts, &c.nkey) || device.len != sizeof c.device.b) {
-            rc = cs_fail(err, CS_ECORRUPT, "our table of conflicts in the database is damaged");
-            break;
-        }
-        print_id(c.id, cs_db_column_blob(s, X_ID));
-        memcpy(c.device.b, device.data, sizeof c.device.b);
-        if (sqlite3_column_int(s, X_ROW) == 0) {
-            cs_value_from_column(&losing, s, X_VALUE);
-            c.losing = &losing;
-        }
-        if ((rc = value_now(r, t, c.column, key, &now, &there, err)) == CS_OK) {
-            c.now = there ? &now : NULL;
-            stop = fn(arg, &c) != 0;
-        }
-        if (t != NULL)
-            sqlite3_reset(t->read);
-    }
+    while (!stop && cs_db_row(r, s, &rc, "cannot read the conflicts", err))
+        rc = hand_conflict(r, s, fn, arg, &stop, err);
     sqlite3_finalize(s);
     return rc;
+}
+
+int cs_review_conflicts(cs_replica *r, bool closed, int (*fn)(void *arg, const struct cs_review_conflict *c), void *arg,
+                        struct cs_error *err)
+{
+    static const char sql[] =
+        CONFLICT_COLUMNS "WHERE ?1 OR x.state IN ('auto', 'manual') ORDER BY t.name, x.key, x.col, x.stamp, x.id";
+
+    return each_conflict(r, sql, closed, fn, arg, err);
+}
+
+/* ---- news ---- */
+
+int cs_review_news(cs_replica *r, uint32_t most, int (*fn)(void *arg, const struct cs_review_conflict *c), void *arg,
+                   struct cs_error *err)
+{
+    static const char sql[] = CONFLICT_COLUMNS "WHERE x.noted = 0 ORDER BY x.at_ms, x.id LIMIT ?1";
+
+    return each_conflict(r, sql, most, fn, arg, err);
+}
+
+int cs_review_untold(cs_replica *r, uint32_t most, int (*fn)(void *arg, const struct cs_review_conflict *c), void *arg,
+                     struct cs_error *err)
+{
+    static const char sql[] = CONFLICT_COLUMNS "WHERE x.told = 1 ORDER BY x.at_ms, x.id LIMIT ?1";
+
+    return each_conflict(r, sql, most, fn, arg, err);
+}
+
+static int mark(cs_replica *r, const char *sql, const struct cs_review_mark *m, size_t n, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = n == 0 ? CS_OK : cs_db_begin(r, err);
+
+    if (n == 0 || rc != CS_OK)
+        return rc;
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
+        rc = cs_db_fail(r, err, "cannot write our table of conflicts");
+    for (size_t i = 0; i < n && rc == CS_OK; i++) {
+        cs_db_bind_slice(s, 1, cs_slice(m[i].id, sizeof m[i].id));
+        sqlite3_bind_text(s, 2, m[i].state, -1, SQLITE_STATIC);
+        rc = cs_db_step(r, s, "cannot write our table of conflicts", err);
+    }
+    sqlite3_finalize(s);
+    if (rc == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}
+
+int cs_review_noted(cs_replica *r, const struct cs_review_mark *m, size_t n, struct cs_error *err)
+{
+    return mark(r, "UPDATE main.sync_conflicts SET noted = 1 WHERE id = ?1 AND state = ?2", m, n, err);
+}
+
+int cs_review_told(cs_replica *r, const struct cs_review_mark *m, size_t n, struct cs_error *err)
+{
+    return mark(r, "UPDATE main.sync_conflicts SET told = 0 WHERE id = ?1 AND state = ?2", m, n, err);
 }
 
 /* The whole id of the open conflict whose printed id begins so. */
@@ -367,8 +445,10 @@ static int find_id(struct cs_replica *r, const char *prefix, struct cs_buf *id, 
 
     if (prefix[0] == '\0' || strlen(prefix) >= CS_REVIEW_ID)
         return cs_fail(err, CS_EINVAL, "\"%.40s\" is no conflict's id; claw-sync conflicts list shows them", prefix);
-    if (!r->bare && sqlite3_prepare_v2(r->db, "SELECT id FROM main.sync_conflicts WHERE state <> 'closed'", -1, &s,
-                                       NULL) != SQLITE_OK)
+    if (!r->bare && sqlite3_prepare_v2(r->db,
+                                       "SELECT id FROM main.sync_conflicts WHERE state IN ('auto', "
+                                       "'manual')",
+                                       -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot read the conflicts");
     while (s != NULL && cs_db_row(r, s, &rc, "cannot read the conflicts", err)) {
         print_id(printed, cs_db_column_blob(s, 0));
@@ -388,127 +468,160 @@ static int find_id(struct cs_replica *r, const char *prefix, struct cs_buf *id, 
     return rc;
 }
 
-static const char close_sql[] = "UPDATE main.sync_conflicts SET state = 'closed' WHERE id = ?1";
+/* ---- settling ---- */
 
-int cs_review_close(cs_replica *r, const char *id, struct cs_error *err)
-{
-    struct cs_buf whole = { 0 };
-    sqlite3_stmt *s = NULL;
-    int rc = find_id(r, id, &whole, err);
-
-    if (rc == CS_OK && sqlite3_prepare_v2(r->db, close_sql, -1, &s, NULL) != SQLITE_OK)
-        rc = cs_db_fail(r, err, "cannot close a conflict");
-    if (rc == CS_OK) {
-        cs_db_bind_slice(s, 1, cs_buf_slice(&whole));
-        rc = cs_db_step(r, s, "cannot close a conflict", err);
-    }
-    sqlite3_finalize(s);
-    cs_buf_free(&whole);
-    return rc;
-}
-
-/* ---- restoring ---- */
-
-/* What is written back, and where. */
-struct restore {
+/* What is written, and where. */
+struct settling {
     struct cs_replica *r;
-    struct cs_table *t;
+    enum cs_review_choice choice;
+    const struct cs_value *given;
+    struct cs_table *t; /* NULL: not here */
     struct cs_arena a;
-    struct cs_value *values; /* by position of t's columns */
-    bool *given;
-    struct cs_slice key, *ids; /* ids: the conflicts that are settled by it */
+    struct cs_value *values;       /* by position of t's columns */
+    bool *writes;                  /* which of them */
+    struct cs_slice key, id, *ids; /* ids: the conflicts that are settled by it */
+    int64_t column;                /* its number; -1: the conflict is of the whole row */
     size_t nids, cap;
     bool shown; /* the table has the row */
 };
 
-static int take_value(struct restore *x, sqlite3_stmt *s, struct cs_error *err)
+static int settles(struct settling *x, struct cs_slice id, struct cs_error *err)
+{
+    if (x->nids == x->cap) {
+        size_t cap = x->cap == 0 ? 16 : 2 * x->cap;
+        struct cs_slice *more = cs_arena_zalloc(&x->a, cap, sizeof *more);
+
+        if (more == NULL)
+            return no_memory(err);
+        if (x->nids > 0)
+            memcpy(more, x->ids, x->nids * sizeof *more);
+        x->ids = more;
+        x->cap = cap;
+    }
+    if ((x->ids[x->nids] = cs_arena_copy(&x->a, id)).data == NULL)
+        return no_memory(err);
+    x->nids++;
+    return CS_OK;
+}
+
+static int take_value(struct settling *x, sqlite3_stmt *s, struct cs_error *err)
 {
     const char *column = text_of(s, X_COLUMN);
+    bool chosen = cs_slice_eq(cs_db_column_blob(s, X_ID), x->id);
     struct cs_value v;
 
     for (uint32_t i = 0; column != NULL && i < x->t->ncolumns; i++) {
         if (strcmp(x->t->columns[i].name, column) != 0)
             continue;
         cs_value_from_column(&v, s, X_VALUE);
+        if (chosen && x->choice == CS_REVIEW_GIVEN)
+            v = *x->given;
         if (v.type >= CS_TEXT && (v.u.bytes = cs_arena_copy(&x->a, v.u.bytes)).data == NULL)
             return no_memory(err);
         x->values[i] = v;
-        x->given[i] = true;
-        if ((x->ids[x->nids] = cs_arena_copy(&x->a, cs_db_column_blob(s, X_ID))).data == NULL)
-            return no_memory(err);
-        x->nids++;
-        return CS_OK;
+        x->writes[i] = true;
+        return settles(x, cs_db_column_blob(s, X_ID), err);
     }
     return cs_fail(err, CS_EINVAL, "table \"%s\" has no column \"%s\" any more", x->t->name,
                    column == NULL ? "?" : column);
 }
 
-/* Of a deleted row all that was lost with it goes back, the newest of each column. */
-static int take_values(struct restore *x, struct cs_slice id, struct cs_error *err)
+/* Of a deleted row all that was lost with it goes back, the newest of each column, and of one column that which was
+ * asked for. */
+static int take_values(struct settling *x, struct cs_error *err)
 {
     static const char sql[] = CONFLICT_COLUMNS
-        "WHERE x.col IS NOT NULL AND (x.id = ?1 OR (?2 AND x.state <> 'closed' AND (x.tbl, x.key) = (SELECT tbl, key "
-        "FROM main.sync_conflicts WHERE id = ?1))) ORDER BY x.stamp";
+        "WHERE x.col IS NOT NULL AND (x.id = ?1 OR (?2 AND x.state IN ('auto', 'manual') AND (x.tbl, x.key) = (SELECT "
+        "tbl, key FROM main.sync_conflicts WHERE id = ?1))) ORDER BY x.id = ?1, x.stamp";
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
 
     if (sqlite3_prepare_v2(x->r->db, sql, -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(x->r, err, "cannot read the conflicts");
-    cs_db_bind_slice(s, 1, id);
+    cs_db_bind_slice(s, 1, x->id);
     sqlite3_bind_int(s, 2, !x->shown);
-    while (cs_db_row(x->r, s, &rc, "cannot read the conflicts", err)) {
-        if (x->nids == x->cap) {
-            size_t cap = x->cap == 0 ? 16 : 2 * x->cap;
-            struct cs_slice *more = cs_arena_zalloc(&x->a, cap, sizeof *more);
-
-            if (more != NULL && x->nids > 0)
-                memcpy(more, x->ids, x->nids * sizeof *more);
-            x->ids = more;
-            x->cap = cap;
-        }
-        rc = x->ids == NULL ? no_memory(err) : take_value(x, s, err);
-    }
+    while (cs_db_row(x->r, s, &rc, "cannot read the conflicts", err))
+        rc = take_value(x, s, err);
     sqlite3_finalize(s);
-    if (rc == CS_OK && x->nids == 0)
-        rc = cs_fail(err, CS_EINVAL,
-                     "the conflict is about a whole row and keeps no value; claw-sync hidden show %s tells "
-                     "what the row waits for",
-                     x->t->name);
     return rc;
 }
 
-static int look_up(struct restore *x, struct cs_slice id, struct cs_error *err)
+/* The other values that copies of a device wrote as one version: whoever decides about one decides about all. */
+static int take_copies(struct settling *x, struct cs_error *err)
 {
-    static const char sql[] = "SELECT tbl, key FROM main.sync_conflicts WHERE id = ?1";
+    static const char sql[] =
+        "SELECT y.id FROM main.sync_conflicts x JOIN main.sync_conflicts y ON (y.tbl, y.key, y.col, y.stamp, y.device) "
+        "= "
+        "(x.tbl, x.key, x.col, x.stamp, x.device) WHERE x.id = ?1 AND x.why = 'copied-device' AND y.why = x.why AND "
+        "y.id <> x.id AND y.state = 'manual'";
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    if (sqlite3_prepare_v2(x->r->db, sql, -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(x->r, err, "cannot read the conflicts");
+    cs_db_bind_slice(s, 1, x->id);
+    while (cs_db_row(x->r, s, &rc, "cannot read the conflicts", err))
+        rc = settles(x, cs_db_column_blob(s, 0), err);
+    sqlite3_finalize(s);
+    return rc;
+}
+
+static int find_row_of(struct settling *x, struct cs_error *err)
+{
+    static const char sql[] = "SELECT tbl, key, coalesce(col, -1) FROM main.sync_conflicts WHERE id = ?1";
     sqlite3_stmt *s = NULL;
     int rc = CS_OK, step;
 
     if (sqlite3_prepare_v2(x->r->db, sql, -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(x->r, err, "cannot read the conflicts");
-    cs_db_bind_slice(s, 1, id);
+    cs_db_bind_slice(s, 1, x->id);
     if (cs_db_row(x->r, s, &rc, "cannot read the conflicts", err)) {
         x->t = cs_table_by_id(x->r, sqlite3_column_int64(s, 0));
-        x->key = cs_arena_copy(&x->a, cs_db_column_blob(s, 1));
+        x->column = sqlite3_column_int64(s, 2);
+        if ((x->key = cs_arena_copy(&x->a, cs_db_column_blob(s, 1))).data == NULL)
+            rc = no_memory(err);
     }
     sqlite3_finalize(s);
-    if (rc != CS_OK)
+    if (rc != CS_OK || x->t == NULL)
         return rc;
-    if (x->t == NULL)
-        return cs_fail(err, CS_EINVAL, "its table is not tracked, or not in the database any more");
-    x->values = cs_arena_zalloc(&x->a, x->t->ncolumns + 1, sizeof *x->values);
-    x->given = cs_arena_zalloc(&x->a, x->t->ncolumns + 1, sizeof *x->given);
-    if (x->values == NULL || x->given == NULL || x->key.data == NULL)
-        return no_memory(err);
     if ((step = cs_table_read(x->r, x->t, x->key, err)) != SQLITE_ROW && step != SQLITE_DONE)
         return step;
     sqlite3_reset(x->t->read);
     x->shown = step == SQLITE_ROW;
-    return take_values(x, id, err);
+    return CS_OK;
+}
+
+/* What is to be written, unless things stay as they stand. */
+static int look_up(struct settling *x, struct cs_error *err)
+{
+    int rc = find_row_of(x, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if (x->choice == CS_REVIEW_KEEP) {
+        if ((rc = settles(x, x->id, err)) == CS_OK)
+            rc = take_copies(x, err);
+        return rc;
+    }
+    if (x->t == NULL)
+        return cs_fail(err, CS_EINVAL, "its table is not tracked, or not in the database any more");
+    if (x->column < 0)
+        return cs_fail(err, CS_EINVAL,
+                       "the conflict is about a whole row and keeps no value; claw-sync hidden show %s tells "
+                       "what the row waits for",
+                       x->t->name);
+    x->values = cs_arena_zalloc(&x->a, x->t->ncolumns + 1, sizeof *x->values);
+    x->writes = cs_arena_zalloc(&x->a, x->t->ncolumns + 1, sizeof *x->writes);
+    if (x->values == NULL || x->writes == NULL)
+        return no_memory(err);
+    if ((rc = take_values(x, err)) == CS_OK)
+        rc = take_copies(x, err);
+    return rc;
 }
 
 /* "UPDATE t SET c = ?… WHERE k = ?…", or "INSERT INTO t(k, c …) VALUES(?…)". Values are bound in column order, then the
  * key where it is no column of the statement. */
-static void put_statement(const struct restore *x, struct cs_buf *sql)
+static void put_statement(const struct settling *x, struct cs_buf *sql)
 {
     const struct cs_table *t = x->t;
     uint32_t n = 0;
@@ -517,7 +630,7 @@ static void put_statement(const struct restore *x, struct cs_buf *sql)
     cs_put_identifier(sql, t->name);
     cs_buf_put_str(sql, x->shown ? " SET " : "(");
     for (uint32_t i = 0; i < t->ncolumns; i++) {
-        if (!x->given[i])
+        if (!x->writes[i])
             continue;
         cs_buf_put_str(sql, n++ == 0 ? "" : ", ");
         cs_put_identifier(sql, t->columns[i].name);
@@ -538,7 +651,7 @@ static void put_statement(const struct restore *x, struct cs_buf *sql)
 }
 
 /* The key's columns, where the lost values do not spell them. */
-static int give_key(struct restore *x, struct cs_error *err)
+static int give_key(struct settling *x, struct cs_error *err)
 {
     struct cs_value parts[MAX_KEY];
     uint32_t n;
@@ -546,22 +659,14 @@ static int give_key(struct restore *x, struct cs_error *err)
     if (!split_key(x->key, parts, &n) || n != x->t->nkey)
         return cs_fail(err, CS_EINVAL, "the table's primary key is another one now");
     for (uint32_t i = 0; i < n; i++)
-        if (!x->given[x->t->key[i]]) {
+        if (!x->writes[x->t->key[i]]) {
             x->values[x->t->key[i]] = parts[i];
-            x->given[x->t->key[i]] = true;
+            x->writes[x->t->key[i]] = true;
         }
     return CS_OK;
 }
 
-static int app_fail(sqlite3 *db, const char *what, struct cs_error *err)
-{
-    int rc = sqlite3_errcode(db);
-    int code = (rc & 0xff) == SQLITE_CONSTRAINT ? CS_EINVAL : cs_sqlite_code(rc);
-
-    return cs_fail(err, code, "%s: %s", what, sqlite3_errmsg(db));
-}
-
-static int write_row(struct restore *x, sqlite3 *db, struct cs_error *err)
+static int write_row(struct settling *x, sqlite3 *db, struct cs_error *err)
 {
     struct cs_buf sql = { 0 };
     sqlite3_stmt *s = NULL;
@@ -571,14 +676,14 @@ static int write_row(struct restore *x, sqlite3 *db, struct cs_error *err)
     if (sql.failed)
         rc = no_memory(err);
     else if (sqlite3_prepare_v2(db, (const char *)sql.data, (int)sql.len, &s, NULL) != SQLITE_OK)
-        rc = app_fail(db, "cannot restore the value", err);
+        rc = cs_application_fail(db, "cannot write the value", err);
     for (uint32_t i = 0; i < x->t->ncolumns && rc == CS_OK; i++)
-        if (x->given[i] && cs_value_bind(s, ++n, &x->values[i]) != CS_OK)
+        if (x->writes[i] && cs_value_bind(s, ++n, &x->values[i]) != CS_OK)
             rc = no_memory(err);
     if (rc == CS_OK && x->shown && cs_table_bind_key(x->t, s, n + 1, x->key) != CS_OK)
         rc = cs_fail(err, CS_EINVAL, "the table's primary key is another one now");
     if (rc == CS_OK && sqlite3_step(s) != SQLITE_DONE)
-        rc = app_fail(db, "cannot restore the value", err);
+        rc = cs_application_fail(db, "cannot write the value", err);
     if (rc == CS_OK && sqlite3_changes(db) == 0)
         rc = cs_fail(err, CS_EBUSY, "the row changed just now; try again");
     sqlite3_finalize(s);
@@ -586,57 +691,107 @@ static int write_row(struct restore *x, sqlite3 *db, struct cs_error *err)
     return rc;
 }
 
-static int close_all(const struct restore *x, sqlite3 *db, struct cs_error *err)
+/* What is shown is written once more, by a line in the log of changes: an UPDATE to the value that is there would log
+ * nothing. Sealing gives it a fresh stamp. */
+static int write_again(const struct settling *x, sqlite3 *db, struct cs_error *err)
 {
+    enum { MASK_BITS = 62, OP_UPDATE = 2, OP_GROUP = 16 };
+    const struct cs_table *t = x->t;
+    struct cs_buf sql = { 0 };
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
 
-    if (sqlite3_prepare_v2(db, close_sql, -1, &s, NULL) != SQLITE_OK)
-        return app_fail(db, "cannot close the conflict", err);
-    for (size_t i = 0; i < x->nids && rc == CS_OK; i++) {
-        cs_db_bind_slice(s, 1, x->ids[i]);
-        if (sqlite3_step(s) != SQLITE_DONE)
-            rc = app_fail(db, "cannot close the conflict", err);
-        sqlite3_reset(s);
+    cs_buf_put_str(&sql, "INSERT INTO main.sync_changelog(tbl, op, mask, ms");
+    for (uint32_t i = 0; i < t->nkey; i++)
+        cs_buf_printf(&sql, ", k%u", i + 1);
+    cs_buf_printf(&sql, ") SELECT %lld, %lld, %lld, %lld", (long long)t->id,
+                  OP_UPDATE + OP_GROUP * (long long)(x->column / MASK_BITS),
+                  (long long)(UINT64_C(1) << (x->column % MASK_BITS)), (long long)cs_now_ms(x->r->world));
+    for (uint32_t i = 0; i < t->nkey; i++) {
+        cs_buf_put_str(&sql, ", ");
+        cs_put_identifier(&sql, t->columns[t->key[i]].name);
     }
+    cs_buf_put_str(&sql, " FROM main.");
+    cs_put_identifier(&sql, t->name);
+    for (uint32_t i = 0; i < t->nkey; i++) {
+        cs_buf_put_str(&sql, i == 0 ? " WHERE " : " AND ");
+        cs_put_identifier(&sql, t->columns[t->key[i]].name);
+        cs_buf_printf(&sql, " = ?%u", i + 1);
+    }
+    if (sql.failed)
+        rc = no_memory(err);
+    else if (sqlite3_prepare_v2(db, (const char *)sql.data, (int)sql.len, &s, NULL) != SQLITE_OK ||
+             cs_table_bind_key(t, s, 1, x->key) != CS_OK || sqlite3_step(s) != SQLITE_DONE)
+        rc = cs_application_fail(db, "cannot write the value", err);
     sqlite3_finalize(s);
+    cs_buf_free(&sql);
     return rc;
 }
 
-/* As the application would: our own connection writes unseen by the triggers that log. */
-static int write_as_application(struct restore *x, const struct cs_replica_options *o, struct cs_error *err)
+static int close_all(const struct settling *x, sqlite3 *db, struct cs_error *err)
 {
-    sqlite3 *db = NULL;
+    static const char *const names[] = { "kept", "taken", "given" };
+    static const char *const sql[] = {
+        "INSERT OR REPLACE INTO main." CS_SHARED "(what, name, value) VALUES('resolved', ?1, ?2)",
+        "UPDATE main.sync_conflicts SET state = 'resolved', noted = 0, told = 1, at_ms = ?2 WHERE id = ?1",
+    };
     int rc = CS_OK;
 
-    if (sqlite3_open_v2(o->path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
-        rc = db == NULL ? no_memory(err) : app_fail(db, "cannot open the database", err);
-    if (rc == CS_OK)
-        rc = cs_db_load_extension(db, o->load_extension, err);
-    if (rc == CS_OK) {
-        sqlite3_busy_timeout(db, o->busy_timeout_ms == 0 ? 5000 : (int)o->busy_timeout_ms);
-        if (sqlite3_exec(db, "PRAGMA foreign_keys=ON; BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
-            rc = app_fail(db, "cannot write to the database", err);
+    for (int k = 0; k < 2 && rc == CS_OK; k++) {
+        sqlite3_stmt *s = NULL;
+
+        if (sqlite3_prepare_v2(db, sql[k], -1, &s, NULL) != SQLITE_OK)
+            return cs_application_fail(db, "cannot close the conflict", err);
+        for (size_t i = 0; i < x->nids && rc == CS_OK; i++) {
+            cs_db_bind_slice(s, 1, x->ids[i]);
+            if (k == 0)
+                sqlite3_bind_text(s, 2, names[x->choice], -1, SQLITE_STATIC);
+            else
+                sqlite3_bind_int64(s, 2, cs_now_ms(x->r->world));
+            if (sqlite3_step(s) != SQLITE_DONE)
+                rc = cs_application_fail(db, "cannot close the conflict", err);
+            sqlite3_reset(s);
+        }
+        sqlite3_finalize(s);
     }
-    if (rc == CS_OK && (rc = write_row(x, db, err)) == CS_OK && (rc = close_all(x, db, err)) == CS_OK &&
-        sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
-        rc = app_fail(db, "cannot restore the value", err);
-    sqlite3_close(db);
     return rc;
 }
 
-int cs_review_restore(cs_replica *r, const struct cs_replica_options *o, const char *id, struct cs_error *err)
+/* Does this schema show the cell that is kept? */
+static bool is_shown(const struct settling *x)
 {
-    struct restore x = { .r = r };
+    return x->t != NULL && x->shown && x->column >= 0 && (uint64_t)x->column < x->t->ncolumn_ids &&
+           x->t->by_id[x->column] != CS_NO_COLUMN;
+}
+
+static int write_all(struct settling *x, const struct cs_replica_options *o, struct cs_error *err)
+{
+    sqlite3 *db = NULL;
+    int rc = cs_application_open(&db, o, err);
+
+    if (rc == CS_OK && x->choice != CS_REVIEW_KEEP)
+        rc = write_row(x, db, err);
+    else if (rc == CS_OK && is_shown(x))
+        rc = write_again(x, db, err);
+    if (rc == CS_OK)
+        rc = close_all(x, db, err);
+    return cs_application_close(db, rc, err);
+}
+
+int cs_review_resolve(cs_replica *r, const struct cs_replica_options *o, const char *id, enum cs_review_choice choice,
+                      const struct cs_value *given, struct cs_error *err)
+{
+    struct settling x = { .r = r, .choice = choice, .given = given };
     struct cs_buf whole = { 0 };
     int rc = find_id(r, id, &whole, err);
 
-    if (rc == CS_OK)
-        rc = look_up(&x, cs_buf_slice(&whole), err);
-    if (rc == CS_OK && !x.shown)
+    x.id = cs_buf_slice(&whole);
+    if (rc == CS_OK && (rc = cs_shared_ensure(r, err)) == CS_OK)
+        rc = look_up(&x, err);
+    if (rc == CS_OK && choice != CS_REVIEW_KEEP && !x.shown)
         rc = give_key(&x, err);
     if (rc == CS_OK)
-        rc = write_as_application(&x, o, err);
+        rc = write_all(&x, o, err);
     cs_arena_free(&x.a);
     cs_buf_free(&whole);
     return rc;

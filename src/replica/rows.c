@@ -47,6 +47,11 @@ static bool decode(struct cs_replica *r, sqlite3_stmt *s, struct cs_row *row)
     return cs_reader_done(&rd);
 }
 
+int cs_rows_read(struct cs_replica *r, sqlite3_stmt *s, struct cs_row *row, struct cs_error *err)
+{
+    return decode(r, s, row) ? CS_OK : cs_fail(err, CS_ECORRUPT, "a row of sync_rows is damaged");
+}
+
 int cs_rows_get(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_row *row, int64_t *unsent,
                 struct cs_error *err)
 {
@@ -64,9 +69,7 @@ int cs_rows_get(struct cs_replica *r, int64_t table, struct cs_slice key, struct
         rc = CS_ENOTFOUND;
     else if (step != SQLITE_ROW)
         rc = cs_db_fail(r, err, "cannot read a row's versions");
-    else if (!decode(r, s, row))
-        rc = cs_fail(err, CS_ECORRUPT, "a row of sync_rows is damaged");
-    else
+    else if ((rc = cs_rows_read(r, s, row, err)) == CS_OK)
         *unsent = sqlite3_column_int64(s, 3);
     sqlite3_reset(s);
     return rc;

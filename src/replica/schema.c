@@ -240,7 +240,8 @@ static int read_kind(struct cs_replica *r, struct cs_arena *a, const char *name,
                        : strcmp(type, "shadow") == 0
                            ? "it is a shadow table of a virtual table"
                            : "it is a virtual table; the application's triggers keep it right on every device";
-        else if (sqlite3_strnicmp(t->name, "sync_", 5) == 0 || sqlite3_strnicmp(t->name, "sqlite_", 7) == 0)
+        else if (!cs_is_shared(t->name) &&
+                 (sqlite3_strnicmp(t->name, "sync_", 5) == 0 || sqlite3_strnicmp(t->name, "sqlite_", 7) == 0))
             *problem = "tables named sync_… and sqlite_… are not the application's";
     } else if (rc == CS_OK) {
         rc = cs_fail(err, CS_ENOTFOUND, "the database has no table \"%s\"", name);

@@ -242,6 +242,7 @@ static int record_covered(struct cs_replica *r, const struct cs_seal_change *c, 
                                      .key = c->key,
                                      .col = out->covered[i].col,
                                      .losing = out->covered[i].v };
+        enum cs_recorded recorded;
 
         rc = cs_hidden_cell(r, &r->scratch, c->table->id, c->key, in.col, &v, err);
         if (rc == CS_ENOTFOUND)
@@ -249,8 +250,19 @@ static int record_covered(struct cs_replica *r, const struct cs_seal_change *c, 
         else if (rc == CS_OK)
             in.value = &v;
         if (rc == CS_OK && in.value != NULL)
-            rc = cs_conflict_record(r, &in, err);
+            rc = cs_conflict_record(r, &in, &recorded, err);
     }
+    return rc;
+}
+
+/* What was kept aside of the row goes with it: when it lives again, that must not come back. */
+static int drop_deleted(struct cs_replica *r, const struct cs_seal_change *c, const struct cs_seal_out *out,
+                        struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (uint32_t i = 0; c->table->nhidden_cells > 0 && i < out->merge.ngone && rc == CS_OK; i++)
+        rc = cs_hidden_drop_cell(r, c->table->id, c->key, out->merge.gone[i], err);
     return rc;
 }
 
@@ -356,6 +368,8 @@ static int change_known(struct cs_replica *r, struct cs_seal_change *c, const st
     for (uint32_t i = 0; c->table->nhidden_cells > 0 && !hidden && i < in.ncells; i++)
         if ((rc = cs_hidden_drop_cell(r, c->table->id, c->key, in.cells[i].col, err)) != CS_OK && rc != CS_ENOTFOUND)
             return rc;
+    if (c->kind == CS_OP_DELETE && (rc = drop_deleted(r, c, &l->out, err)) != CS_OK)
+        return rc;
     rc = cs_unsent_get(r, &r->scratch, seq, &u, err);
     if (rc != CS_OK && rc != CS_ENOTFOUND)
         return rc;
@@ -511,6 +525,17 @@ static int seal_suspect(struct cs_replica *r, struct cs_seal_change *c, uint64_t
     return cs_seal_change(r, c, sealed, err);
 }
 
+/* When the change was made. The triggers leave the arithmetic to us: they run in the application's own statements. */
+static int64_t logged_ms(sqlite3_stmt *s)
+{
+    double day;
+
+    if (sqlite3_column_type(s, LOG_MS) != SQLITE_FLOAT)
+        return sqlite3_column_int64(s, LOG_MS);
+    day = sqlite3_column_double(s, LOG_MS);
+    return day > 0 && day < 5373484.5 ? (int64_t)((day - 2440587.5) * 86400000.0) : 0; /* SQLite's own bounds */
+}
+
 /* A slice that is full takes no more but the rest of its last update, which is not cut in two. */
 static int seal_logged(struct cs_replica *r, sqlite3_stmt *s, bool full, bool *taken, uint64_t *sealed,
                        struct cs_error *err)
@@ -519,8 +544,7 @@ static int seal_logged(struct cs_replica *r, sqlite3_stmt *s, bool full, bool *t
     int64_t op = sqlite3_column_int64(s, LOG_OP);
     uint64_t mask = (uint64_t)sqlite3_column_int64(s, LOG_MASK);
     uint32_t base = (uint32_t)(op / OP_GROUP) * MASK_BITS;
-    struct cs_seal_change c = { .table = cs_table_by_id(r, sqlite3_column_int64(s, LOG_TABLE)),
-                                .ms = sqlite3_column_int64(s, LOG_MS) };
+    struct cs_seal_change c = { .table = cs_table_by_id(r, sqlite3_column_int64(s, LOG_TABLE)), .ms = logged_ms(s) };
     bool keyed;
     int rc;
 
@@ -592,26 +616,10 @@ int cs_seal_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t 
     return n > 0 ? cs_seal_finish(r, !*more, err) : CS_OK;
 }
 
-/* Under the write lock the schema cannot change any more: it is the one in memory, or is looked at first. */
-static int begin_with_schema(struct cs_replica *r, struct cs_error *err)
-{
-    for (;;) {
-        int64_t now;
-        bool changed;
-        int rc = cs_db_begin(r, err);
-
-        if (rc != CS_OK || ((rc = cs_schema_version(r, &now, err)) == CS_OK && now == r->schema_version))
-            return rc;
-        cs_db_rollback(r);
-        if (rc != CS_OK || (rc = cs_replica_check_schema(r, &changed, err)) != CS_OK)
-            return rc;
-    }
-}
-
 static int seal_once(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
 {
     bool gap = false;
-    int rc = begin_with_schema(r, err);
+    int rc = cs_db_begin_with_schema(r, err);
 
     if (rc != CS_OK)
         return rc;

@@ -329,8 +329,8 @@ int cs_show_derive(struct cs_replica *r, struct cs_error *err)
         for (uint32_t k = 0; k < t->nfks && rc == CS_OK; k++)
             rc = derive_fk(r, t, k, err);
     }
-    if (rc == CS_OK)
-        rc = derive_graph(r, err);
+    if (rc == CS_OK && (rc = derive_graph(r, err)) == CS_OK)
+        rc = cs_guard_triggers(r, err);
     if (rc != CS_OK) {
         cs_show_close(r);
         return rc;

@@ -5,6 +5,7 @@
 enum cs_statement {
     CS_STMT_BEGIN,
     CS_STMT_COMMIT,
+    CS_STMT_ROLLBACK,
     CS_STMT_META_GET,
     CS_STMT_META_SET,
     CS_STMT_META_DROP,
@@ -53,6 +54,9 @@ enum cs_statement {
     CS_STMT_SHADOW_FORGET, /* of one row */
     CS_STMT_PEER_GET,
     CS_STMT_PEER_SET,
+    CS_STMT_PEER_FORGET,
+    CS_STMT_PEER_ALL,
+    CS_STMT_STATE_WALK, /* rows of all tables, in order, behind one */
     CS_STMT_DATA_VERSION,
     CS_STMT_SCHEMA_VERSION,
     CS_NSTATEMENTS

@@ -25,6 +25,9 @@ int cs_meta_put(struct cs_replica *r, const char *name, struct cs_slice v, struc
 int cs_meta_drop(struct cs_replica *r, const char *name, struct cs_error *err);
 int cs_devices_append(struct cs_replica *r, const uint8_t id[16], struct cs_error *err);
 int cs_chain_save(struct cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err);
+int cs_mark_adopt(struct cs_replica *r, const struct cs_pull_mark *m, const struct cs_known_place *places, size_t n,
+                  struct cs_error *err);
+int cs_mark_new_log(struct cs_replica *r, uint64_t log_id, struct cs_error *err); /* nothing of it is pulled */
 int cs_chain_advance(struct cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err); /* bound.c */
 int cs_identity_save(struct cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err);
 
@@ -149,7 +152,33 @@ int cs_schema_version(struct cs_replica *r, int64_t *out, struct cs_error *err);
 /* extract.c */
 void cs_extract_free(struct cs_replica *r);
 int cs_extract_drop_taken(struct cs_replica *r, struct cs_error *err); /* what the last extract took is bound: sent */
-void cs_extract_stale(struct cs_replica *r); /* versions change: what was extracted must not be bound any more */
+void cs_extract_stale(struct cs_replica *r);  /* versions change: what was extracted must not be bound any more */
+void cs_extract_forget(struct cs_replica *r); /* what is bound next was not extracted */
 void cs_over_sort(struct cs_op_over *over, uint32_t n);
+/* A read transaction in which the schema is the one in memory, and its end. */
+int cs_snapshot_begin(struct cs_replica *r, struct cs_error *err);
+void cs_snapshot_end(struct cs_replica *r);
+
+/* publish.c: the row up to which the merged state is bound. */
+int cs_publish_save(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err);
+int cs_publish_load(struct cs_replica *r, struct cs_arena *a, int64_t *table, struct cs_slice *key,
+                    struct cs_error *err); /* CS_ENOTFOUND: nothing is published */
+int cs_publish_end(struct cs_replica *r, struct cs_error *err);
+
+/* dump.c: where a row's merged values are. */
+struct cs_merged_place {
+    struct cs_table *t; /* NULL: not tracked here */
+    int64_t table;
+    struct cs_slice key;
+    bool shown, read; /* it should be in the application's table; t->read stands on it */
+    bool aside;       /* sync_hidden may have some */
+};
+int cs_merged_locate(struct cs_replica *r, struct cs_table *t, int64_t table, struct cs_slice key,
+                     const struct cs_row *row, struct cs_merged_place *out, struct cs_error *err);
+/* CS_ENOTFOUND: the application dropped it with its column, and *out is NULL. Text and blob last until the next row is
+ * located, or are the arena's. */
+int cs_merged_value(struct cs_replica *r, struct cs_arena *a, const struct cs_merged_place *p, uint32_t col,
+                    struct cs_value *out, struct cs_error *err);
+void cs_merged_leave(const struct cs_merged_place *p);
 
 #endif

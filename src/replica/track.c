@@ -1,5 +1,5 @@
 /* What is tracked: begin, end, pause, and noticing that the application's schema changed. Every change is one
- * transaction. */
+ * transaction, which begins anew where a trigger of the application refuses a row (write.c). */
 #include "replica/apply.h"
 #include "replica/statements.h"
 #include "replica/store.h"
@@ -25,7 +25,8 @@ static int run(struct cs_replica *r, const char *sql, int64_t table, int64_t val
     return rc;
 }
 
-/* Ends a transaction of this file: commits, and remembers the schema that our own changes made. */
+/* Ends a transaction of this file: commits, and remembers the schema that our own changes made. It began by
+ * cs_db_begin_with_schema: what the application had changed was taken up, and only ours is new. */
 static int end(struct cs_replica *r, int rc, struct cs_error *err)
 {
     struct cs_error ignored;
@@ -74,6 +75,7 @@ static int revive(struct cs_replica *r, struct cs_error *err)
     if ((rc = cs_layout_create(r, err)) != CS_OK)
         return rc;
     r->bare = false;
+    r->mirrors = true;
     r->next_unsent = 1;
     if ((rc = cs_hlc_save(r, err)) == CS_OK && !cs_uuid_is_zero(&r->id.device) &&
         (rc = cs_device_number(r, &r->id.device, &self, err)) == CS_OK)
@@ -146,6 +148,10 @@ static int has_null_key(struct cs_replica *r, const struct cs_table *t, bool *ou
 static int can_write(struct cs_replica *r, struct cs_arena *a, const struct cs_table *t, const char **why,
                      struct cs_error *err)
 {
+    int rc = cs_guard_all_triggers(r, err);
+
+    if (rc != CS_OK)
+        return rc;
     for (int i = 0; i < 3; i++) {
         struct cs_buf sql = { 0 };
         sqlite3_stmt *s = NULL;
@@ -163,12 +169,20 @@ static int can_write(struct cs_replica *r, struct cs_arena *a, const struct cs_t
         }
         if (sql.failed)
             return cs_fail(err, CS_ENOMEM, "out of memory");
-        if (sqlite3_prepare_v2(r->db, (const char *)sql.data, (int)sql.len, &s, NULL) != SQLITE_OK)
-            *why = cs_arena_str(a, sqlite3_errmsg(r->db));
+        switch (sqlite3_prepare_v2(r->db, (const char *)sql.data, (int)sql.len, &s, NULL)) {
+        case SQLITE_OK:
+            break;
+        case SQLITE_ERROR: /* it says what is missing */
+            if ((*why = cs_arena_str(a, sqlite3_errmsg(r->db))) == NULL)
+                rc = cs_fail(err, CS_ENOMEM, "out of memory");
+            break;
+        default:
+            rc = cs_db_fail(r, err, "cannot try to write the table");
+        }
         sqlite3_finalize(s);
         cs_buf_free(&sql);
-        if (*why != NULL)
-            return CS_OK;
+        if (rc != CS_OK || *why != NULL)
+            return rc;
     }
     return CS_OK;
 }
@@ -232,21 +246,56 @@ static int drain_log(struct cs_replica *r, struct cs_error *err)
     return rc;
 }
 
-int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_options *o, struct cs_error *err)
+/* Was it untracked? */
+static int never_by_hand(struct cs_replica *r, const char *table, bool *never, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    *never = false;
+    if (r->bare)
+        return CS_OK;
+    if (sqlite3_prepare_v2(r->db, "SELECT never FROM main.sync_tables WHERE name = ?1", -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot read our tables");
+    sqlite3_bind_text(s, 1, table, -1, SQLITE_STATIC);
+    if (cs_db_row(r, s, &rc, "cannot read our tables", err))
+        *never = sqlite3_column_int(s, 0) != 0;
+    sqlite3_finalize(s);
+    return rc;
+}
+
+/* Has anybody decided on it before? */
+static int is_decided(struct cs_replica *r, const char *table, bool *yes, struct cs_error *err)
+{
+    *yes = cs_table_by_name(r, cs_slice_str(table)) != NULL;
+    return *yes ? CS_OK : never_by_hand(r, table, yes, err);
+}
+
+static int track_once(struct cs_replica *r, const char *table, const struct cs_track_options *o, struct cs_error *err)
 {
     struct cs_arena a = { 0 };
     struct cs_table t, *tracked;
     const char *problem = NULL;
-    bool was_bare = r->bare;
+    bool was_bare, leave = false;
     struct cs_replica_identity self = r->id;
     int64_t id, hlc = r->hlc;
     int rc;
 
     if ((tracked = cs_table_by_name(r, cs_slice_str(table))) != NULL && tracked->state == CS_TRACKED)
         return CS_OK;
-    if ((rc = cs_db_begin(r, err)) != CS_OK)
+    if ((rc = cs_db_begin_with_schema(r, err)) != CS_OK)
         return rc;
-    rc = examine(r, &a, table, o != NULL && o->force_rowid_key, &t, &problem, err);
+    tracked = cs_table_by_name(r, cs_slice_str(table));
+    if (o != NULL && o->only_new)
+        rc = is_decided(r, table, &leave, err);
+    if (rc != CS_OK || leave || (tracked != NULL && tracked->state == CS_TRACKED)) {
+        cs_db_rollback(r);
+        return rc;
+    }
+    was_bare = r->bare;
+    rc = cs_is_shared(table) ? cs_shared_create(r, err) : CS_OK;
+    if (rc == CS_OK)
+        rc = examine(r, &a, table, o != NULL && o->force_rowid_key, &t, &problem, err);
     if (rc == CS_OK && problem != NULL)
         rc = cs_fail(err, CS_EINVAL, "table \"%s\" cannot be tracked: %s", table, problem);
     if (rc == CS_OK && was_bare)
@@ -276,8 +325,19 @@ int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_opt
     return rc;
 }
 
+int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_options *o, struct cs_error *err)
+{
+    int rc;
+
+    cs_write_begin(r);
+    do
+        rc = track_once(r, table, o, err);
+    while (cs_write_again(r));
+    return rc;
+}
+
 /* Hidden and foreign rows of other tables stay known as long as anything is tracked. */
-int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err)
+static int untrack_once(struct cs_replica *r, const char *table, struct cs_error *err)
 {
     static const char *const forget[] = {
         "DELETE FROM main.sync_changelog WHERE tbl = ?1",
@@ -288,16 +348,19 @@ int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err)
         "DELETE FROM main.sync_shadow WHERE tbl = ?1",
         "UPDATE main.sync_tables SET state = 0, never = 1, backfill = NULL, gap = 0, shape = NULL WHERE id = ?1",
     };
-    struct cs_table *t = cs_table_by_name(r, cs_slice_str(table));
-    bool last = r->ntables == 1;
+    struct cs_table *t;
+    bool last;
     int64_t id;
-    int rc;
+    int rc = cs_db_begin_with_schema(r, err);
 
-    if (t == NULL)
-        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
-    id = t->id;
-    if ((rc = cs_db_begin(r, err)) != CS_OK)
+    if (rc != CS_OK)
         return rc;
+    if ((t = cs_table_by_name(r, cs_slice_str(table))) == NULL || cs_is_shared(table)) {
+        cs_db_rollback(r);
+        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
+    }
+    id = t->id;
+    last = r->ntables == 1 + (size_t)(cs_table_by_name(r, cs_slice_str(CS_SHARED)) != NULL);
     rc = cs_triggers_drop(r, id, err);
     if (rc == CS_OK)
         rc = drain_log(r, err);
@@ -316,6 +379,17 @@ int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err)
     return end(r, rc, err);
 }
 
+int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err)
+{
+    int rc;
+
+    cs_write_begin(r);
+    do
+        rc = untrack_once(r, table, err);
+    while (cs_write_again(r));
+    return rc;
+}
+
 static int pause_one(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
 {
     int rc;
@@ -329,33 +403,39 @@ static int pause_one(struct cs_replica *r, struct cs_table *t, struct cs_error *
 
 int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
 {
-    int rc;
+    int rc = cs_db_begin_with_schema(r, err);
 
-    if (table != NULL && cs_table_by_name(r, cs_slice_str(table)) == NULL)
-        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
-    if ((rc = cs_db_begin(r, err)) != CS_OK)
+    if (rc != CS_OK)
         return rc;
+    if (table != NULL && (cs_table_by_name(r, cs_slice_str(table)) == NULL || cs_is_shared(table))) {
+        cs_db_rollback(r);
+        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
+    }
     rc = drain_log(r, err);
     for (bool more = !cs_uuid_is_zero(&r->id.device);
          rc == CS_OK && more;) /* what an earlier gap has left to look at */
         rc = cs_gap_slice(r, 1000, &more, NULL, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
-        if (table == NULL || cs_table_by_name(r, cs_slice_str(table)) == &r->tables[i])
+        if (table == NULL ? !cs_is_shared(r->tables[i].name)
+                          : cs_table_by_name(r, cs_slice_str(table)) == &r->tables[i])
             rc = pause_one(r, &r->tables[i], err);
     if (rc == CS_OK)
         rc = cs_schema_load(r, err);
     return end(r, rc, err);
 }
 
-int cs_replica_resume(cs_replica *r, const char *table, struct cs_error *err)
+static int resume_once(struct cs_replica *r, const char *table, struct cs_error *err)
 {
-    struct cs_table *one = table == NULL ? NULL : cs_table_by_name(r, cs_slice_str(table));
-    int rc;
+    struct cs_table *one;
+    int rc = cs_db_begin_with_schema(r, err);
 
-    if (table != NULL && one == NULL)
-        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked, or not in the database any more", table);
-    if ((rc = cs_db_begin(r, err)) != CS_OK)
+    if (rc != CS_OK)
         return rc;
+    one = table == NULL ? NULL : cs_table_by_name(r, cs_slice_str(table));
+    if (table != NULL && one == NULL) {
+        cs_db_rollback(r);
+        return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked, or not in the database any more", table);
+    }
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
         if ((one == NULL || one == &r->tables[i]) && r->tables[i].state == CS_PAUSED)
             rc = run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1 WHERE id = ?1", r->tables[i].id,
@@ -370,37 +450,31 @@ int cs_replica_resume(cs_replica *r, const char *table, struct cs_error *err)
     return end(r, rc, err);
 }
 
-static int never_by_hand(struct cs_replica *r, const char *table, bool *never, struct cs_error *err)
+int cs_replica_resume(cs_replica *r, const char *table, struct cs_error *err)
 {
-    sqlite3_stmt *s = NULL;
-    int rc = CS_OK;
+    int rc;
 
-    *never = false;
-    if (r->bare)
-        return CS_OK;
-    if (sqlite3_prepare_v2(r->db, "SELECT never FROM main.sync_tables WHERE name = ?1", -1, &s, NULL) != SQLITE_OK)
-        return cs_db_fail(r, err, "cannot read our tables");
-    sqlite3_bind_text(s, 1, table, -1, SQLITE_STATIC);
-    if (cs_db_row(r, s, &rc, "cannot read our tables", err))
-        *never = sqlite3_column_int(s, 0) != 0;
-    sqlite3_finalize(s);
+    cs_write_begin(r);
+    do
+        rc = resume_once(r, table, err);
+    while (cs_write_again(r));
     return rc;
 }
 
 int cs_replica_track_defaults(cs_replica *r, const struct cs_track_options *o, struct cs_error *err)
 {
+    struct cs_track_options new = o != NULL ? *o : (struct cs_track_options){ 0 };
     int rc = CS_OK;
 
+    new.only_new = true;
     for (int i = 0; i < NUSUAL && rc == CS_OK; i++) {
-        bool never;
+        bool decided;
 
-        if (cs_table_by_name(r, cs_slice_str(usual[i])) != NULL)
+        if ((rc = is_decided(r, usual[i], &decided, err)) != CS_OK || decided)
             continue;
-        if ((rc = never_by_hand(r, usual[i], &never, err)) != CS_OK || never)
-            continue;
-        rc = cs_replica_track(r, usual[i], o, err);
-        if (rc == CS_EINVAL && o != NULL && o->warn != NULL)
-            o->warn(o->arg, err->msg);
+        rc = cs_replica_track(r, usual[i], &new, err);
+        if (rc == CS_EINVAL && new.warn != NULL)
+            new.warn(new.arg, err->msg);
         if (rc == CS_ENOTFOUND || rc == CS_EINVAL)
             rc = CS_OK; /* not there, or not fit: the others are tracked all the same */
     }
@@ -450,7 +524,7 @@ static int follow_renames(struct cs_replica *r, struct cs_error *err)
     return rc;
 }
 
-int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
+static int check_schema_once(struct cs_replica *r, bool *changed, struct cs_error *err)
 {
     int64_t now;
     int rc;
@@ -484,6 +558,54 @@ int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
     if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK && (rc = cs_gap_finish_linked(r, err)) == CS_OK)
         rc = cs_project_schema_changed(r, err);
     return end(r, rc, err);
+}
+
+int cs_replica_check_schema(cs_replica *r, bool *changed, struct cs_error *err)
+{
+    int rc;
+
+    cs_write_begin(r);
+    do
+        rc = check_schema_once(r, changed, err);
+    while (cs_write_again(r));
+    return rc;
+}
+
+static int project_again_once(struct cs_replica *r, struct cs_error *err)
+{
+    int rc = cs_db_begin_with_schema(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if ((rc = drain_log(r, err)) == CS_OK && (rc = cs_gap_finish_linked(r, err)) == CS_OK)
+        rc = cs_project_schema_changed(r, err);
+    return end(r, rc, err);
+}
+
+int cs_replica_project_again(cs_replica *r, struct cs_error *err)
+{
+    int rc;
+
+    cs_write_begin(r);
+    do
+        rc = project_again_once(r, err);
+    while (cs_write_again(r));
+    return rc;
+}
+
+int cs_db_begin_with_schema(struct cs_replica *r, struct cs_error *err)
+{
+    for (;;) {
+        int64_t now;
+        bool changed;
+        int rc = cs_db_begin(r, err);
+
+        if (rc != CS_OK || ((rc = cs_schema_version(r, &now, err)) == CS_OK && now == r->schema_version))
+            return rc;
+        cs_db_rollback(r);
+        if (rc != CS_OK || (rc = cs_replica_check_schema(r, &changed, err)) != CS_OK)
+            return rc;
+    }
 }
 
 /* ---- looking ---- */

@@ -9,7 +9,8 @@
  * times. Sealing joins what one statement logged of one row. */
 enum { MASK_BITS = 62, UPDATE_TRIGGERS = 4 };
 
-#define NOW_MS "CAST((julianday() - 2440587.5) * 86400000.0 AS INTEGER)"
+/* As SQLite's clock gives it; sealing makes milliseconds of it. */
+#define NOW "julianday()"
 
 static void put_column(struct cs_buf *sql, const char *row, const struct cs_column *c)
 {
@@ -41,7 +42,7 @@ static void put_key(struct cs_buf *sql, const struct cs_table *t, const char *ro
 static void put_log(struct cs_buf *sql, const struct cs_table *t, int op, const char *row)
 {
     put_into(sql, t, false);
-    cs_buf_printf(sql, "VALUES(%lld, %d, " NOW_MS, (long long)t->id, op);
+    cs_buf_printf(sql, "VALUES(%lld, %d, " NOW, (long long)t->id, op);
     put_key(sql, t, row);
     cs_buf_put_str(sql, ");");
 }
@@ -124,9 +125,10 @@ static void put_update(struct cs_buf *sql, const struct cs_table *t, struct grou
             cs_buf_printf(&mask, "%lld", 1LL << id % MASK_BITS);
             continue;
         }
-        cs_buf_put_u8(&mask, '('); /* in SQLite | and << have one precedence */
+        /* a condition, unlike a value, is evaluated no further than it must be */
+        cs_buf_put_str(&mask, "CASE WHEN ");
         put_changed(&mask, c);
-        cs_buf_printf(&mask, " << %u)", id % MASK_BITS);
+        cs_buf_printf(&mask, " THEN %lld ELSE 0 END", 1LL << id % MASK_BITS);
     }
     put_name(sql, t, "upd", g.first);
     cs_buf_put_str(sql, "AFTER UPDATE OF ");
@@ -140,7 +142,7 @@ static void put_update(struct cs_buf *sql, const struct cs_table *t, struct grou
     put_into(sql, t, true);
     cs_buf_printf(sql, "VALUES(%lld, %u, ", (long long)t->id, 2 + 16 * (g.first / MASK_BITS));
     cs_buf_put_slice(sql, cs_buf_slice(&mask));
-    cs_buf_put_str(sql, ", " NOW_MS);
+    cs_buf_put_str(sql, ", " NOW);
     put_key(sql, t, "NEW.");
     cs_buf_put_str(sql, "); END;\n");
     sql->failed = sql->failed || of.failed || when.failed || mask.failed;
@@ -201,7 +203,7 @@ static void put_suspects(struct cs_buf *sql, const struct cs_table *t, bool upda
         const struct cs_unique *u = &t->uniques[i];
 
         put_into(sql, t, false);
-        cs_buf_printf(sql, "SELECT %lld, 4, " NOW_MS, (long long)t->id);
+        cs_buf_printf(sql, "SELECT %lld, 4, " NOW, (long long)t->id);
         put_key(sql, t, "");
         cs_buf_put_str(sql, " FROM ");
         cs_put_identifier(sql, t->name);

@@ -192,12 +192,13 @@ int cs_show_update(struct cs_replica *r, struct cs_table *t, struct cs_slice key
 /* The row must go, whatever the application's triggers say: everybody else's table is without it. */
 static int delete_unasked(struct cs_replica *r, sqlite3_stmt *s, struct cs_error *err)
 {
+    bool on = !cs_apply_of(r)->triggers_off;
     int rc;
 
     sqlite3_db_config(r->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
     rc = sqlite3_step(s) == SQLITE_DONE ? CS_OK : cs_db_fail(r, err, "cannot delete from an application's table");
     sqlite3_reset(s);
-    sqlite3_db_config(r->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 1, NULL);
+    sqlite3_db_config(r->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, (int)on, NULL);
     return rc;
 }
 

@@ -227,6 +227,7 @@ struct cs_rpc_method {
 struct cs_rpc_server_options {
     const char *host;      /* name or literal address to listen on */
     uint16_t port;         /* 0 picks one */
+    int listen_fd;         /* above 0: a socket that listens already, instead of both; the server's from then on */
     const char *cert_file; /* PEM chain and key, both or neither: TLS 1.3 */
     const char *key_file;
     const struct cs_rpc_method *methods; /* borrowed, as is service; calls of others end with UNIMPLEMENTED */

@@ -587,7 +587,8 @@ int cs_rpc_server_new(cs_loop *l, const struct cs_rpc_server_options *o, cs_rpc_
     if (o->cert_file != NULL)
         rc = cs_rpc_tls_server(o->cert_file, o->key_file, &s->tls, err);
     if (rc == CS_OK)
-        rc = cs_listen(l, o->host, o->port, on_accepted, s, &s->listener, err);
+        rc = o->listen_fd > 0 ? cs_listen_on(l, o->listen_fd, on_accepted, s, &s->listener, err)
+                              : cs_listen(l, o->host, o->port, on_accepted, s, &s->listener, err);
     if (rc != CS_OK)
         cs_rpc_server_close(s);
     else

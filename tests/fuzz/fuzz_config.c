@@ -25,7 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char flag[] = "--config", path[] = "file";
     char *argv[] = { flag, path };
     struct cs_arena a = { 0 };
-    struct cs_endpoint hub;
+    struct cs_endpoints hubs;
     clawsync_config copy;
     clawsync_error err = { 0 };
 
@@ -36,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         FUZZ_CHECK(err.msg[0] != 0);
     else
         FUZZ_CHECK(clawsync_config_check(&copy, &err) == CLAWSYNC_OK &&
-                   cs_endpoint_parse(&hub, copy.hub_endpoint, NULL) == CS_OK && hub.port != 0);
+                   cs_endpoints_parse(&hubs, copy.hub_endpoint, NULL) == CS_OK && hubs.of[0].port != 0);
     cs_arena_free(&a);
     cs_arena_free(&c.strings);
     return 0;

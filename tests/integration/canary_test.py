@@ -147,7 +147,7 @@ class Canary(ClawTest):
         for d in (a, b):
             d.claw("track", self.table, **d.tls)
         for d in (a, b):
-            d.start(**d.tls)
+            d.start(CLAW_ALLOW_CORE_DUMPS=1, **d.tls)  # so that its memory can be looked at
             wait_until(lambda d=d: "connected to" in d.daemon_log(), "a daemon at work")  # the database is its own
         ids = [x["id"] for x in json.loads(a.claw("devices", "--json", **a.tls).stdout)["devices"] if x["kind"] == "device"]
         for name, device in zip(self.device_names, ids):
@@ -215,7 +215,7 @@ class Canary(ClawTest):
         self.assert_nowhere("the hub's files", (p.read_bytes() for p in self.files_of_hub()))
 
     def test_memory(self):
-        self.start_hub()
+        self.start_hub(CLAW_ALLOW_CORE_DUMPS=1)
         a, b = self.work()
         hub = self.memory(self.hub.process.pid, "the hub")
         self.assertIn(b"listening on", b"".join(hub))  # it is that program's memory

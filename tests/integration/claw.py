@@ -39,6 +39,10 @@ def clean_env(**more):
 
 class Hub:
     """claw-sync-server as a process of its own."""
+    address = "127.0.0.1"
+
+    def command(self, *args):
+        return list(map(str, args))
 
     def __init__(self, folder, port=0, **env):
         self.folder, self.port, self.env, self.process = pathlib.Path(folder), port, env, None
@@ -47,13 +51,19 @@ class Hub:
         self.scheme = "http"
 
     def start(self):
+        self.spawn()
+        return self.wait_ready()
+
+    def spawn(self):
         self.log.write_text("")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [SERVER, "--listen", f"127.0.0.1:{self.port}", "--data-dir", self.folder / "data"],
+                self.command(SERVER, "--listen", f"{self.address}:{self.port}", "--data-dir", self.folder / "data"),
                 stderr=log, stdout=subprocess.DEVNULL, env=clean_env(**self.env))
+
+    def wait_ready(self):
         line = wait_until(self._ready, lambda: "hub ready: " + self.log.read_text())
-        self.port = int(line.rsplit(":", 1)[1])
+        self.port = int(line.rsplit(":", 1)[1].rstrip('"}'))
         return self
 
     def _ready(self):
@@ -80,7 +90,7 @@ class Hub:
 
     @property
     def endpoint(self):
-        return f"{self.scheme}://127.0.0.1:{self.port}"
+        return f"{self.scheme}://{self.address}:{self.port}"
 
     def database(self):
         return sqlite3.connect(self.folder / "data" / "hub.db", timeout=30)
@@ -96,13 +106,16 @@ class Device:
         if schema is not None:
             self.sql(schema)
 
+    def command(self, *args):
+        return list(map(str, args))
+
     def env(self, **more):
         return clean_env(**{"CLAW_WORKSPACE_ID": self.workspace, "CLAW_HUB_ENDPOINT": self.endpoint,
                             "CLAW_DB_PATH": self.path, "CLAW_DATA_DIR": self.data} | more)
 
     def claw(self, *args, want=0, **env):
         """Runs a command; checks the exit code; returns the completed process."""
-        done = subprocess.run([CLIENT, *map(str, args)], env=self.env(**env), capture_output=True, text=True,
+        done = subprocess.run(self.command(CLIENT, *args), env=self.env(**env), capture_output=True, text=True,
                               stdin=subprocess.DEVNULL, timeout=PATIENCE * 2)
         if want is not None and done.returncode != want:
             raise AssertionError(f"claw-sync {args}: exit {done.returncode}, not {want}\n{done.stdout}{done.stderr}")
@@ -114,7 +127,7 @@ class Device:
 
     def start(self, *args, **env):
         self.log = (self.folder / "daemon.log").open("a")
-        self.daemon = subprocess.Popen([CLIENT, "run", *args], env=self.env(**env), stdout=self.log, stderr=self.log,
+        self.daemon = subprocess.Popen(self.command(CLIENT, "run", *args), env=self.env(**env), stdout=self.log, stderr=self.log,
                                        stdin=subprocess.DEVNULL)
 
     def stop(self, how=signal.SIGTERM):

@@ -69,6 +69,11 @@ class Arguments(ClawTest):
         conf.write_text("CLAW_DB_PATH=x\nnonsense\n")
         self.assertIn("conf:2", run())
 
+    def test_half_a_command_names_the_whole_ones(self):
+        self.refused("keys", says="claw-sync keys rotate, claw-sync keys export, claw-sync keys import")
+        self.refused("recovery", "foo", says="claw-sync recovery create, claw-sync recovery use")
+        self.refused("key", says='no command "key"')
+
     def test_help_and_version(self):
         self.assertIn("usage:", self.d.claw("--help").stdout)
         for c in ("run", "sync", "push", "pull", "status", "track", "untrack", "pause", "resume", "tables", "version"):
@@ -212,9 +217,33 @@ class Tables(ClawTest):
         self.d.sync()
         self.d.start()
         wait_until(lambda: "replicating" in self.d.daemon_log(), "daemon")
-        self.assertIn(str(self.d.daemon.pid), self.d.claw("sync", want=1).stderr)
+        self.assertRegex(self.d.claw("run", want=1).stderr, rf"{self.d.daemon.pid} .* stop it first")
         self.assertEqual(self.d.stop(), 0)
         self.d.sync()
+
+    def test_rounds_beside_the_daemon(self):
+        """It does them, says so, and fails as a round without it fails. Several may ask at once."""
+        b = self.device("b")
+        self.d.sync()
+        self.join(self.d, b)
+        self.d.start(CLAW_MAX_RETRIES=0)
+        wait_until(lambda: "connected" in self.d.daemon_log(), self.d.daemon_log)
+        for command in ("push", "sync"):
+            self.d.sql(f"INSERT INTO memories(id, content) VALUES ('{command}', 'x');")
+            self.d.claw(command)
+            b.claw("pull")
+            self.assertEqual(b.value(f"SELECT count(*) FROM memories WHERE id = '{command}'"), 1)
+        b.sql("INSERT INTO memories(id, content) VALUES ('of b', 'x');")
+        b.sync()
+        self.d.claw("pull")
+        self.assertEqual(self.d.value("SELECT count(*) FROM memories"), 3)
+        done = json.loads(self.d.claw("sync", "--json").stdout)
+        self.assertEqual((done["pushed"], done["pulled"]), (0, 0))
+        self.assertGreater(done["log_number"], 0)
+        many = [subprocess.Popen([CLIENT, "sync"], env=self.d.env(), stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        self.assertEqual([p.communicate(timeout=PATIENCE)[0] for p in many], ["pushed=0, pulled=0\n"] * 3)
+        self.hub.stop(signal.SIGKILL)
+        self.d.claw("sync", want=3)
 
 
 class Progress(ClawTest):
@@ -307,7 +336,7 @@ class Server(unittest.TestCase):
     def test_configuration(self):
         with tempfile.TemporaryDirectory() as folder:
             for args, env in [(("--listen", "nonsense"), {}), (("--frobnicate",), {}), (("surplus",), {}),
-                              ((), {"CLAW_SYNC_HUB_DATABASE_URL": "postgres://localhost/x"}),
+                              ((), {"CLAW_SYNC_HUB_DATABASE_URL": "postgres://u:1/secret@localhost:y/x"}),
                               ((), {"CLAW_SYNC_HUB_DATABASE_URL": "mysql://localhost/x"}),
                               ((), {"CLAW_SYNC_TLS_CERT": "cert.pem"}), ((), {"CLAW_SYNC_TLS_KEY": "key.pem"}),
                               ((), {"CLAW_SYNC_SERVER_KEY_SEED": "short"}),
@@ -317,7 +346,11 @@ class Server(unittest.TestCase):
                     done = self.run_server("--data-dir", folder + "/d", *args, **env)
                     self.assertEqual(done.returncode, 2, done.stderr)
                     self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+                    self.assertNotIn("1/secret", done.stderr)
                     self.assertFalse(os.path.exists(folder + "/d"))
+            shown = self.run_server("--check-config", CLAW_SYNC_HUB_DATABASE_URL="postgres://u:secret@h:5433/x").stdout
+            self.assertIn("database: postgresql://u:***@h:5433/x, at most 8 connections", shown)
+            self.assertNotIn("secret", shown)
             self.assertEqual(self.run_server("--check-config", "--data-dir", folder + "/d").returncode, 0)
             self.assertEqual(self.run_server("--help").returncode, 0)
             self.assertRegex(self.run_server("--version").stdout, r"^claw-sync-server \d+\.\d+\.\d+\n$")

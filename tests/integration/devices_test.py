@@ -53,6 +53,7 @@ class DevicesTest(claw.ClawTest):
         self.assertTrue(listed[ia]["self"])
         self.assertFalse(listed[ib]["self"])
         self.assertEqual(listed[ib]["name"], "device " + ib[:8])
+        self.assertEqual(listed[ib]["added_by"], ia)  # by a code of a's
         self.assertRegex(listed[ib]["fingerprint"], r"^[0-9A-Z]{4}(-[0-9A-Z]{4}){3}$")
         self.assertEqual((listed[ia]["behind"], listed[ib]["behind"]), (0, 1))
         self.assertGreater(listed[ib]["last_seen_ms"], 0)

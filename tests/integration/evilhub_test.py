@@ -1,6 +1,6 @@
 """A hostile hub: the real one, on its own RPC layer, with its own key, whose log says what suits it. Each lie has its name, its
 exit code, one row in the audit log, and changes nothing in the database of whoever is lied to."""
-import contextlib, json, shutil
+import contextlib, json, shutil, subprocess
 
 import claw
 
@@ -212,6 +212,67 @@ class Log(Evil):
             self.write(self.a, f"instead {i}")
             self.a.claw("push")
         self.caught(("HUB_FORK",))
+
+
+class LostDatabase(Evil):
+    """b's database is gone, or an older one, and with it all that it knew of the hub; the keystore knows better."""
+
+    def lose(self):
+        for f in self.b.folder.glob("memory.db*"):
+            f.unlink()
+        self.b.sql(claw.SCHEMA)
+
+    def caught_once(self, name):
+        for _ in range(2):
+            self.assertIn(name, self.b.claw("sync", want=4).stderr)
+        self.assertEqual(len(self.misbehaved(self.b)), 1)
+
+    def test_rolls_back(self):
+        self.b.sync()
+        self.restore(self.honest)
+        self.lose()
+        self.caught_once("HUB_ROLLBACK")
+        self.assertEqual(self.b.dump()["memories"], [])
+
+    def test_rolls_back_when_the_daemon_was_killed(self):
+        """What a keystore knows is not only what it knew when it was last closed."""
+        keystore = self.b.data / "identity" / "keystore"
+        before = keystore.read_bytes()
+        self.b.start()
+        claw.wait_until(lambda: keystore.read_bytes() != before, self.b.daemon_log)
+        self.b.stop(claw.signal.SIGKILL)
+        self.assertEqual(self.b.value("SELECT count(*) FROM memories"), 1 + self.BEHIND)
+        self.restore(self.honest)
+        self.lose()
+        self.caught_once("HUB_ROLLBACK")
+
+    def test_takes_back_what_b_sent(self):
+        """b pushed last, and did not pull that: its log number is the hub's, its own batch is missing."""
+        self.b.sync()
+        before = self.save("before")
+        self.write(self.b, "acknowledged")
+        self.b.claw("push")
+        self.restore(before)
+        self.lose()
+        self.caught_once("HUB_ROLLBACK")
+
+    def test_another_log(self):
+        self.settle([self.a, self.b])
+        before = self.save("before")
+        self.write(self.b, "seen by b")
+        self.b.sync()
+        self.restore(before)
+        for i in range(2):
+            self.write(self.a, f"seen by a {i}")
+            self.a.sync()
+        self.lose()
+        self.caught_once("HUB_FORK")
+
+    def test_another_log_id(self):
+        self.b.sync()
+        self.bend(("UPDATE workspace SET log_id = log_id + 1",))
+        self.lose()
+        self.assertIn("LOG_REPLACED", self.b.claw("sync", want=4).stderr)
 
 
 class EveryPlace(Evil):
@@ -459,6 +520,277 @@ class Accomplice(Evil):
         self.assertIn("HUB_WITHHELD", done.stderr)
         self.assertEqual(self.c.dump(), before)
         self.assertNotIn("secret", repr(self.c.query("SELECT * FROM memories")))
+
+
+class Refills(Evil):
+    """A log is over when a member says so, and only then (docs/decisions/0012)."""
+    NEW = 4711  # a log's id
+
+    def setUp(self):
+        super().setUp()
+        self.b.sync()
+        self.settle([self.a, self.b])
+
+    def forge(self, *args):
+        program = next(claw.BUILD.resolve().rglob("bin/forge"))
+        done = subprocess.run([program, *map(str, args)], capture_output=True, text=True, timeout=claw.PATIENCE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return [bytes.fromhex(x) for x in done.stdout.split()]
+
+    def id(self, device):
+        return device.status()["device_id"]
+
+    def hub_has(self, sql, *args):
+        with contextlib.closing(self.hub.database()) as db:
+            return db.execute(sql, args).fetchall()
+
+    def emptied(self):
+        """What a hub says whose log is a new one with nothing in it."""
+        start, = self.forge("log", self.workspace.replace("-", ""), self.NEW, 1)
+        return [("DELETE FROM log",), ("DELETE FROM chunk",), ("UPDATE device SET number = 0",),
+                ("UPDATE workspace SET log_id = ?, refilled = 1, number = 0, log_hash = ?", self.NEW, start)]
+
+
+class PretendsARefill(Refills):
+    """The hub says it itself, or with what it can get."""
+
+    def test_without_an_entry(self):
+        self.bend(*self.emptied())
+        self.caught(("LOG_REPLACED",))
+
+    def test_without_an_entry_while_the_daemon_runs(self):
+        self.b.start()
+        claw.wait_until(lambda: "connected" in self.b.daemon_log(), self.b.daemon_log)
+        before = self.b.dump()
+        self.bend(*self.emptied())
+        claw.wait_until(lambda: "LOG_REPLACED" in self.b.daemon_log(), self.b.daemon_log)
+        self.assertEqual(self.b.dump(), before)
+        self.b.stop()
+        self.caught_before("LOG_REPLACED")
+
+    def caught_before(self, name):
+        before, rows = self.everything(self.b), len(self.misbehaved(self.b))
+        self.assertIn(name, self.b.claw("sync", want=4).stderr)
+        self.assertEqual(self.everything(self.b), before)
+        self.assertEqual(len(self.misbehaved(self.b)), rows)
+
+    def forged(self, signer, author):
+        """Shown in the place of one that the hub took: so that it knows of nothing wrong."""
+        seq = self.hub_has("SELECT max(seq) FROM entry")[0][0]
+        known = self.hub_has("SELECT entry FROM entry ORDER BY seq")
+        entries = self.folder / "entries"
+        entries.write_bytes(b"".join(len(e).to_bytes(4, "big") + e for e, in known))
+        entry, digest = self.forge("refill", entries, signer.data, author.replace("-", ""), self.NEW, 1)
+        self.a.claw("devices", "rename", self.id(self.a), "another name")
+        self.assertEqual(self.hub_has("SELECT max(seq) FROM entry"), [(seq + 1,)])
+        self.bend(("UPDATE entry SET entry = ?, hash = ? WHERE seq = ?", entry, digest, seq + 1),
+                  *self.emptied(), restart=False)
+        self.caught(("MEMBER_FORGED",))
+
+    def outsider(self):
+        """A device of the same workspace id, on another hub."""
+        hub = claw.Hub(self.folder / "other-hub").start()
+        try:
+            device = claw.Device(self.folder / "outsider", self.workspace, hub.endpoint)
+            device.sync()
+            return device
+        finally:
+            hub.stop()
+
+    def removed(self):
+        c = self.device("c")
+        self.join(self.a, c)
+        self.settle([self.a, self.b, c])
+        self.a.claw("devices", "revoke", self.id(c))
+        self.settle([self.a, self.b])
+        return c
+
+    def test_with_an_entry_by_a_stranger(self):
+        stranger = self.outsider()
+        self.forged(stranger, self.id(stranger))
+
+    def test_with_an_entry_by_a_stranger_in_a_members_name(self):
+        self.forged(self.outsider(), self.id(self.a))
+
+    def test_with_an_entry_by_a_removed_member(self):
+        c = self.removed()
+        self.forged(c, self.id(c))
+
+    def test_with_an_entry_by_a_removed_member_in_anothers_name(self):
+        self.forged(self.removed(), self.id(self.a))
+
+    def test_with_an_entry_by_a_removed_member_to_who_does_not_know_of_the_removal(self):
+        """b is kept apart, and follows. What it has it keeps; the first that it is shown of the others ends it."""
+        c = self.device("c")
+        self.join(self.a, c)
+        self.settle([self.a, self.b, c])
+        before = self.save("before-the-removal")
+        self.a.claw("devices", "revoke", self.id(c))
+        removed = self.save("removed")
+        self.restore(before)
+        self.bend(*self.emptied())
+        self.assertIn("LOG_REPLACED", c.claw("sync", want=4).stderr)
+        c.claw("hub", "refill")
+        rows = self.b.dump()
+        self.b.claw("sync")
+        self.assertEqual(self.b.dump(), rows)
+        self.restore(removed)
+        self.caught(("HUB_FORK", "MEMBER_FORK", "LOG_REPLACED"))
+        self.assertEqual(self.b.dump(), rows)
+
+
+class AfterARefill(Refills):
+    """The entry is a member's, what the hub gives with it is not the log that it names."""
+
+    def setUp(self):
+        super().setUp()
+        self.c = self.device("c")
+        self.join(self.a, self.c)
+        self.settle([self.a, self.b, self.c])
+        self.write(self.c, "of c")
+        self.c.sync()
+        self.write(self.a, "of a")
+        self.a.sync()
+        self.refill(self.honest_with_all())
+
+    def honest_with_all(self):
+        """Where the hub goes back to: it knows all three, and less than they."""
+        self.write(self.a, "lost")
+        saved = self.save("all")
+        self.a.sync()
+        return saved
+
+    def refill(self, saved):
+        self.restore(saved)
+        self.assertIn("HUB_ROLLBACK", self.a.claw("sync", want=4).stderr)
+        self.a.claw("hub", "refill")
+        self.filled = self.hub_has("SELECT number FROM workspace")[0][0]
+        self.assertGreater(self.filled, 0)
+
+    def log(self):
+        return self.hub_has("SELECT hash FROM log ORDER BY number")
+
+    def hash_of(self, batches):
+        id, refilled = self.hub_has("SELECT log_id, refilled FROM workspace")[0]
+        return self.forge("log", self.workspace.replace("-", ""), id, refilled, *(h.hex() for h, in batches))[0]
+
+    def moved(self, *steps):
+        return [(f"UPDATE {t} SET number = ? WHERE number = ?", to, of) for of, to in steps for t in ("log", "chunk")]
+
+    def ends_at(self, number):
+        return [("UPDATE workspace SET number = ?, log_hash = ?", number, self.hash_of(self.log()[:number])),
+                ("DELETE FROM log WHERE number > ?", number), ("DELETE FROM chunk WHERE number > ?", number)]
+
+    def caught_following(self, names, words=""):
+        """b takes the entry, which is a member's; of the log it takes what is honest before the lie."""
+        done = self.b.claw("sync", want=4)
+        before = self.everything(self.b)
+        again = self.b.claw("sync", want=4)
+        for d in (done, again):
+            self.assertTrue(any(n in d.stderr for n in names), d.stderr)
+            self.assertIn(words, d.stderr)
+        self.assertEqual(self.everything(self.b), before)
+        self.assertEqual(len(self.misbehaved(self.b)), 1)
+
+    def test_an_honest_one(self):
+        """So that what is refused below is refused for the lie."""
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.hash_of(self.log()), self.hub_has("SELECT log_hash FROM workspace")[0][0])
+
+    def test_another_log_than_it_names(self):
+        """A batch that c sent afterwards is put first. Each chain is right, each batch is signed, and the head agrees."""
+        self.write(self.c, "afterwards")
+        self.c.claw("push")
+        n = self.filled
+        batches = self.log()
+        self.assertEqual(len(batches), n + 1)
+        self.bend(*self.moved((n + 1, -1), *((i, i + 1) for i in range(n, 0, -1)), (-1, 1)))
+        self.bend(("UPDATE workspace SET log_hash = ?", self.hash_of(self.log())))
+        self.caught_following(("HUB_ROLLBACK",), "refilled the hub")
+
+    def test_less_than_it_names(self):
+        self.bend(*self.ends_at(self.filled - 1))
+        self.caught_following(("HUB_ROLLBACK", "HUB_WITHHELD"))
+
+    def test_one_of_its_batches_left_out(self):
+        n = self.filled
+        self.write(self.a, "more")
+        self.a.sync()
+        self.bend(("DELETE FROM log WHERE number = ?", n), ("DELETE FROM chunk WHERE number = ?", n), *self.moved((n + 1, n)),
+                  ("UPDATE workspace SET number = ?", n))
+        self.bend(("UPDATE workspace SET log_hash = ?", self.hash_of(self.log())))
+        self.caught_following(("HUB_ROLLBACK",), "refilled the hub")
+        self.assertNotIn("BROKEN_CHAIN", self.b.claw("audit", "export").stdout)  # a's chain is whole: the hub broke the log
+
+    def test_withholds_what_b_had_seen_behind_it(self):
+        for i in range(3):
+            self.write(self.a, f"behind {i}")
+            self.a.sync()
+        self.b.sync()
+        self.bend(*self.ends_at(self.filled))
+        self.caught(("HUB_ROLLBACK",))
+
+    def test_withholds_what_another_device_cites(self):
+        """And closes the gap."""
+        self.write(self.a, "left out")
+        self.a.sync()
+        self.settle([self.a, self.c])
+        self.write(self.c, "which has seen that")
+        self.c.sync()
+        n, numbers = self.filled + 1, self.hub_has("SELECT number FROM log WHERE number > ? ORDER BY number", self.filled + 1)
+        self.bend(("DELETE FROM log WHERE number = ?", n), ("DELETE FROM chunk WHERE number = ?", n),
+                  *self.moved(*((i, i - 1) for i, in numbers)), ("UPDATE workspace SET number = number - 1",))
+        self.bend(("UPDATE workspace SET log_hash = ?", self.hash_of(self.log())))
+        self.b.claw("sync", want=4)
+        before = self.everything(self.b)
+        self.assertRegex(self.b.claw("sync", want=4).stderr, "HUB_FORK|HUB_WITHHELD")
+        self.assertEqual(self.everything(self.b), before)
+        self.assertEqual(self.b.value("SELECT count(*) FROM memories WHERE id IN ('left out', 'which has seen that')"), 0)
+        self.assertEqual(len(self.misbehaved(self.b)), 1)
+
+    def second(self):
+        """Once more: hubs are lost more than once. Returns the hub as it was in the time of the first refill."""
+        self.settle([self.a, self.b, self.c])
+        first = self.save("first")
+        self.write(self.a, "after the first")
+        self.a.sync()
+        self.refill(first)
+        self.settle([self.a, self.b, self.c])
+        return first
+
+    def test_goes_back_to_an_earlier_one(self):
+        first = self.second()
+        self.restore(first)
+        self.caught(("LOG_REPLACED", "HUB_ROLLBACK"))
+
+    def test_has_the_log_of_an_earlier_one(self):
+        """Under the membership of today."""
+        first = self.second()
+        self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db, db:
+            db.execute("ATTACH ? AS first", (str(first / "hub.db"),))
+            for t in ("log", "chunk", "device"):
+                db.execute(f"DELETE FROM {t}")
+                db.execute(f"INSERT INTO {t} SELECT * FROM first.{t}")
+            db.execute("UPDATE workspace SET (log_id, refilled, number, log_hash) ="
+                       " (SELECT log_id, refilled, number, log_hash FROM first.workspace)")
+        self.hub.start()
+        self.caught(("LOG_REPLACED",))
+
+    def test_gives_the_entry_of_an_earlier_one_again(self):
+        """As its newest, with the log that it names."""
+        first = self.second()
+        old, = [e for e, in self.hub_has("SELECT entry FROM entry WHERE hex(substr(entry, 5, 1)) = '08' ORDER BY seq LIMIT 1")]
+        self.a.claw("devices", "rename", self.id(self.a), "another name")
+        with contextlib.closing(self.hub.database()) as db, db:
+            db.execute("ATTACH ? AS first", (str(first / "hub.db"),))
+            for t in ("log", "chunk", "device"):
+                db.execute(f"DELETE FROM {t}")
+                db.execute(f"INSERT INTO {t} SELECT * FROM first.{t}")
+            db.execute("UPDATE workspace SET (log_id, refilled, number, log_hash) ="
+                       " (SELECT log_id, refilled, number, log_hash FROM first.workspace)")
+            db.execute("UPDATE entry SET entry = ? WHERE seq = (SELECT max(seq) FROM entry)", (old,))
+        self.caught(("MEMBER_FORK", "MEMBER_FORGED"))
 
 
 if __name__ == "__main__":

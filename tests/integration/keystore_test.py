@@ -3,6 +3,8 @@
 import json
 import os
 import pty
+import resource
+import signal
 import subprocess
 
 import claw
@@ -89,6 +91,46 @@ class KeystoreTest(claw.ClawTest):
         for f in self.d.folder.rglob("*"):
             if f.is_file():
                 self.assertNotIn(b"correct horse", f.read_bytes())
+
+
+class CoreDumps(claw.ClawTest):
+    """What a program has in its memory is not written to a disk when it dies."""
+
+    def dies(self, command, ready, **env):
+        """Whether it left a core. The limit is as wide as this process may make it."""
+        def wide():
+            hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+            resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+        # a sanitizer would set the limit itself
+        for tool in ("ASAN_OPTIONS", "TSAN_OPTIONS"):
+            env[tool] = ":".join(x for x in (os.environ.get(tool), "disable_coredump=0") if x)
+        child = subprocess.Popen(command, env=claw.clean_env(**env), cwd=self.folder, stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=wide)
+        said = [""]
+        while ready not in said[-1]:
+            said.append(child.stdout.readline())
+            self.assertTrue(said[-1], said)
+        with open(f"/proc/{child.pid}/limits") as limits:
+            limit = [x.split()[4] for x in limits if x.startswith("Max core file size")]
+        os.kill(child.pid, signal.SIGABRT)
+        _, status = os.waitpid(child.pid, 0)
+        child.returncode = 0
+        child.stdout.close()
+        self.assertTrue(os.WIFSIGNALED(status))
+        return limit[0], os.WCOREDUMP(status)
+
+    def test_none(self):
+        self.start_hub()
+        d = self.device("d")
+        d.sync()
+        client = [claw.CLIENT, "run"], "replicating"
+        server = [claw.SERVER, "--listen", "127.0.0.1:0", "--data-dir", self.folder / "other"], "listening"
+        for (command, ready), env in ((client, d.env()), (server, {})):
+            self.assertEqual(self.dies(command, ready, **{k: v for k, v in env.items() if k.startswith("CLAW_")}),
+                             ("0", False))
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        allowed = self.dies(*client, **{k: v for k, v in d.env(CLAW_ALLOW_CORE_DUMPS=1).items() if k.startswith("CLAW_")})
+        self.assertEqual(allowed[0], "unlimited" if hard == resource.RLIM_INFINITY else str(hard))
 
 
 if __name__ == "__main__":

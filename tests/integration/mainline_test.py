@@ -175,9 +175,25 @@ class Failures(ClawTest):
             db.execute("UPDATE chunk SET payload = ? WHERE number = ?", (broken, number))
             db.commit()
         self.hub.start()
-        done = b.claw("sync", want=None)
-        self.assertIn("BAD_CHUNK", done.stdout + done.stderr)
+        done = b.claw("sync", want=4)
+        self.assertIn("BAD_CHUNK", done.stderr)
         self.assertEqual([r[0] for r in b.query("SELECT id FROM memories ORDER BY id")], ["m0", "m2"])
+        aside, = json.loads(b.claw("hidden", "list", "--json").stdout)["batches_set_aside"]
+        self.assertEqual((aside["log_number"], aside["finding"][:9]), (number, "BAD_CHUNK"))
+        self.assertEqual(aside["device"], a.status()["device_id"])
+        self.assertIn(f"batch {number} of the log was set aside: BAD_CHUNK", b.claw("hidden", "list").stdout)
+        self.assertEqual(b.status()["batches_set_aside"], 1)
+
+    def test_padding(self):
+        a, b = self.workspace_of(2)
+        for i, padding in enumerate(("padme", "none", None)):
+            a.sql(f"INSERT INTO memories(id, content) VALUES ('m{i}', 'x');")
+            a.claw("push", **({} if padding is None else {"CLAW_SYNC_PADDING": padding}))
+        a.claw("push", CLAW_SYNC_PADDING="some", want=2)
+        with contextlib.closing(self.hub.database()) as db:
+            headers = [r[0] for r in db.execute("SELECT header FROM log ORDER BY number")]
+        self.assertEqual([h[6] for h in headers], [1, 0, 1])
+        self.settle([a, b])
 
     def test_wrong_passphrase_and_foreign_file(self):
         a, b = self.workspace_of(2)

@@ -1,7 +1,9 @@
 """The queue of real clients: a hub that is away, processes that are killed, and what a hub refuses."""
 import contextlib
 import json
+import random
 import signal
+import subprocess
 import sys
 import time
 
@@ -28,6 +30,23 @@ class QueueTest(ClawTest):
     def drained(self, device):
         wait_until(lambda: device.status()["unsent"] + device.status()["unsealed"] + device.status()["bound_batches"] == 0,
                    lambda: f"drained: {device.status()}")
+
+    def bind_and_lose_the_hub(self, device, rows):
+        """Leaves batches that are bound and that no hub has: the hub stops in the midst and dies."""
+        self.hub.process.send_signal(signal.SIGSTOP)
+        self.write(device, rows, "some text")
+        wait_until(lambda: device.status()["bound_batches"] >= 3, device.status)
+        device.stop(signal.SIGKILL)
+        self.hub.stop(signal.SIGKILL)
+
+    def break_signature(self, device):
+        """Of the second batch that waits: no hub will ever take it."""
+        with device.connect() as db:
+            number, stored = db.execute("SELECT number, batch FROM sync_bound WHERE state = 0 ORDER BY number LIMIT 1 "
+                                        "OFFSET 1").fetchone()
+            at = 4 + 208  # the length of a chunk, and the header
+            broken = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1:]
+            db.execute("UPDATE sync_bound SET batch = ? WHERE number = ?", (broken, number))
 
 
 class Offline(QueueTest):
@@ -60,24 +79,8 @@ class Offline(QueueTest):
         self.assertEqual(self.queue(a)["entries"], [])
         self.assertEqual(a.claw("queue", "export").stdout, "")
 
+
 class Refused(QueueTest):
-    def bind_and_lose_the_hub(self, device, rows):
-        """Leaves batches that are bound and that no hub has: the hub stops in the midst and dies."""
-        self.hub.process.send_signal(signal.SIGSTOP)
-        self.write(device, rows, "some text")
-        wait_until(lambda: device.status()["bound_batches"] >= 3, device.status)
-        device.stop(signal.SIGKILL)
-        self.hub.stop(signal.SIGKILL)
-
-    def break_signature(self, device):
-        """Of the second batch that waits: no hub will ever take it."""
-        with device.connect() as db:
-            number, stored = db.execute("SELECT number, batch FROM sync_bound WHERE state = 0 ORDER BY number LIMIT 1 "
-                                        "OFFSET 1").fetchone()
-            at = 4 + 208  # the length of a chunk, and the header
-            broken = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1:]
-            db.execute("UPDATE sync_bound SET batch = ? WHERE number = ?", (broken, number))
-
     def test_a_refused_set_is_shown_exported_and_sent_again(self):
         a, b = self.workspace_of(2)
         settings = {"CLAW_RETRY_BASE_MS": 20, "CLAW_MAX_DELTA_ROWS": 10, "CLAW_SYNC_INTERVAL_SECS": 1}
@@ -113,6 +116,114 @@ class Refused(QueueTest):
         self.settle([a, b])
         self.assertEqual(b.value("SELECT count(*) FROM memory_records"), 60)
         self.assertNotIn(b"some text", b"".join(p.read_bytes() for p in a.data.rglob("queue.db*")))
+
+
+class Killed(QueueTest):
+    """kill -9 while the queue is written: by the daemon whose hub is away, and by a retry."""
+    SETTINGS = {"CLAW_RETRY_BASE_MS": 5, "CLAW_MAX_RETRIES": 1, "CLAW_MAX_DELTA_ROWS": 5, "CLAW_SYNC_INTERVAL_SECS": 1}
+    ROUNDS, ROWS = 12, 40
+
+    def stamp(self, device):
+        """Changes with each write of the queue."""
+        out = []
+        for name in ("queue.db", "queue.db-wal", "queue.db-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                s = (device.data / name).stat()
+                out.append((name, s.st_size, s.st_mtime_ns))
+        return out
+
+    def sent(self, device):
+        """How many operations the hub's log has of it, and in how many batches; their numbers have no gap."""
+        with contextlib.closing(self.hub.database()) as db:
+            rows = db.execute("SELECT device_number, header FROM log WHERE device = ? ORDER BY device_number",
+                              (uuid.UUID(device.status()["device_id"]).bytes,)).fetchall()
+        self.assertEqual([n for n, _ in rows], list(range(1, len(rows) + 1)))
+        return sum(int.from_bytes(h[104:108], "big") for _, h in rows), len(rows)
+
+    def whole(self, device):
+        with contextlib.closing(sqlite3.connect(device.data / "queue.db")) as db:
+            self.assertEqual(db.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+
+    def test_a_retry(self):
+        """Of a set that the hub refused: the command, and the daemon that takes the set back and sends it."""
+        a, b = self.workspace_of(2)
+        settings = self.SETTINGS | {"CLAW_MAX_DELTA_ROWS": 10}
+        a.sync()
+        a.start("--json", **settings | {"CLAW_SYNC_INTERVAL_SECS": 3600})
+        wait_until(lambda: a.daemon_log().count('"pull-completed"') >= 2, a.daemon_log)
+        before, _ = self.sent(a)
+        self.bind_and_lose_the_hub(a, [f"r{i:03}" for i in range(60)])
+        self.break_signature(a)
+        self.hub.start()
+        a.start(**settings)
+        wait_until(lambda: a.status()["set_aside"] == 1, a.status)
+        self.drained(a)
+        a.stop()
+        for i in range(self.ROUNDS):
+            process = subprocess.Popen(a.command(CLIENT, "queue", "retry"), env=a.env(), stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+            if i % 3 < 2:  # the command dies, in the midst or behind it
+                time.sleep(random.random() * 0.03)
+                process.kill()
+            process.wait()
+            self.whole(a)
+            if i % 3 < 2:
+                continue
+            was = self.stamp(a)
+            a.start(**settings)
+            wait_until(lambda: self.stamp(a) != was or a.status()["set_aside"] == 0, a.status)  # it is taken back
+            self.assertEqual(a.stop(signal.SIGKILL), -signal.SIGKILL)
+            self.whole(a)
+        a.claw("queue", "retry")
+        a.start(**settings)
+        wait_until(lambda: a.status()["set_aside"] == 0, a.status)
+        self.drained(a)
+        a.stop()
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT count(*) FROM memory_records"), 60)
+        self.assertEqual(self.sent(a)[0] - before, 60)  # each once
+
+    def test_a_daemon_whose_hub_is_away(self):
+        a, b = self.workspace_of(2)
+        a.sync()
+        before, _ = self.sent(a)
+        in_queue, written = [], 0
+        settings = self.SETTINGS | {"CLAW_REQUEST_TIMEOUT_SECS": 10}
+        for i in range(self.ROUNDS):
+            a.start(**settings)
+            wait_until(lambda: a.daemon_log().count("connected") > 0, a.daemon_log)
+            while True:
+                self.drained(a)
+                self.hub.process.send_signal(signal.SIGSTOP)  # what is bound now waits for an answer that never comes
+                self.write(a, [f"r{written + k}" for k in range(self.ROWS)], "some text")
+                written += self.ROWS
+                wait_until(lambda: a.status()["bound_batches"] >= 2 or "no answer" in a.daemon_log(), a.status)
+                if a.status()["bound_batches"] >= 2:
+                    break
+                self.hub.process.send_signal(signal.SIGCONT)  # it was in the midst of a round: once more
+                wait_until(lambda: a.status()["unsealed"] == 0, a.status)
+                (a.folder / "daemon.log").write_text("")
+            was = self.stamp(a)
+            self.hub.stop(signal.SIGKILL)
+            wait_until(lambda: self.stamp(a) != was, a.daemon_log)
+            time.sleep(random.random() * 0.01 * (i % 3))  # at once, or a little later
+            self.assertEqual(a.stop(signal.SIGKILL), -signal.SIGKILL)
+            (a.folder / "daemon.log").write_text("")
+            entries = self.queue(a)["entries"]
+            in_queue.append(sum(e["state"] in ("pending", "in_flight") for e in entries))
+            self.whole(a)
+            self.hub.start()
+        a.start(**settings)
+        self.drained(a)
+        wait_until(lambda: {e["state"] for e in self.queue(a)["entries"]} <= {"done"}, lambda: self.queue(a))
+        a.stop()
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT count(*) FROM memory_records"), written)
+        operations, batches = self.sent(a)
+        self.assertEqual(operations - before, written)  # each once
+        self.whole(a)
+        print(f"{self.ROUNDS} kills with {in_queue} sets in the queue; {operations - before} operations in {batches} batches",
+              file=sys.stderr)
 
 
 if __name__ == "__main__":

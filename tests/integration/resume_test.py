@@ -2,7 +2,12 @@
 log twice."""
 import contextlib
 import json
+import re
 import signal
+import socket
+import struct
+import threading
+import urllib.request
 
 from claw import *
 
@@ -11,10 +16,74 @@ SETTINGS = {"CLAW_MAX_DELTA_ROWS": BATCH, "CLAW_RETRY_BASE_MS": 20, "CLAW_SYNC_I
             "CLAW_MAX_PULL_CHUNKS": 8, "CLAW_REQUEST_TIMEOUT_SECS": 30}
 
 
+PAGE = SETTINGS["CLAW_MAX_PULL_CHUNKS"]
+IN_FLIGHT = 4  # max_push_inflight's default
+
+
+class Wire:
+    """Between a client and the hub: passes on what comes, and cuts connections in the midst when told to."""
+
+    def __init__(self, port):
+        self.port, self.ends, self.lock = port, [], threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near = self.listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self.port))
+                with self.lock:
+                    self.ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self.pass_on, args=(one, other), daemon=True).start()
+
+    def pass_on(self, one, other):
+        with contextlib.suppress(OSError):
+            while data := one.recv(4096):
+                other.sendall(data)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def cut(self):
+        with self.lock:
+            ends, self.ends = self.ends, []
+        for end in ends:
+            with contextlib.suppress(OSError):  # a reset: what is on the way is lost
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def close(self):
+        self.listener.close()
+        self.cut()
+
+
 class Resume(ClawTest):
     def setUp(self):
         super().setUp()
+        self.clock = self.folder / "clock"
+        self.clock.write_text("0")
+        self.start_hub(CLAW_SYNC_ADMIN_ADDR="0")
         self.a, self.b = self.workspace_of(2)
+
+    def metric(self, name):
+        port = re.search(r"admin page on http://127\.0\.0\.1:(\d+)/", self.hub.log.read_text())[1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+            return int(re.search(rf"(?m)^{name} (\d+)$", answer.read().decode())[1])
+
+    def sent_again(self):
+        """Batches that the hub acknowledged without being new to it."""
+        return self.metric("claw_sync_stored_batches_total") - self.batches()
+
+    def wire(self, device):
+        wire = Wire(self.hub.port)
+        self.addCleanup(wire.close)
+        device.endpoint = wire.endpoint
+        return wire
 
     def batches(self):
         with contextlib.closing(self.hub.database()) as db:
@@ -61,6 +130,31 @@ class Resume(ClawTest):
             self.a.stop(signal.SIGKILL)
         self.a.start(**SETTINGS)
         self.wait_drained(self.a)
+        self.assertLessEqual(self.sent_again(), 3 * IN_FLIGHT)
+        self.check()
+
+    def test_connection_cut_in_the_midst_of_a_push(self):
+        wire = self.wire(self.a)
+        self.write(self.a)
+        self.a.start(**SETTINGS)
+        for goal in self.steps(ROWS // BATCH):
+            wait_until(lambda: self.batches() >= goal, lambda: f"{goal} batches of {self.batches()}")
+            wire.cut()
+        self.wait_drained(self.a)
+        self.assertLessEqual(self.sent_again(), 3 * IN_FLIGHT)
+        self.check()
+
+    def test_connection_cut_in_the_midst_of_a_pull(self):
+        self.write(self.a)
+        self.a.claw("sync", **SETTINGS)
+        total, before = self.batches(), self.metric("claw_sync_given_batches_total")
+        wire = self.wire(self.b)
+        self.b.start(**SETTINGS)
+        for goal in self.steps(total):
+            wait_until(lambda: self.b.status()["log_number"] >= goal, self.b.status)
+            wire.cut()
+        self.wait_equal([self.a, self.b])
+        self.assertLessEqual(self.metric("claw_sync_given_batches_total") - before, total + 3 * PAGE)
         self.check()
 
     def test_hub_killed_in_the_midst_of_a_push(self):
@@ -76,6 +170,7 @@ class Resume(ClawTest):
         self.write(self.a)
         self.a.claw("sync", **SETTINGS)
         total, seen = self.batches(), 0
+        before = self.metric("claw_sync_given_batches_total")
         for goal in self.steps(total):
             self.b.start(**SETTINGS)
             wait_until(lambda: self.b.status()["log_number"] >= goal, self.b.status)
@@ -86,6 +181,7 @@ class Resume(ClawTest):
             seen = number
         self.b.start(**SETTINGS)
         self.wait_equal([self.a, self.b])
+        self.assertLessEqual(self.metric("claw_sync_given_batches_total") - before, total + 3 * PAGE)
         self.check()
 
     def test_hub_killed_in_the_midst_of_a_pull(self):
@@ -108,6 +204,57 @@ class Resume(ClawTest):
             self.kill_hub()  # its connection is gone when it wakes up
             self.a.daemon.send_signal(signal.SIGCONT)
         self.wait_drained(self.a)
+        self.check()
+
+    def sleepy_hub(self):
+        """A hub for which time passes when `clock` says so."""
+        self.hub.env |= {"LATE_CLOCK_FILE": self.clock, "LATE_CLOCK_MONOTONIC": 1}
+        self.hub.with_clock(0)
+
+    def sleepy(self, device):
+        """A client of a machine that sleeps: on waking its wall clock has jumped, and its monotonic one has not."""
+        device.slept = self.folder / f"clock of {device.folder.name}"
+        device.slept.write_text("0")
+        device.start(**SETTINGS, LATE_CLOCK_FILE=device.slept, LD_PRELOAD=self.hub.env["LD_PRELOAD"],
+                     ASAN_OPTIONS=self.hub.env["ASAN_OPTIONS"])
+
+    def suspend(self, device):
+        """For longer than the hub keeps the connection of a peer that is silent, however long that is."""
+        device.daemon.send_signal(signal.SIGSTOP)
+
+        def is_forgotten():
+            self.clock.write_text(str(int(self.clock.read_text()) + 30))
+            return self.metric("claw_sync_connections") == 0
+        wait_until(is_forgotten, "the hub hangs up")
+        device.slept.write_text(self.clock.read_text())
+        device.daemon.send_signal(signal.SIGCONT)
+
+    def test_machine_suspended_in_the_midst_of_a_push(self):
+        self.sleepy_hub()
+        before = self.batches()
+        self.write(self.a)
+        self.sleepy(self.a)
+        for goal in self.steps(ROWS // BATCH):
+            wait_until(lambda: self.batches() >= goal, lambda: f"{goal} batches of {self.batches()}")
+            self.suspend(self.a)
+        self.wait_drained(self.a)
+        self.assertGreaterEqual(int(self.clock.read_text()), 3 * 300)
+        self.assertLessEqual(self.metric("claw_sync_stored_batches_total"), self.batches() - before + 3 * IN_FLIGHT)
+        self.a.stop()
+        self.check()
+
+    def test_machine_suspended_in_the_midst_of_a_pull(self):
+        self.write(self.a)
+        self.a.claw("sync", **SETTINGS)
+        self.sleepy_hub()
+        total = self.batches()
+        self.sleepy(self.b)
+        for goal in self.steps(total):
+            wait_until(lambda: self.b.status()["log_number"] >= goal, self.b.status)
+            self.suspend(self.b)
+        self.wait_equal([self.a, self.b])
+        self.assertLessEqual(self.metric("claw_sync_given_batches_total"), total + 3 * PAGE)
+        self.b.stop()
         self.check()
 
     def test_closing_sends_what_is_unsent(self):
@@ -133,7 +280,10 @@ class Resume(ClawTest):
         self.a.sync()
         file, = (self.a.data / "checkpoints").iterdir()
         good = json.loads(file.read_text())
-        for text, word in ((None, "is missing"), ("{", "cannot be used"),
+        for text, word in ((None, "is missing"), ("{", "cannot be used"), ("", "cannot be used"),
+                           (file.read_text().replace(self.workspace, str(uuid.uuid4())), "another device's or workspace's"),
+                           (file.read_text().replace(good["device_id"], str(uuid.uuid4())), "another device's or workspace's"),
+                           (file.read_text().replace('"lamport_clock": 1', '"lamport_clock": 0'), "number 0"),
                            (file.read_text().replace('"lamport_clock": 1', '"lamport_clock": 7'), "number 7")):
             if text is None:
                 file.unlink()
@@ -143,6 +293,18 @@ class Resume(ClawTest):
             now = json.loads(file.read_text())
             self.assertEqual(now["cursor"], good["cursor"])
         self.assertEqual(self.a.claw("sync").stderr, "")
+        self.assertEqual({n for n in good}, {"version", "workspace_id", "device_id", "log_id", "cursor", "saved_at",
+                                             "last_contact", "last_push", "last_pull"})
+        self.assertEqual(set(good["cursor"]), {"lamport_clock", "hlc_timestamp", "state_hash"})
+        self.assertEqual(good["cursor"]["lamport_clock"], self.a.status()["log_number"])
+        file.unlink()
+        file.parent.rmdir()
+        file.parent.write_text("in its place")
+        done = self.a.claw("sync")
+        self.assertIn("cannot be made anew", done.stderr)
+        file.parent.unlink()
+        self.assertIn("is missing; it is made anew", self.a.claw("sync").stderr)
+        self.assertEqual(json.loads(file.read_text())["cursor"], good["cursor"])
 
 
 if __name__ == "__main__":

@@ -91,19 +91,119 @@ class Conflicts(claw.ClawTest):
         self.settle([a, b])
         self.assertEqual(a.value("SELECT content FROM memories WHERE id = 'm'"), "from a")
         self.assertEqual(a.value("SELECT count(*) FROM memories_fts WHERE content MATCH 'from'"), 1)
-        self.assertEqual(self.conflicts(b), [])
+        self.assertEqual((self.conflicts(a), self.conflicts(b)), ([], []))
+        self.assertIn("resolved", a.claw("conflicts", "show", conflict["id"]).stdout)
         self.assertEqual(b.claw("conflicts", "list").stdout, "no conflict is open\n")
 
-    def test_settled_as_it_stands(self):
+    def test_settled_as_it_stands_settles_it_everywhere(self):
         a, b = self.concurrent()
         conflict, = self.conflicts(a)
         a.claw("conflicts", "resolve", conflict["id"][:8])
         self.assertEqual(self.conflicts(a), [])
         self.assertEqual(a.status()["conflicts"], 0)
-        self.assertIn("closed", a.claw("conflicts", "show", conflict["id"]).stdout)
+        self.assertEqual(a.status()["unsealed"], 2)  # the value that stays, and the word that it is settled
+        self.assertIn("resolved", a.claw("conflicts", "show", conflict["id"]).stdout)
         a.claw("conflicts", "resolve", conflict["id"], want=2)
         self.settle([a, b])
         self.assertEqual(b.value("SELECT content FROM memories WHERE id = 'm'"), "from b")
+        self.assertEqual(self.conflicts(b), [])
+        for device in (a, b):
+            self.assertEqual(device.status()["tracked_tables"], len(claw.TABLES))
+            self.assertEqual(device.status()["hidden_rows"], 0)
+            self.assertNotIn("sync_", device.claw("tables").stdout)
+            rows = [json.loads(x) for x in device.claw("audit", "export").stdout.splitlines()]
+            self.assertIn(conflict["id"], {x["entity_ids"] for x in rows if x["event_type"] == "CONFLICT_RESOLVED"})
+
+    def test_a_daemon_is_told(self):
+        a, b = self.concurrent()
+        conflict, = self.conflicts(a)
+        b.start()
+        claw.wait_until(lambda: "connected" in b.daemon_log(), "the daemon's connection")
+        a.claw("conflicts", "resolve", conflict["id"], "--take")
+        self.assertEqual(a.value("SELECT told FROM sync_conflicts"), 1)
+        a.sync()
+        claw.wait_until(lambda: self.conflicts(b) == [], "the word that it is settled")
+        claw.wait_until(lambda: b.value("SELECT content FROM memories WHERE id = 'm'") == "from a", "the value")
+        self.assertEqual(a.value("SELECT told FROM sync_conflicts"), 0)  # the hub has heard of it
+        b.stop()
+        self.hub.stop()
+        stored = b"".join(p.read_bytes() for p in (self.folder / "hub").rglob("*") if p.is_file())
+        for text in (b"from a", b"from b", b"memories", b"content", conflict["id"].encode(), bytes.fromhex(conflict["id"])):
+            self.assertNotIn(text, stored)
+
+    def test_another_value_and_a_device_that_comes_later(self):
+        a, b = self.concurrent()
+        conflict, = self.conflicts(a)
+        a.claw("conflicts", "resolve", conflict["id"], "--take", "--value", "x", want=2)
+        a.claw("conflicts", "resolve", conflict["id"], "--value", "x'0", want=0)  # no blob: text
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT content FROM memories WHERE id = 'm'"), "x'0")
+        self.assertEqual((self.conflicts(a), self.conflicts(b)), ([], []))
+        c = self.device("late")
+        self.join(a, c)
+        self.settle([a, b, c])
+        self.assertEqual(self.conflicts(c), [])
+
+    def test_a_program_that_reads_the_events(self):
+        """Of a daemon under --json: which conflict it is, and what; and that a CHECK is broken, until it is not."""
+        self.start_hub()
+        a = self.device("a", schema="CREATE TABLE memories(id TEXT PRIMARY KEY NOT NULL, n);")
+        a.sync()
+        b = self.device("b", schema="CREATE TABLE memories(id TEXT PRIMARY KEY NOT NULL, n CHECK (n < 10));")
+        self.join(a, b)
+        b.start("--json")
+        claw.wait_until(lambda: '"connected"' in b.daemon_log(), b.daemon_log)
+        a.sql("INSERT INTO memories VALUES ('k', 99);")
+        a.sync()
+        claw.wait_until(lambda: '"conflict-detected"' in b.daemon_log(), b.daemon_log)
+        event, = [e for e in map(json.loads, b.daemon_log().splitlines()) if e["event"] == "conflict-detected"]
+        conflict, = self.conflicts(b)
+        self.assertEqual((event["id"], conflict["why"], conflict["key"]), (conflict["id"], "check", ["k"]))
+        self.assertIn("breaks a CHECK", event["message"])
+        self.assertEqual(b.query("SELECT n FROM memories"), [(99,)])  # shown all the same
+        a.sql("INSERT INTO memories VALUES (CAST(x'c3' AS TEXT), 98);")  # text need not be UTF-8, JSON must
+        a.sync()
+        claw.wait_until(lambda: b.daemon_log().count('"conflict-detected"') == 2, b.daemon_log)
+        event = json.loads([x for x in b.daemon_log().splitlines() if '"conflict-detected"' in x][1])
+        self.assertIn(event["id"], {c["id"] for c in self.conflicts(b)} - {conflict["id"]})
+        self.assertIn("row '?'", event["message"])
+        a.sql("UPDATE memories SET n = 5;")
+        a.sync()
+        claw.wait_until(lambda: self.conflicts(b) == [], b.daemon_log)
+        self.assertIn("(closed)", b.claw("conflicts", "show", conflict["id"]).stdout)
+
+    def test_what_the_user_asked_to_decide(self):
+        a, b = self.workspace_of(2)
+        a.claw("strategy", "memories.content", "manual")
+        a.sql("INSERT INTO memories(id, content, source) VALUES ('m', 'one', 'here');")
+        self.settle([a, b])
+        for device in (a, b):
+            table, = [t for t in json.loads(device.claw("tables", "--json").stdout)["tables"] if t["name"] == "memories"]
+            self.assertEqual((table["strategy"], table["column_strategies"]), ("last_write_wins", {"content": "manual"}))
+        a.sql("UPDATE memories SET content = 'of a', source = 'of a';")
+        a.claw("push")
+        b.sql("UPDATE memories SET content = 'of b', source = 'of b';")
+        told = b.claw("sync").stderr
+        self.settle([a, b])
+        self.assertEqual(a.query("SELECT content, source FROM memories"), [("of b", "of b")])
+        by_column = {c["column"]: c for c in self.conflicts(b)}
+        self.assertEqual({k: v["state"] for k, v in by_column.items()}, {"content": "manual", "source": "auto"})
+        manual = by_column["content"]["id"]
+        self.assertIn(f"claw-sync conflicts show {manual}", told)
+        self.assertIn("'m'", told)
+        for device in (a, b):
+            status = device.status()
+            self.assertEqual(status["state"], "needs-you")
+            self.assertEqual((status["conflicts"], status["manual_conflicts"]), (2, 1))
+            self.assertIn("NEEDS YOU: 1 conflict wants a decision: claw-sync conflicts list", device.claw("status").stdout)
+        a.claw("conflicts", "resolve", manual, "--take")
+        self.settle([a, b])
+        for device in (a, b):
+            self.assertEqual(device.query("SELECT content, source FROM memories"), [("of a", "of b")])
+            self.assertEqual(json.loads(device.claw("status", "--json").stdout)["needs_you"], [])
+        a.claw("strategy", "memories.content", "last_write_wins", "--quiet")
+        for args in (("memories", "newest"), ("nothing", "manual"), ("memories.nothing", "manual"), ("memories",)):
+            a.claw("strategy", *args, want=2)
 
     def test_a_deleted_row_comes_back_with_what_was_lost(self):
         a, b = self.workspace_of(2)

@@ -1,16 +1,47 @@
-"""`claw-sync status` says one true word: never "in sync" when that is not known."""
-import json, signal, subprocess
+"""`claw-sync status` says one true word: never "in sync" when that is not known. Each state, and each reason for NEEDS YOU, is
+brought about with the real programs, seen in text and in JSON, and gone when the command that is named was run."""
+import contextlib, json, re, shutil, signal, subprocess, unittest
 
-import claw
+import claw, disk_full_test, queue_test
+
+FAST = {"CLAW_SYNC_INTERVAL_SECS": 1, "CLAW_RETRY_BASE_MS": 20}
 
 
-class Status(claw.ClawTest):
-    def look(self, device, *args):
-        return json.loads(device.claw("status", "--json", *args).stdout)
+class StatusTest(claw.ClawTest):
+    def look(self, device, *args, **env):
+        return json.loads(device.claw("status", "--json", *args, **env).stdout)
 
     def state(self, device):
         return self.look(device)["state"]
 
+    def put(self, device, *ids):
+        for i in ids:
+            device.sql(f"INSERT INTO memories(id, content) VALUES ('{i}', 'of {device.folder.name}');")
+
+    def daemon(self, device, **env):
+        device.start(**FAST | env)
+        claw.wait_until(lambda: "connected to" in device.daemon_log(), device.daemon_log)
+
+    def needs(self, device, reason, command, **env):
+        """NEEDS YOU, with this reason and this command, in JSON and in text."""
+        def found():
+            s = self.look(device, **env)
+            return s["state"] == "needs-you" and [
+                r for r in s["needs_you"] if re.search(reason, r["reason"]) and r["do"] == command]
+        r, = claw.wait_until(found, lambda: f"{reason} in {self.look(device, **env)}\n{device.daemon_log()}")
+        text = device.claw("status", **env).stdout
+        self.assertRegex(text, r"(?m)^state +NEEDS YOU: ")
+        first = command.split(", then")[0]
+        self.assertTrue(any(re.search(reason.lstrip("^"), line) and first in line for line in text.splitlines()), text)
+        return r["reason"]
+
+    def in_sync(self, device):
+        claw.wait_until(lambda: self.state(device) == "in-sync", lambda: f"in sync: {self.look(device)}\n{device.daemon_log()}")
+        self.assertEqual(self.look(device)["needs_you"], [])
+        self.assertRegex(device.claw("status").stdout, r"(?m)^state +IN SYNC$")
+
+
+class Status(StatusTest):
     def test_in_sync_is_what_the_hub_confirms(self):
         a, b = self.workspace_of(2)
         self.settle([a, b])
@@ -54,42 +85,6 @@ class Status(claw.ClawTest):
         self.hub.start()
         claw.wait_until(lambda: self.state(a) == "in-sync", "in sync again")
 
-    def test_a_conflict_needs_you(self):
-        a, b = self.workspace_of(2)
-        self.settle([a, b])
-        self.assertEqual(self.state(a), "in-sync")
-        a.sql("INSERT INTO memories(id, content) VALUES ('m', 'one');")
-        self.settle([a, b])
-        a.sql("UPDATE memories SET content = 'mine' WHERE id = 'm';")
-        a.claw("push")
-        b.sql("DELETE FROM memories WHERE id = 'm';")
-        b.claw("sync")
-        a.claw("sync")
-        with_one = [d for d in (a, b) if self.look(d)["conflicts"] > 0]
-        self.assertTrue(with_one)
-        s = self.look(with_one[0])
-        self.assertEqual((s["state"], s["needs_you"][0]["do"]), ("needs-you", "claw-sync conflicts list"))
-        for c in json.loads(with_one[0].claw("conflicts", "list", "--json").stdout)["conflicts"]:
-            with_one[0].claw("conflicts", "resolve", c["id"])
-        self.assertNotEqual(self.state(with_one[0]), "needs-you")
-
-    def test_a_hub_that_was_rolled_back_needs_you(self):
-        a, b = self.workspace_of(2)
-        self.settle([a, b])
-        self.hub.stop()
-        old = (self.folder / "hub" / "data" / "hub.db").read_bytes()
-        self.hub.start()
-        a.sql("INSERT INTO memories(id, content) VALUES ('m', 'one');")
-        a.sync()
-        self.hub.stop()
-        for f in (self.folder / "hub" / "data").glob("hub.db*"):
-            f.unlink()
-        (self.folder / "hub" / "data" / "hub.db").write_bytes(old)
-        self.hub.start()
-        s = self.look(a)
-        self.assertEqual(s["state"], "needs-you")
-        self.assertIn("HUB_ROLLBACK", s["needs_you"][0]["reason"])
-
     def test_a_locked_keystore_is_not_asked_for(self):
         a, = self.workspace_of(1)
         self.assertEqual(self.state(a), "in-sync")
@@ -113,11 +108,472 @@ class Status(claw.ClawTest):
         self.assertEqual(p.wait(claw.PATIENCE), 0)
         p.stdout.close()
 
+    def test_watching_a_database_that_is_locked(self):
+        """Goes on when it can be read again."""
+        a, = self.workspace_of(1)
+        with a.connect() as db:
+            db.execute("PRAGMA journal_mode = DELETE")
+            db.execute("BEGIN EXCLUSIVE")
+            p = subprocess.Popen([claw.CLIENT, "status", "--watch", "--json"], env=a.env(), stdout=subprocess.PIPE, text=True)
+            self.assertEqual(json.loads(p.stdout.readline())["error"]["code"], "busy")
+            db.execute("COMMIT")
+        while json.loads(p.stdout.readline()).get("state") != "in-sync":
+            pass
+        p.send_signal(signal.SIGTERM)
+        self.assertEqual(p.wait(claw.PATIENCE), 0)
+        p.stdout.close()
+
+    def test_watching_in_text(self):
+        a, = self.workspace_of(1)
+        p = subprocess.Popen([claw.CLIENT, "status", "--watch"], env=a.env(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2):
+            while not re.match(r"state +IN SYNC$", p.stdout.readline()):
+                pass
+        p.send_signal(signal.SIGINT)
+        self.assertEqual(p.wait(claw.PATIENCE), 0)
+        p.stdout.close()
+
+    def test_not_set_up(self):
+        self.start_hub()
+        a = self.device("a")
+        self.assertEqual(self.look(a)["state"], "not-set-up")
+        self.assertRegex(a.claw("status").stdout, r"(?m)^state +not set up: nothing in it is replicated$")
+        self.assertIn("does not exist", a.claw("status", want=2, CLAW_DB_PATH=str(self.folder / "none.db")).stderr)
+        a.sync()
+        self.in_sync(a)
+
+    def test_a_workspace_that_is_still_to_be_made(self):
+        """The first device's first round found no hub."""
+        self.start_hub()
+        a = self.device("a")
+        self.hub.stop()
+        a.claw("sync", want=3, CLAW_MAX_RETRIES=0)
+        self.assertEqual(self.look(a)["state"], "offline")
+        self.assertRegex(a.claw("status").stdout, r"(?m)^state +OFFLINE: cannot reach hub")
+        self.hub.start()
+        self.needs(a, "no member of the workspace yet", "claw-sync join CODE, or for a new workspace claw-sync sync")
+        a.sync()
+        self.in_sync(a)
+
+    def test_syncing_so_much_of_it(self):
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        self.daemon(b)
+        claw.wait_until(lambda: self.state(b) == "in-sync", "in sync")
+        b.daemon.send_signal(signal.SIGSTOP)
+        for i in range(3):
+            self.put(a, f"m{i}")
+            a.claw("push")
+        s = self.look(b)
+        self.assertEqual((s["state"], s["hub"]["log_number"] - s["log_number"]), ("syncing", 3))
+        self.assertRegex(b.claw("status").stdout, rf"(?m)^state +SYNCING {s['log_number']} of {s['hub']['log_number']}$")
+        b.daemon.send_signal(signal.SIGCONT)
+        self.in_sync(b)
+        b.daemon.send_signal(signal.SIGSTOP)
+        self.put(b, "mine")
+        self.assertEqual(self.state(b), "syncing")
+        self.assertRegex(b.claw("status").stdout, r"(?m)^state +SYNCING: 1 to send$")
+        b.daemon.send_signal(signal.SIGCONT)
+        self.in_sync(b)
+
+    def test_a_hub_that_answers_late(self):
+        """It is not waited for; what it said before says nothing about now."""
+        a, = self.workspace_of(1)
+        self.daemon(a)
+        self.in_sync(a)
+        self.hub.process.send_signal(signal.SIGSTOP)
+        s = self.look(a)
+        self.assertEqual((s["state"], s["hub"]["answered"]), ("offline", False))
+        self.assertRegex(a.claw("status").stdout, r"(?m)^state +OFFLINE since \d{4}-.*no answer")
+        self.hub.process.send_signal(signal.SIGCONT)
+        self.in_sync(a)
+
+    def test_a_daemon_that_says_nothing(self):
+        a, = self.workspace_of(1)
+        self.daemon(a)
+        self.in_sync(a)
+        self.assertEqual(self.look(a)["daemon"], {"pid": a.daemon.pid, "connected": True, "failure": None})
+        (a.data / "standing.json").unlink()
+        s = self.look(a)
+        self.assertEqual((s["state"], s["daemon"]), ("not-known", {"pid": a.daemon.pid, "connected": None, "failure": None}))
+        self.assertRegex(a.claw("status").stdout,
+                         rf"(?m)^state +NOT KNOWN: process {a.daemon.pid} is at work here, and has not said yet how it stands$")
+        (a.data / "standing.json").write_text("{")
+        self.assertEqual(self.state(a), "not-known")
+        a.stop()
+        self.in_sync(a)
+
+    def test_the_word_of_another_process(self):
+        """Of this device, and of this process alone; that all is well dies with who said it."""
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        self.daemon(a)
+        self.in_sync(a)
+        said = (a.data / "standing.json").read_text()
+        a.stop(signal.SIGKILL)
+        self.assertIsNone(self.look(a)["daemon"])
+        self.daemon(a)
+        self.in_sync(a)
+        (a.data / "standing.json").write_text(said)
+        self.assertEqual(self.state(a), "not-known")
+        a.stop()
+        failed = json.loads(said) | {"last_failure": {"code": -2, "name": "io", "message": "disk full"}}
+        (a.data / "standing.json").write_text(json.dumps(failed))
+        self.in_sync(a)  # it may have passed since
+        failed["last_failure"]["code"] = -12
+        (a.data / "standing.json").write_text(json.dumps(failed))
+        self.needs(a, r"disk full \(found \d{4}-", "claw-sync doctor")
+        failed["device_id"] = self.look(b)["device_id"]
+        (a.data / "standing.json").write_text(json.dumps(failed))
+        self.in_sync(a)
+
+    def test_what_waits_in_changes_of_the_schema(self):
+        """A trigger that is gone, or a schema that nobody looked at: what was edited then is not known."""
+        a, = self.workspace_of(1)
+        self.in_sync(a)
+        for change in ("CREATE TABLE other(x);", "ALTER TABLE memories ADD COLUMN mood;",
+                       f"DROP TRIGGER {a.value('SELECT name FROM sqlite_schema WHERE type = ? AND tbl_name = ?', 'trigger', 'memories')};"):
+            a.sql(change)
+            s = self.look(a)
+            self.assertEqual((s["state"], s["schema_unseen"]), ("stopped", True), change)
+            self.assertRegex(a.claw("status").stdout, r"(?m)^tracked tables +5; the application changed its schema")
+            a.sync()
+            self.in_sync(a)
+
+    def test_what_waits_in_the_queue_alone(self):
+        """A set that was refused and is to be retried is in no table of the database."""
+        a, b = self.workspace_of(2)
+        settings = FAST | {"CLAW_MAX_DELTA_ROWS": 10}
+        a.sync()
+        a.start("--json", **settings | {"CLAW_SYNC_INTERVAL_SECS": 3600})
+        claw.wait_until(lambda: a.daemon_log().count('"pull-completed"') >= 2, a.daemon_log)
+        queue_test.Refused.bind_and_lose_the_hub(self, a, [f"r{i:03}" for i in range(60)])
+        queue_test.Refused.break_signature(self, a)
+        self.hub.start()
+        a.start(**settings)
+        self.needs(a, "the hub refused 1 set of edits for good", "claw-sync queue list, then claw-sync queue retry")
+        self.assertEqual(self.look(a)["set_aside"], 1)
+        queue_test.QueueTest.drained(self, a)
+        a.stop()
+        a.claw("sync")
+        a.claw("queue", "retry")
+        s = self.look(a)
+        self.assertEqual((s["state"], s["queued"], s["unsent"], s["set_aside"]), ("stopped", 1, 0, 0))
+        self.assertRegex(a.claw("status").stdout, r"(?m)^queue +1 sets wait, 0 were refused$")
+        a.sync()
+        self.in_sync(a)
+
+    write = queue_test.QueueTest.write
+
     def test_wrong_use(self):
         a, = self.workspace_of(1)
         self.assertIn("--lokal", a.claw("status", "--lokal", want=2).stderr)
         self.assertIn("--watch", a.claw("sync", "--watch", want=2).stderr)
         self.assertIn("too many", a.claw("status", "surplus", want=2).stderr)
+
+
+class NeedsYou(StatusTest):
+    def test_a_conflict_needs_you(self):
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        self.assertEqual(self.state(a), "in-sync")
+        a.claw("strategy", "memories", "manual")
+        a.sql("INSERT INTO memories(id, content) VALUES ('m', 'one');")
+        self.settle([a, b])
+        a.sql("UPDATE memories SET content = 'mine' WHERE id = 'm';")
+        a.claw("push")
+        b.sql("DELETE FROM memories WHERE id = 'm';")
+        b.claw("sync")
+        a.claw("sync")
+        with_one = [d for d in (a, b) if self.look(d)["conflicts"] > 0]
+        self.assertTrue(with_one)
+        s = self.look(with_one[0])
+        self.assertEqual((s["state"], s["needs_you"][0]["do"]), ("needs-you", "claw-sync conflicts list"))
+        for c in json.loads(with_one[0].claw("conflicts", "list", "--json").stdout)["conflicts"]:
+            with_one[0].claw("conflicts", "resolve", c["id"])
+        self.assertNotEqual(self.state(with_one[0]), "needs-you")
+
+    def test_a_paused_table(self):
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        a.claw("pause", "memories")
+        self.put(a, "unseen")
+        self.needs(a, "1 table is paused", "claw-sync resume")
+        a.sync()  # it waits all the same
+        self.needs(a, "1 table is paused", "claw-sync resume")
+        self.assertEqual(self.look(a)["paused_tables"], 1)
+        a.claw("resume")
+        self.assertEqual(self.look(a)["needs_you"], [])
+        self.assertEqual(self.state(a), "stopped")
+        a.sync()
+        self.in_sync(a)
+        b.sync()
+        self.assertEqual(b.value("SELECT id FROM memories"), "unseen")
+
+    def test_a_row_that_is_too_large(self):
+        a, = self.workspace_of(1)
+        a.sql("INSERT INTO memory_records(id, body) VALUES ('r', zeroblob(17825792));")
+        a.sync()
+        self.needs(a, "1 row cannot be sent", "make them smaller, or give them a key")
+        a.sql("UPDATE memory_records SET body = 'small' WHERE id = 'r';")
+        a.sync()
+        self.in_sync(a)
+
+    def test_clocks(self):
+        a, b = self.workspace_of(2)
+        self.put(a, "m")
+        self.settle([a, b])
+        for secs, words in ((3600, "behind the hub's"), (-3600, "ahead of the hub's")):
+            self.hub.with_clock(secs)
+            self.needs(a, rf"this clock is 3(600|59\d) s {words}", "set the clock right, best by NTP, here or there")
+            self.assertAlmostEqual(self.look(a)["hub"]["clock_skew_ms"] / 1000, secs, delta=60)
+        self.hub.with_clock(0)
+        self.settle([a, b])
+        self.in_sync(a)
+
+    def test_batches_of_others_that_cannot_be_read(self):
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        for i in range(3):
+            self.put(a, f"m{i}")
+            a.claw("push")
+        self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db, db:
+            number, = db.execute("SELECT max(number) - 1 FROM log").fetchone()
+            chunk, = db.execute("SELECT payload FROM chunk WHERE number = ?", (number,)).fetchone()
+            db.execute("UPDATE chunk SET payload = ? WHERE number = ?", (chunk[:-1] + bytes([chunk[-1] ^ 1]), number))
+        self.hub.start()
+        self.daemon(b)
+        self.needs(b, "1 batch of others could not be read and is set aside", "claw-sync reconcile")
+        self.assertEqual(self.look(b)["batches_set_aside"], 1)
+        b.stop()
+        self.daemon(a)
+        b.claw("reconcile")
+        self.in_sync(b)
+        self.assertEqual(self.look(b)["batches_set_aside"], 0)
+        self.assertEqual(b.value("SELECT count(*) FROM memories"), 3)
+        self.assertNotIn("BAD_CHUNK", b.claw("hidden", "list").stdout)
+
+    def test_a_workspace_to_be_joined(self):
+        a, = self.workspace_of(1)
+        d = self.device("d")
+        d.claw("sync", want=2)
+        self.needs(d, "this workspace exists", "claw-sync join CODE")
+        d.claw("join", json.loads(a.claw("invite", "--json").stdout)["code"])
+        d.sync()
+        self.in_sync(d)
+
+    def test_a_device_that_was_removed(self):
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        self.daemon(b)
+        a.claw("devices", "revoke", self.look(b)["device_id"])
+        command = "claw-sync identity new, then claw-sync join CODE"
+        self.needs(b, "not a member of the workspace any more", command)
+        claw.wait_until(lambda: self.look(b)["daemon"]["failure"], "the daemon's word")
+        b.stop()
+        self.needs(b, "not a member of the workspace any more", command)
+        b.claw("identity", "new")
+        self.needs(b, "no member of the workspace yet", "claw-sync join CODE, or for a new workspace claw-sync sync")
+        b.claw("join", json.loads(a.claw("invite", "--json").stdout)["code"])
+        b.sync()
+        self.in_sync(b)
+
+    def test_a_copied_device(self):
+        """The hub has nothing against it: rounds alone find it."""
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        shutil.copytree(a.folder, self.folder / "copy")
+        copy = self.device("copy", schema=None)
+        self.put(copy, "of the copy")
+        copy.sync()
+        self.in_sync(copy)
+        self.put(a, "of the first")
+        a.sync()
+        command = "claw-sync identity new, then claw-sync join CODE"
+        copy.start(**FAST)
+        self.needs(copy, "^DEVICE_CLONED", command)
+        self.assertEqual(self.look(copy)["daemon"]["failure"]["code"], "exists")
+        copy.stop(signal.SIGKILL)
+        self.needs(copy, "^DEVICE_CLONED", command)
+        self.assertIsNone(self.look(copy)["daemon"])
+        copy.claw("identity", "new")
+        copy.claw("join", json.loads(a.claw("invite", "--json").stdout)["code"])
+        copy.sync()
+        self.in_sync(copy)
+        self.settle([a, b, copy])
+
+    def test_a_database_without_its_data_dir(self):
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        shutil.move(a.data, self.folder / "kept")
+        self.needs(a, r"the keys of device .* are not in", "claw-sync identity new, then claw-sync join CODE")
+        shutil.move(self.folder / "kept", a.data)
+        self.in_sync(a)
+        self.needs(b, "was replicated by device", "claw-sync identity new, then claw-sync join CODE", CLAW_DATA_DIR=str(a.data))
+
+    def test_a_batch_of_a_newer_version(self):
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        self.put(a, "m")
+        a.claw("push")
+
+        def bend(version):
+            self.hub.stop()
+            with contextlib.closing(self.hub.database()) as db, db:
+                number, header = db.execute("SELECT number, header FROM log ORDER BY number DESC LIMIT 1").fetchone()
+                db.execute("UPDATE log SET header = ? WHERE number = ?", (header[:3] + version + header[4:], number))
+            self.hub.start()
+            return header[3:4]
+        was = bend(b"\xff")
+        self.daemon_of(b)
+        self.needs(b, "^UPDATE_NEEDED", "update claw-sync, then claw-sync sync")
+        b.stop()
+        self.needs(b, "^UPDATE_NEEDED", "update claw-sync, then claw-sync sync")
+        bend(was)
+        b.sync()
+        self.in_sync(b)
+
+    def daemon_of(self, device):
+        device.start(**FAST)
+
+    def test_a_hub_that_leaves_something_out(self):
+        """Its heads are in order: the daemon finds it, and asking the hub does not."""
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        self.put(a, "m1")
+        a.claw("push")
+        self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db, db:
+            number, header = db.execute("SELECT number, header FROM log ORDER BY number DESC LIMIT 1").fetchone()
+            at = header.find(claw.uuid.UUID(self.workspace).bytes)
+            db.execute("UPDATE log SET header = ? WHERE number = ?", (header[:at] + bytes(16) + header[at + 16:], number))
+        self.hub.start()
+        self.daemon_of(b)
+        self.needs(b, "^WRONG_WORKSPACE", "claw-sync doctor")
+        self.assertTrue(self.look(b)["hub"]["answered"])
+        b.stop()
+        self.needs(b, "^WRONG_WORKSPACE", "claw-sync sync")  # it may be over
+        self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db, db:
+            db.execute("UPDATE log SET header = ? WHERE number = ?", (header, number))
+        self.hub.start()
+        b.sync()
+        self.in_sync(b)
+
+    def old_hub(self):
+        """A hub that went back to before what two devices saw."""
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        self.hub.stop()
+        old = (self.folder / "hub" / "data" / "hub.db").read_bytes()
+        self.hub.start()
+        self.put(a, "m")
+        self.settle([a, b])
+        self.hub.stop()
+        for f in (self.folder / "hub" / "data").glob("hub.db*"):
+            f.unlink()
+        (self.folder / "hub" / "data" / "hub.db").write_bytes(old)
+        return a, b
+
+    def test_a_hub_that_was_rolled_back(self):
+        a, b = self.old_hub()
+        self.hub.start()
+        self.needs(a, "^HUB_ROLLBACK", "claw-sync hub refill")
+        self.daemon_of(b)
+        self.needs(b, "^HUB_ROLLBACK", "claw-sync hub refill")
+        a.claw("hub", "refill")
+        self.in_sync(a)
+        self.in_sync(b)  # its daemon follows
+
+    def test_a_hub_with_two_logs(self):
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        self.hub.stop()
+        old = (self.folder / "hub" / "data" / "hub.db").read_bytes()
+        self.hub.start()
+        self.put(b, "seen by b")
+        b.sync()
+        self.hub.stop()
+        for f in (self.folder / "hub" / "data").glob("hub.db*"):
+            f.unlink()
+        (self.folder / "hub" / "data" / "hub.db").write_bytes(old)
+        self.hub.start()
+        for i in range(2):  # the other log is longer than the one that b knows
+            self.put(a, f"seen by a {i}")
+            a.sync()
+        self.daemon_of(b)
+        self.needs(b, "^HUB_FORK", "claw-sync verify-heads, here and on another device")
+        self.assertEqual(self.state(a), "in-sync")
+        b.stop()
+        self.needs(b, "^HUB_FORK", "claw-sync sync")  # it may be over
+        b.claw("hub", "refill")
+        self.settle([a, b])
+        self.in_sync(b)
+        self.assertEqual(a.value("SELECT count(*) FROM memories"), 3)
+
+    def test_a_refill_that_is_not_over(self):
+        a, b = self.old_hub()
+        with a.connect() as db:
+            db.execute("BEGIN")
+            db.executemany("INSERT INTO memory_records(id, title) VALUES (?, 'x')", ((f"r{i}",) for i in range(5000)))
+            db.execute("COMMIT")
+        self.hub.start()
+        self.needs(a, "^HUB_ROLLBACK", "claw-sync hub refill")
+        p = subprocess.Popen([claw.CLIENT, "hub", "refill"], env=a.env(CLAW_MAX_DELTA_ROWS=10), stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+        with contextlib.closing(self.hub.database()) as db:
+            was = db.execute("SELECT log_id FROM workspace").fetchone()
+            claw.wait_until(lambda: db.execute("SELECT log_id != ? AND number > 3 FROM workspace", was).fetchone()[0], "a new log")
+        p.kill(), p.wait(claw.PATIENCE)
+        self.needs(a, "a refill of the hub that was begun here is not finished", "claw-sync hub refill")
+        a.claw("hub", "refill")
+        self.in_sync(a)
+        b.sync()
+        self.settle([a, b])
+
+    def test_a_hub_with_another_key(self):
+        a, = self.workspace_of(1)
+        self.hub.stop()
+        (self.folder / "hub" / "data" / "hub.key").unlink()
+        self.hub.start()
+        self.daemon_of(a)
+        self.needs(a, "^HUB_KEY_CHANGED", "claw-sync hub accept")
+        a.stop()
+        shown = json.loads(a.claw("hub", "accept", "--json", want=None).stdout)["error"]["message"]
+        a.claw("hub", "accept", re.search(r"hub accept ([\w-]+)", shown).group(1))
+        a.sync()
+        self.in_sync(a)
+
+    def test_a_quota_that_is_used_up(self):
+        self.start_hub(CLAW_SYNC_QUOTA_BYTES="4000")
+        a, = self.workspace_of(1)
+        self.daemon(a)
+        self.in_sync(a)
+        a.sql("INSERT INTO memory_records(id, body) VALUES ('r', hex(randomblob(8000)));")
+        self.needs(a, r"used \d+ of its 4000 bytes", "ask who runs the hub for more room")
+        self.hub.stop()
+        self.hub.env["CLAW_SYNC_QUOTA_BYTES"] = "none"
+        self.hub.start()
+        self.in_sync(a)
+
+    @unittest.skipIf(disk_full_test.why_not(), "no file system can be mounted here")
+    def test_a_full_disk(self):
+        self.start_hub()
+        (self.folder / "a").mkdir()
+        disk = disk_full_test.DiskFull.disk(self, self.folder / "a")
+        a, b = self.device("a"), self.device("b")
+        a.sync()
+        self.join(a, b)
+        self.daemon(a)
+        self.in_sync(a)
+        disk.fill()
+        with b.connect() as db:
+            db.executemany("INSERT INTO memory_records(id, body) VALUES (?, ?)", ((f"r{i}", "x" * 4000) for i in range(1000)))
+        b.sync()
+        self.needs(a, disk_full_test.FULL, "make room on that disk, or see what is wrong with it")
+        disk.free()
+        self.in_sync(a)
 
 
 if __name__ == "__main__":

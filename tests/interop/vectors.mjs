@@ -190,7 +190,7 @@ function membership(v) {
     boxes.set(hex(k.boxPk), k.box);
     if (k.vouch) vouchers.set(hex(k.id), k.vouch);
   }
-  const state = { members: new Map(), epochs: [], head: Buffer.alloc(32) };
+  const state = { members: new Map(), epochs: [], head: Buffer.alloc(32), refills: 0 };
   const wrapped = (wrap, boxPk, epoch) => {
     const key = openSeal(boxes.get(hex(boxPk)), wrap);
     same(epochOf(key, workspace, epoch).commitment, state.epochs[epoch - 1].commitment, 'a wrap holds its epoch');
@@ -267,6 +267,16 @@ function membership(v) {
       case 7:
         Object.assign(state.members.get(hex(body.subarray(0, 16))), { nameEpoch: body.readUInt32BE(16), name: body.subarray(20, 124) });
         break;
+      case 8: {
+        const count = body.readUInt16BE(96);
+        const ids = Array.from({ length: count }, (_, k) => hex(body.subarray(98 + 24 * k, 114 + 24 * k)));
+        same(String(body.length), String(98 + 24 * count), 'refill');
+        assert.deepEqual(ids, [...ids].sort());
+        assert.notDeepEqual(body.subarray(48, 56), body.subarray(0, 8));
+        state.refills += 1;
+        state.refill = { seq, to: body.subarray(48, 96) };
+        break;
+      }
       default:
         assert.fail(`entry type ${entry[4]}`);
     }
@@ -285,6 +295,11 @@ function membership(v) {
       same(state.epochs[k].history, x.history, 'history');
       same(state.epochs[k].commitment, x.commitment, 'commitment');
     });
+    same(String(state.refills), String(want.refills), 'refills');
+    if (state.refills > 0) {
+      same(String(state.refill.seq), String(want.refill_seq), 'refill');
+      same(state.refill.to, cat(be(want.refill_log_id, 8), be(want.refill_number, 8), un(want.refill_log_hash)), 'refill, log');
+    }
     same(String(state.members.size), String(want.members.length), 'members');
     for (const x of want.members) {
       const have = state.members.get(x.id);
@@ -302,7 +317,7 @@ function membership(v) {
       same(name.subarray(1 + name[0]), Buffer.alloc(63 - name[0]), 'name, padded');
     }
   });
-  assert.deepEqual([...new Set(m.entries.map((x) => un(x.entry)[4]))].sort(), [1, 2, 3, 4, 5, 6, 7]);
+  assert.deepEqual([...new Set(m.entries.map((x) => un(x.entry)[4]))].sort(), [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
 // ---- what people carry, and pairing ----
@@ -354,6 +369,53 @@ function heads(v) {
   same(head.subarray(24, 56), l, 'head, L');
 }
 
+function refilled(v) {
+  const r = v.refilled;
+  same(H('log start', un(r.workspace), be(r.log_id, 8), be(r.refilled, 8)), r.log_start, 'L_0');
+  same(String(BigInt(r.refilled) << 40n), String(r.chain_number), 'chain, number');
+  same(H('chain start', un(r.workspace), be(r.log_id, 8)), r.chain_prev, 'chain, prev');
+}
+
+// ---- comparing states ----
+
+function reconcile(v) {
+  const r = v.reconcile;
+  const frame = (bytes) => cat(be(bytes.length, 4), bytes);
+  const version = (x) => cat(be(x.stamp, 8), un(x.device));
+  const xor = (a, b) => a.map((byte, i) => byte ^ b[i]);
+  const tagKey = epochOf(un(r.epoch_key), un(r.workspace), r.epoch).tag_key;
+  const stateKey = H('entity state', tagKey);
+  const rows = [];
+  let sum = Buffer.alloc(16);
+  const children = Array.from({ length: 16 }, () => Buffer.alloc(16));
+  same(stateKey, r.state_key, 'state key');
+  for (const e of r.entities) {
+    const [table, key] = [ascii(e.table), un(e.key)];
+    const row = cat(frame(table), frame(key), version(e.ins), version(e.del), be(e.cells.length, 4),
+      ...e.cells.map((c) => cat(frame(ascii(c.column)), version(c.version), frame(un(c.value)))));
+    const tag = MAC(tagKey, 16, be(table.length, 2), table, be(key.length, 4), key);
+    const state = MAC(stateKey, 16, row);
+    same(row, e.row, 'row');
+    same(tag, e.tag, 'tag');
+    same(state, e.state, 'state');
+    rows.push(row);
+    sum = xor(sum, state);
+    children[tag[0] >> 4] = xor(children[tag[0] >> 4], state);
+  }
+  same(B3(ascii('claw-sync merged state 1\n'), ...rows), r.root, 'root');
+  same(sum, r.sum, 'sum');
+  same(cat(...children), r.sums_of_children, 'sums');
+
+  const proof = un(r.proof);
+  const device = keysIn('device', r.device);
+  const id = un(r.device_id);
+  same(proof.subarray(0, 4), be(r.epoch, 4), 'proof, epoch');
+  const plain = unbox(MAC(stateKey, 32, ascii('proof'), id), proof.subarray(4, 28), proof.subarray(28));
+  const statement = cat(ascii('CSV1'), un(r.workspace), id, be(r.log_id, 8), be(r.log_number, 8), un(r.log_hash),
+    be(r.entities.length, 8), un(r.root), be(r.time, 8), Buffer.alloc(60));
+  same(plain, cat(statement, sign(device.seed, 'state proof', statement)), 'proof');
+}
+
 function sessions(v) {
   const s = v.session;
   const hello = un(s.hello);
@@ -371,6 +433,7 @@ function sessions(v) {
   const sig = sign(device.seed, 'rpc', t, be(s.counter, 8), workspace, id, body, be(s.path.length, 2), ascii(s.path));
   same(`ClawSync1 ${cat(reply.subarray(33, 49), be(s.counter, 8), workspace, id, body, sig).toString('base64url')}`, s.authorization, 'authorization');
   same(sign(device.seed, 'register', t, be(s.register_counter, 8), workspace, id, device.pk, device.boxPk, B3(un(s.entry)), B3()), s.signed_challenge, 'challenge');
+  same(sign(device.seed, 'refill', t, be(s.refill_counter, 8), workspace, id, B3(un(s.refill_content))), s.refill_challenge, 'refill');
   same(MAC(key, 32, [1], be(s.counter, 8), be(0, 4), B3(un(s.answer))), s.answer_mac, 'answer');
   same(MAC(key, 32, [1], be(s.counter, 8), be(16, 4), B3()), s.refusal_mac_16, 'refusal');
   same(MAC(key, 32, [2], un(s.batch_hash), [1], be(5, 8), be(0, 2)), s.push_mac_5, 'acknowledgement');
@@ -409,7 +472,7 @@ function audit(a) {
 }
 
 const v = read('crypto');
-for (const part of [primitives, batches, membership, carried, heads, sessions, files]) part(v);
+for (const part of [primitives, batches, membership, carried, heads, refilled, reconcile, sessions, files]) part(v);
 audit(read('audit'));
 holds(checks > 1000, `only ${checks} values were compared`);
 console.log(`${checks} values computed anew, all the same`);

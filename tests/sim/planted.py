@@ -1,6 +1,6 @@
 """The test of clawsim: plants one bug at a time in the hub, the engine and the replica, and demands that clawsim finds it.
 
-  planted.py BUILD_DIR [--seeds N] [NAME ...]      default: every bug, at most 1000 seeds each
+  planted.py BUILD_DIR [--seeds N] [--jobs N] [NAME ...]      default: every bug, at most 1000 seeds each, two at a time
 
 A bug is a line of the source changed for another. Only its file is compiled again; everything else comes from BUILD_DIR,
 where clawsim must have been built."""
@@ -19,12 +19,13 @@ BUGS = [
     ("hub_does_not_sync", "hub/store_sqlite.c", "PRAGMA synchronous=FULL;", "PRAGMA synchronous=OFF;"),
     ("page_misses_its_last", "hub/store_sqlite.c", "number BETWEEN ?2 AND ?3 ORDER BY number",
      "number BETWEEN ?2 AND ?3 - (?3 % 7 = 3) ORDER BY number"),
+    # not cs_sqlite_sync_found: found_test.c makes the power fail in that one moment, where chance hardly ever does
     ("chunks_cut_short", "hub/store_sqlite.c", "AND seq>=?3 ORDER BY seq", "AND seq>=?3 AND seq<2 ORDER BY seq"),
     # push
     ("refused_taken_for_sent", "engine/push.c", "    if (!r->accepted) {\n", "    if (!r->accepted && s->acked > 0) {\n"),
     ("bound_ones_forgotten", "engine/push.c", "if (s->nflight == CS_PUSH_MAX)", "if (i > 0)\n            break;\n        if (s->nflight == CS_PUSH_MAX)"),
     ("rebound_to_the_old_one", "engine/push.c", "        memcpy(prev, s->batch.hash, 32);\n", ""),
-    ("taken_back_and_dropped", "engine/push.c", "    if (rc == CS_OK && nwaiting > 0)\n", "    if (rc == CS_OK && nwaiting > 1)\n"),
+    ("taken_back_and_dropped", "engine/offline.c", "        if (i != except)\n", "        if (i != except && i != 1)\n"),
     ("bound_without_sync", "replica/bound.c", "PRAGMA main.synchronous=FULL", "PRAGMA main.synchronous=OFF"),
     ("bound_and_extracted_again", "replica/bound.c", "        rc = cs_extract_drop_taken(r, err);\n", "        rc = CS_OK;\n"),
     ("bound_apart_from_extract", "replica/bound.c", "if ((rc = insert_bound(r, number, hash, stored, err)) == CS_OK)",
@@ -33,14 +34,35 @@ BUGS = [
     # pull
     ("batch_skipped", "engine/pull.c", "rc = advance(e, &mark, h, &delta, &result, err);",
      "rc = advance(e, &mark, h, s->log_number % 11 == 7 ? NULL : &delta, &result, err);"),
-    ("own_batches_not_fetched_back", "engine/pull.c", "if (s->header_only && !s->own_in_full) {", "if (s->header_only) {"),
+    ("own_batches_not_fetched_back", "engine/pull.c", "    req.own_in_full = s->own_in_full;\n", "    req.own_in_full = false;\n"),
     ("members_not_fetched", "engine/pull.c", "        s->need_member = true;\n", "        s->need_member = false;\n"),
-    ("restored_backup_not_noticed", "engine/incarnation.c", "e->recovering = memcmp(e->ks->place, place, 32) != 0 || is_older(e);", "e->recovering = memcmp(e->ks->place, place, 32) != 0;"),
-    ("sealed_anew_below_others", "engine/push.c", "    if (mark.top_stamp > highest)
-", "    if (false)
-"),
+    # not is_older of incarnation.c: what it would miss, the pull meets as batches of the device's own that it does not know
+    ("older_life_not_adopted", "engine/pull.c", "    *adopt = true;\n    if ((rc = unknown_own", "    *adopt = false;\n    if ((rc = unknown_own"),
+    ("sealed_anew_below_others", "engine/push.c", "    if (mark.top_stamp > highest)\n", "    if (false)\n"),
+    ("retry_begins_what_runs", "engine/schedule.c", "    if (s->step_waits) {\n        s->step_waits = false;\n        run_step(e);",
+     "    if (s->busy) {\n        s->step_waits = false;\n        run_step(e);"),
     ("long_push_goes_round", "engine/push.c", "if (s->loaded && s->made >= FAIR_SHARE", "if (s->made >= FAIR_SHARE"),
+    ("copies_not_noticed", "engine/pull.c", "if (!e->recovering && e->ks->nincarnations > 1 &&", "if (false && e->ks->nincarnations > 1 &&"),
+    # joining and being removed
+    ("entry_that_lost_a_race", "hub/commit.c", "    if (rc != CS_OK || same)\n        return rc;\n    if (seq == 1", "    if (rc != CS_OK || seq > 1)\n        return rc;\n    if (seq == 1"),
+    ("entry_again_refused", "hub/commit.c", "    if (rc != CS_OK || same)\n        return rc;\n    if (seq == 1", "    if (rc != CS_OK)\n        return rc;\n    if (seq == 1"),
+    ("removed_behind_the_cut", "hub/commit.c", "        if (last.number == cut.number && memcmp", "        if (last.number >= cut.number || memcmp"),
+    # a hub that lost what it had
+    ("refill_of_one_alone", "engine/refill.c", "        *out = have > had;\n", "        *out = false;\n"),
+    ("old_log_under_the_new", "hub/refill.c", "    if (exists && (rc = tx->ops->drop_log(tx, &w->workspace, err)) != CS_OK)\n        return rc;\n", ""),
+    ("state_given_in_part", "engine/push.c", "(delta.nops == 0 && (rc = cs_replica_extract_state(", "(delta.nops == 0 && s->made < 3 && (rc = cs_replica_extract_state("),
+    # the queue
+    ("accepted_waits_on", "queue/states.c", "    return change(q, STMT_ACCEPTED, 2, batch, err);\n", "    return change(q, STMT_ACCEPTED, 2, batch[0] % 2 == 0 ? batch : (const uint8_t[32]){ 0 }, err);\n"),
+    ("set_not_settled", "queue/states.c", "            rc = settle(q, e, CS_QUEUE_DONE, false, err);\n", "            rc = CS_OK;\n"),
+    # the schema
+    ("resume_closes_no_gap", "replica/track.c", "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1 WHERE id = ?1", "UPDATE main.sync_tables SET state = 1 WHERE id = ?1"),
+    ("new_table_not_tracked", "engine/schedule.c", "    if (j->rc == CS_OK && changed)\n", "    if (false)\n"),
+    ("hidden_cells_dropped", "replica/apply.c", "            rc = cs_hidden_put_cell(b->r, b->bt->id, b->op->key, b->cells[i].col, &b->cells[i].value, b->err);\n    return rc;\n}\n\n/* The row waits", "            rc = CS_OK;\n    return rc;\n}\n\n/* The row waits"),
+    ("parents_not_looked_at", "replica/apply.c", "    *out = !children;\n", "    *out = true;\n"),
+    # the audit log
+    ("audit_row_of_another_place", "audit/log.c", "memcpy(a->head, hash, 32);", "memcpy(a->head, hash, 31);"),
     # sealing and applying
+    ("stamps_change_places", "replica/seal.c", "    v.stamp = r->hlc = cs_hlc_tick(r->hlc, c.ms, l->now_ms);\n", "    v.stamp = (r->hlc = cs_hlc_tick(r->hlc, c.ms, l->now_ms)) ^ 1;\n"),
     ("clock_not_saved", "replica/db.c", 'return cs_meta_put_int(r, "hlc", r->hlc, err);', 'return r->hlc == 0 ? cs_meta_put_int(r, "hlc", r->hlc, err) : CS_OK;'),
     ("changelog_cut_too_far", "replica/db.c", "DELETE FROM main.sync_changelog WHERE seq <= ?1", "DELETE FROM main.sync_changelog WHERE seq <= ?1 + 1"),
     ("clock_not_raised", "replica/apply.c", "b->r->hlc = cs_hlc_receive(b->r->hlc, b->op->stamp);", "b->r->hlc = b->r->hlc;"),
@@ -78,36 +100,38 @@ def plant(bug, build, work, compile_of, link):
 
 
 def find(program, seeds):
-    """The seed that finds it, or None."""
+    """The seed that finds it, or None, and what else there is to say. A run that does not end finds nothing: it may be the
+    machine that is slow."""
     for seed in range(1, seeds + 1):
         try:
-            run = subprocess.run([program, "--seed", str(seed), "--no-shrink"], capture_output=True, timeout=120)
+            run = subprocess.run([program, "--seed", str(seed), "--no-shrink"], capture_output=True, timeout=900)
         except subprocess.TimeoutExpired:
-            return seed  # it goes round in circles
+            return None, f"SEED {seed} DOES NOT END"
         if run.returncode != 0:
-            return seed
-    return None
+            return seed, ""
+    return None, "NOT NOTICED"
 
 
 def main():
     args = sys.argv[1:]
-    seeds = 1000
-    if "--seeds" in args:
-        i = args.index("--seeds")
-        seeds = int(args[i + 1])
-        del args[i:i + 2]
+    numbers = {"--seeds": 1000, "--jobs": 2}
+    for option in numbers:
+        if option in args:
+            i = args.index(option)
+            numbers[option] = int(args[i + 1])
+            del args[i:i + 2]
+    seeds = numbers["--seeds"]
     build = os.path.abspath(args[0])
     bugs = [b for b in BUGS if len(args) == 1 or b[0] in args[1:]]
     compile_of, link = commands(build)
     missed = 0
-    with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(numbers["--jobs"]) as pool:
         def one(bug):
             program, why = plant(bug, build, work, compile_of, link)
-            seed = find(program, seeds) if program else None
-            return bug[0], why or ("not noticed" if seed is None else ""), seed
-        for name, why, seed in pool.map(one, bugs):
-            missed += bool(why)
-            print(f"{name:34} {why.upper() if why == 'not noticed' else why or f'seed {seed}'}", flush=True)
+            return bug[0], *((None, why) if program is None else find(program, seeds))
+        for name, seed, why in pool.map(one, bugs):
+            missed += seed is None
+            print(f"{name:34} {why or f'seed {seed}'}", flush=True)
     print(f"{len(bugs)} planted bugs, {missed} not noticed")
     return 1 if missed else 0
 

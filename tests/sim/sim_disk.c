@@ -49,7 +49,7 @@ struct sim_disk {
     struct cs_world *host;
     struct file *files;
     struct sim_faults faults;
-    uint64_t injected, lost;
+    struct sim_disk_counts counts;
     unsigned boot; /* processes that opened under another one are dead */
     unsigned crash_in;
     bool power, down, full, paused;
@@ -78,11 +78,21 @@ static void *grow(void *p, size_t n)
     return more;
 }
 
-static bool draw_fault(struct sim_disk *d, uint32_t rate)
+/* Does whoever decides about each call let this one fail? */
+static bool (*decide)(void);
+
+static bool is_chosen(struct sim_disk *d)
 {
+    return decide != NULL && !d->paused && decide();
+}
+
+static bool draw_fault(struct sim_disk *d, uint32_t rate, uint64_t *count)
+{
+    if (is_chosen(d))
+        return true;
     if (rate == 0 || d->paused || cs_sim_random(d->sim, UINT64_C(1) << 20) >= rate)
         return false;
-    d->injected++;
+    ++*count;
     return true;
 }
 
@@ -262,7 +272,7 @@ static bool crashes(struct sim_disk *d)
     if (d->paused || d->crash_in == 0 || --d->crash_in > 0)
         return false;
     d->down = true;
-    d->injected++;
+    d->counts.crash++;
     cs_sim_crash_now(d->host);
     return true;
 }
@@ -282,7 +292,7 @@ static int disk_read(sqlite3_file *file, void *out, int n, sqlite3_int64 at)
     const struct content *c = &h->file->now;
     size_t there = (size_t)at < c->len ? c->len - (size_t)at : 0;
 
-    if (fails(h) || draw_fault(h->disk, h->disk->faults.read))
+    if (fails(h) || draw_fault(h->disk, h->disk->faults.read, &h->disk->counts.read))
         return SQLITE_IOERR_READ;
     if (there >= (size_t)n) {
         memcpy(out, c->data + at, (size_t)n);
@@ -304,12 +314,13 @@ static int disk_write(sqlite3_file *file, const void *bytes, int n, sqlite3_int6
 
     if (fails(h))
         return SQLITE_IOERR_WRITE;
-    if (grows && ((d->full && !d->paused) || draw_fault(d, d->faults.full))) {
+    if (grows && ((d->full && !d->paused) || draw_fault(d, d->faults.full, &d->counts.full))) {
         part = 0;
         rc = SQLITE_FULL;
-    } else if (crashes(d) || draw_fault(d, d->faults.write)) {
+    } else if (crashes(d) || draw_fault(d, d->faults.write, &d->counts.write)) {
         part = (size_t)cs_sim_random(d->sim, (uint64_t)n / SECTOR + 1) * SECTOR;
         rc = SQLITE_IOERR_WRITE;
+        d->counts.short_write += part > 0;
     }
     if (part > 0)
         write_now(h->file, (size_t)at, bytes, part);
@@ -320,7 +331,7 @@ static int disk_truncate(sqlite3_file *file, sqlite3_int64 len)
 {
     struct handle *h = handle_of(file);
 
-    if (fails(h) || crashes(h->disk) || draw_fault(h->disk, h->disk->faults.write))
+    if (fails(h) || crashes(h->disk) || draw_fault(h->disk, h->disk->faults.write, &h->disk->counts.write))
         return SQLITE_IOERR_TRUNCATE;
     cut(&h->file->now, (size_t)len);
     add_op(h->file, (size_t)len, NULL, 0);
@@ -332,7 +343,7 @@ static int disk_sync(sqlite3_file *file, int flags)
     struct handle *h = handle_of(file);
 
     (void)flags;
-    if (fails(h) || crashes(h->disk) || draw_fault(h->disk, h->disk->faults.sync))
+    if (fails(h) || crashes(h->disk) || draw_fault(h->disk, h->disk->faults.sync, &h->disk->counts.sync))
         return SQLITE_IOERR_FSYNC;
     sync_now(h->disk, h->file);
     return SQLITE_OK;
@@ -565,7 +576,7 @@ static int disk_open(sqlite3_vfs *vfs, const char *path, sqlite3_file *file, int
     struct file *f;
 
     h->base.pMethods = NULL;
-    if (d == NULL || d->down)
+    if (d == NULL || d->down || is_chosen(d))
         return SQLITE_CANTOPEN;
     f = path == NULL ? NULL : find(d, path);
     if ((f == NULL && (flags & SQLITE_OPEN_CREATE) == 0) || (f != NULL && (flags & SQLITE_OPEN_EXCLUSIVE) != 0))
@@ -585,7 +596,7 @@ static int disk_delete(sqlite3_vfs *vfs, const char *path, int sync)
     struct file *f = d == NULL ? NULL : find(d, path);
 
     (void)vfs;
-    if (d != NULL && d->down)
+    if (d != NULL && (d->down || is_chosen(d)))
         return SQLITE_IOERR_DELETE;
     if (f == NULL)
         return SQLITE_IOERR_DELETE_NOENT;
@@ -722,6 +733,11 @@ void sim_disk_pause(struct sim_disk *d, bool on)
     d->paused = on;
 }
 
+void sim_disk_decide(bool (*chosen)(void))
+{
+    decide = chosen;
+}
+
 void sim_disk_full(struct sim_disk *d, bool on)
 {
     d->full = on;
@@ -741,7 +757,8 @@ static void lose(struct sim_disk *d, struct file *f)
         uint64_t fate = cs_sim_random(d->sim, 3);
         bool torn = fate == 2 && o->bytes != NULL && o->len > SECTOR;
 
-        d->lost += fate == 0 || torn;
+        d->counts.lost += fate == 0;
+        d->counts.torn += torn;
         if (fate == 0)
             continue;
         if (!torn) {
@@ -798,60 +815,74 @@ void sim_disk_kill(struct sim_disk *d)
         end_processes(d);
 }
 
-static void backup_path(char out[256], const char *path)
+/* A file that is in no folder any more stays for those who have it open. */
+static void take_out(struct file *f)
 {
-    snprintf(out, 256, "%s.backup", path);
+    f->named = f->named_safe = false;
 }
 
-static void copy_file(struct sim_disk *d, const char *from, const char *to)
+static void put_copy(const struct file *f, const char *to)
 {
-    struct file *f = find(d, to), *source = find(d, from);
+    struct sim_disk *d = disk_of(to);
+    struct file *copied = find(d, to);
 
-    if (f == NULL)
-        f = add_file(d, to);
-    f->now.len = 0;
-    add_op(f, 0, NULL, 0);
-    write_now(f, 0, source->now.data, source->now.len);
-    sync_now(d, f);
+    if (copied == NULL)
+        copied = add_file(d, to);
+    copied->now.len = 0;
+    add_op(copied, 0, NULL, 0);
+    if (f->now.len > 0)
+        write_now(copied, 0, f->now.data, f->now.len);
+    sync_now(d, copied);
 }
 
-void sim_disk_backup(struct sim_disk *d, const char *path)
+static bool is_below(const struct file *f, const char *folder)
 {
-    char to[256];
+    size_t n = strlen(folder);
 
-    backup_path(to, path);
-    if (find(d, path) != NULL)
-        copy_file(d, path, to);
+    return f->named && strncmp(f->path, folder, n) == 0 && f->path[n] == '/';
 }
 
-bool sim_disk_restore(struct sim_disk *d, const char *path)
+void sim_disk_copy(struct sim_disk *d, const char *from, const char *to)
 {
-    char from[256], beside[256];
+    struct sim_disk *other = disk_of(to);
+    char path[256];
 
-    backup_path(from, path);
-    if (find(d, from) == NULL)
+    for (struct file *f = other->files; f != NULL; f = f->next)
+        if (is_below(f, to))
+            take_out(f);
+    for (struct file *f = d->files; f != NULL; f = f->next)
+        if (is_below(f, from)) {
+            snprintf(path, sizeof path, "%s%s", to, f->path + strlen(from));
+            put_copy(f, path);
+        }
+    sweep(other);
+}
+
+bool sim_disk_rot(struct sim_disk *d, const char *path)
+{
+    struct file *f = find(d, path);
+    size_t at;
+    uint8_t bit;
+
+    if (f == NULL || f->now.len == 0)
         return false;
-    copy_file(d, from, path);
-    snprintf(beside, sizeof beside, "%s-wal", path);
-    disk_delete(&d->vfs, beside, 1);
-    snprintf(beside, sizeof beside, "%s-journal", path);
-    disk_delete(&d->vfs, beside, 1);
+    at = (size_t)cs_sim_random(d->sim, f->now.len);
+    bit = (uint8_t)(1u << cs_sim_random(d->sim, 8));
+    f->now.data[at] ^= bit;
+    if (at < f->safe.len)
+        f->safe.data[at] ^= bit;
+    d->counts.rot++;
     return true;
+}
+
+const struct sim_disk_counts *sim_disk_counts(const struct sim_disk *d)
+{
+    return &d->counts;
 }
 
 bool sim_disk_is_down(const struct sim_disk *d)
 {
     return d->down;
-}
-
-uint64_t sim_disk_injected(const struct sim_disk *d)
-{
-    return d->injected;
-}
-
-uint64_t sim_disk_lost(const struct sim_disk *d)
-{
-    return d->lost;
 }
 
 void sim_disk_dump(const struct sim_disk *d, const char *folder)

@@ -25,6 +25,8 @@ const char *sim_disk_vfs(const struct sim_disk *d); /* its name for sqlite3_open
 void sim_disk_choose(struct sim_disk *d);
 
 void sim_disk_faults(struct sim_disk *d, const struct sim_faults *f); /* NULL: none any more */
+/* Asked before every read, write, truncation, sync, opening and removal on any disk; NULL: nobody is. */
+void sim_disk_decide(bool (*chosen)(void));
 /* While an application that is no part of the simulation writes, nothing fails. */
 void sim_disk_pause(struct sim_disk *d, bool on);
 void sim_disk_full(struct sim_disk *d, bool on); /* files cannot grow */
@@ -37,14 +39,20 @@ void sim_disk_kill(struct sim_disk *d);
 void sim_disk_power_fails(struct sim_disk *d);
 bool sim_disk_is_down(const struct sim_disk *d); /* crashed at a write, and neither kill nor power_fails called since */
 
-/* A backup of the file at path, which no process has open, beside it on the disk; and the file put back as it was then,
- * without what lies beside it (a journal, a write-ahead log). */
-void sim_disk_backup(struct sim_disk *d, const char *path);
-bool sim_disk_restore(struct sim_disk *d, const char *path); /* false: there is no backup */
+/* Every file below `from`, as it is now, in place of what lies below `to` (a folder, on this disk or another): a
+ * backup, a restored one, a copied device. No process has any of them open. */
+void sim_disk_copy(struct sim_disk *d, const char *from, const char *to);
+/* One bit of the file is another, for good. False: there is no such file, or nothing in it. */
+bool sim_disk_rot(struct sim_disk *d, const char *path);
 
-/* Faults that happened so far, and writes that power failures took away or tore. */
-uint64_t sim_disk_injected(const struct sim_disk *d);
-uint64_t sim_disk_lost(const struct sim_disk *d);
+/* What happened so far. */
+struct sim_disk_counts {
+    uint64_t read, write, short_write, full, sync; /* calls that failed; short: some of it was written */
+    uint64_t crash;                                /* in the middle of a write */
+    uint64_t lost, torn;                           /* writes that power failures took away, in whole and in part */
+    uint64_t rot;                                  /* bits */
+};
+const struct sim_disk_counts *sim_disk_counts(const struct sim_disk *d);
 /* Writes each file to a real folder, to be looked at. */
 void sim_disk_dump(const struct sim_disk *d, const char *folder);
 

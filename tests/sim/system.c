@@ -8,13 +8,9 @@
 
 #define WORKSPACE "6f0d8c52-3a53-4c0e-9d5f-0e4a1d1f7b11"
 
-enum { PORT = 50051 };
+#define HUB_FOLDER "/hub/live"
 
-static const char schema[] =
-    "PRAGMA journal_mode=WAL;"
-    "CREATE TABLE memories(id TEXT PRIMARY KEY, content TEXT, weight REAL, seen INTEGER NOT NULL DEFAULT 0);"
-    "CREATE TABLE memory_tags(memory_id TEXT NOT NULL REFERENCES memories(id) ON DELETE CASCADE, tag TEXT NOT NULL,"
-    " PRIMARY KEY(memory_id, tag));";
+enum { INVITE_SECS = 5 * 365 * 24 * 3600 }; /* no clock that jumps by a year ends it */
 
 /* Hubs whose host died: nobody can free them, and they are not lost. */
 static cs_hub *dead_hubs[1024];
@@ -87,19 +83,37 @@ void pass(struct run *r, uint64_t ms)
 
 /* ---- the hub ---- */
 
-void hub_start(struct run *r)
+int hub_try_start(struct run *r, struct cs_error *err)
 {
     struct hub *h = &r->hub;
-    struct cs_hub_options o = { .host = "0.0.0.0", .port = PORT, .database = "/hub/hub.db" };
-    struct cs_error err;
+    struct cs_hub_options o = { .host = "0.0.0.0", .port = HUB_PORT, .database = HUB_FOLDER "/hub.db" };
+    int rc;
 
     note(r, "hub starts");
     memset(o.key_seed, 7, sizeof o.key_seed);
-    sim_disk_faults(h->disk, NULL);
-    sim_disk_crash_at(h->disk, 0, false);
+    heal_hub(r);
     sim_disk_choose(h->disk);
-    must(r, cs_loop_new(h->world, &h->loop, &err), &err, "hub's loop");
-    must(r, cs_hub_start(h->world, h->loop, &o, &h->hub, &err), &err, "hub");
+    if ((rc = cs_loop_new(h->world, &h->loop, err)) == CS_OK &&
+        (rc = cs_hub_start(h->world, h->loop, &o, &h->hub, err)) != CS_OK) {
+        cs_loop_free(h->loop);
+        h->hub = NULL;
+    }
+    return rc;
+}
+
+void hub_start(struct run *r)
+{
+    struct cs_error err;
+
+    must(r, hub_try_start(r, &err), &err, "hub");
+}
+
+void heal_hub(struct run *r)
+{
+    sim_disk_faults(r->hub.disk, NULL);
+    sim_disk_full(r->hub.disk, false);
+    if (!sim_disk_is_down(r->hub.disk))
+        sim_disk_crash_at(r->hub.disk, 0, false);
 }
 
 static void hub_stopped(void *arg)
@@ -133,6 +147,8 @@ void hub_stop(struct run *r, uint32_t drain_ms)
 {
     struct hub *h = &r->hub;
 
+    if (h->hub == NULL)
+        return;
     note(r, "hub stops within %" PRIu32 " ms", drain_ms);
     h->stopped = false;
     cs_hub_stop(h->hub, drain_ms, hub_stopped, h);
@@ -153,24 +169,43 @@ void hub_init(struct run *r)
 
     h->world = cs_sim_host(r->sim, "hub");
     h->disk = sim_disk_new(r->sim, h->world, "hub");
-    must(r, h->world->files.ops->mkdir(h->world->files.self, "/hub", 0700, &err), &err, "hub's folder");
+    must(r, h->world->files.ops->mkdir(h->world->files.self, HUB_FOLDER, 0700, &err), &err, "hub's folder");
     hub_start(r);
 }
 
 /* ---- devices ---- */
 
+/* Whoever is accused of it has done nothing of the kind, unless the hub lost something. */
+static void check_accusation(const struct device *d, const char *msg)
+{
+    static const char *const findings[] = { "HUB_",         "BAD_HUB_HEAD:",  "LOG_REPLACED:",
+                                            "MEMBER_FORK:", "MEMBER_FORGED:", "BAD_CHUNK:",
+                                            "BAD_HEADER:",  "LATE:",          "PAST_CUT:" };
+
+    if (d->run->hub_lost || d->run->hub_rotten || d->gone)
+        return;
+    for (size_t i = 0; i < sizeof findings / sizeof findings[0]; i++)
+        if (strncmp(msg, findings[i], strlen(findings[i])) == 0)
+            die(d->run, "%s accuses without a reason: %s", d->name, msg);
+}
+
 static void on_event(void *arg, const clawsync_event *ev)
 {
     struct device *d = arg;
 
+    if (ev->type == CLAWSYNC_EVENT_SYNC_ERROR) {
+        d->told = true;
+        check_accusation(d, ev->error.msg);
+    }
     if (ev->type != CLAWSYNC_EVENT_PROGRESS)
         note(d->run, "%s event %d count %" PRIu64 " %d %s", d->name, (int)ev->type, ev->count, ev->error.code,
              ev->error.msg);
 }
 
-static void device_open(struct device *d)
+void device_open(struct device *d)
 {
     struct run *r = d->run;
+    clawsync_status st = { .size = sizeof st };
     clawsync_error err = { 0 };
 
     sim_disk_faults(d->disk, NULL);
@@ -178,6 +213,8 @@ static void device_open(struct device *d)
     sim_disk_choose(d->disk);
     must(r, cs_engine_open_world(&d->engine, d->world, &d->config, &err), &err, d->name);
     must(r, clawsync_engine_subscribe(d->engine, on_event, d, &err), &err, d->name);
+    must(r, clawsync_engine_status(d->engine, &st, &err), &err, d->name);
+    memcpy(d->id, st.device_id, sizeof d->id);
 }
 
 void device_start(struct device *d)
@@ -212,6 +249,7 @@ void device_close(struct device *d)
         clawsync_engine_close(d->engine);
     }
     d->engine = NULL;
+    d->commanded = false;
 }
 
 void device_kill(struct device *d, bool power)
@@ -223,38 +261,117 @@ void device_kill(struct device *d, bool power)
     device_close(d);
 }
 
-void app(struct device *d, const char *sql)
+void connect_up(struct device *d)
+{
+    cs_sim_partition(d->run->sim, d->world, d->run->hub.world, CS_SIM_UP);
+}
+
+static int app_with(struct device *d, const char *sql, int triggers)
 {
     struct cs_error err;
     sqlite3 *db = NULL;
     char *msg = NULL;
+    int changed;
 
     sim_disk_pause(d->disk, true);
     if (sqlite3_open_v2(d->db, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, sim_disk_vfs(d->disk)) != SQLITE_OK)
         die(d->run, "%s: cannot open the database: %s", d->name, sqlite3_errmsg(db));
+    sim_functions(db);
+    sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_TRIGGER, triggers, NULL);
     sqlite3_busy_timeout(db, 1000);
     if (sqlite3_exec(db, "PRAGMA foreign_keys=ON", NULL, NULL, NULL) != SQLITE_OK ||
         sqlite3_exec(db, sql, NULL, NULL, &msg) != SQLITE_OK)
         die(d->run, "%s: %s\n  in: %s", d->name, msg, sql);
+    changed = sqlite3_changes(db);
     sqlite3_close(db);
     sim_disk_pause(d->disk, false);
     must(d->run, cs_sim_touch(d->world, d->db, &err), &err, d->name);
+    return changed;
 }
 
-void device_init(struct run *r, unsigned i)
+int app(struct device *d, const char *sql)
 {
-    struct device *d = &r->devices[i];
-    struct cs_error err;
+    return app_with(d, sql, 1);
+}
 
-    d->run = r;
-    snprintf(d->name, sizeof d->name, "device%u", i % 100);
-    snprintf(d->db, sizeof d->db, "/device%u/app.db", i % 100);
-    snprintf(d->state, sizeof d->state, "/device%u/state", i % 100);
-    d->world = cs_sim_host(r->sim, d->name);
-    d->disk = sim_disk_new(r->sim, d->world, d->name);
-    must(r, cs_sim_touch(d->world, d->db, &err), &err, d->name);
-    cs_sim_skew(d->world, (int64_t)draw(r, 40000) - 20000);
-    app(d, schema);
+int app_unseen(struct device *d, const char *sql)
+{
+    return app_with(d, sql, 0);
+}
+
+sqlite3 *look_into(struct run *r, struct sim_disk *disk, const char *path)
+{
+    sqlite3 *db = NULL;
+
+    sim_disk_pause(disk, true);
+    if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, sim_disk_vfs(disk)) != SQLITE_OK)
+        die(r, "cannot open %s: %s", path, sqlite3_errmsg(db));
+    return db;
+}
+
+void close_look(struct sim_disk *disk, sqlite3 *db)
+{
+    sqlite3_close(db);
+    sim_disk_pause(disk, false);
+}
+
+int64_t ask(struct run *r, struct sim_disk *disk, const char *path, const char *sql)
+{
+    sqlite3 *db = look_into(r, disk, path);
+    sqlite3_stmt *s = NULL;
+    int64_t n;
+
+    if (sqlite3_prepare_v2(db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW)
+        die(r, "%s: %s\n  in: %s", path, sqlite3_errmsg(db), sql);
+    n = sqlite3_column_int64(s, 0);
+    sqlite3_finalize(s);
+    close_look(disk, db);
+    return n;
+}
+
+bool is_there(const struct device *d)
+{
+    return d->member && !d->gone;
+}
+
+/* ---- commands ---- */
+
+void command_begin(struct device *d, struct cs_command c)
+{
+    d->command = c;
+    d->commanded = true;
+    cs_engine_command_send(d->engine, &d->command);
+}
+
+static bool are_over(void *arg)
+{
+    const struct run *r = arg;
+
+    for (unsigned i = 0; i < r->ndevices; i++) {
+        const struct device *d = &r->devices[i];
+
+        if (d->commanded && !d->command.finished && cs_sim_lives(d->world))
+            return false;
+    }
+    return true;
+}
+
+void await_commands(struct run *r)
+{
+    if (!cs_sim_run(r->sim, (uint64_t)2 * HOUR_MS, are_over, r))
+        die(r, "a command does not end");
+    pass(r, 1); /* who crashes does so at the end of an event */
+}
+
+bool command_ended(const struct device *d)
+{
+    return d->commanded && d->command.finished;
+}
+
+static void draw_config(struct device *d)
+{
+    struct run *r = d->run;
+
     clawsync_config_init(&d->config);
     d->config.workspace_id = WORKSPACE;
     d->config.hub_endpoint = "http://hub:50051";
@@ -264,25 +381,40 @@ void device_init(struct run *r, unsigned i)
     d->config.max_delta_rows = 1 + (uint32_t)draw(r, 100);
     d->config.max_chunk_bytes = UINT32_C(1024) << draw(r, 8);
     d->config.max_push_inflight = 1 + (uint32_t)draw(r, 6);
-    d->config.sync_interval_secs = 5 + (uint32_t)draw(r, 60);
+    d->config.sync_interval_secs = UINT32_C(5) << draw(r, 6);
+    d->config.heartbeat_interval_secs = UINT32_C(15) << draw(r, 4);
     d->config.max_retries = (uint32_t)draw(r, 10);
 }
 
-int64_t ask(struct run *r, struct sim_disk *disk, const char *path, const char *sql)
+struct device *device_init(struct run *r)
 {
-    sqlite3 *db = NULL;
-    sqlite3_stmt *s = NULL;
-    int64_t n;
+    struct device *d = &r->devices[r->ndevices];
+    unsigned number = r->ndevices % 100;
+    struct cs_error err;
 
-    sim_disk_pause(disk, true);
-    if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, sim_disk_vfs(disk)) != SQLITE_OK ||
-        sqlite3_prepare_v2(db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW)
-        die(r, "%s: %s\n  in: %s", path, sqlite3_errmsg(db), sql);
-    n = sqlite3_column_int64(s, 0);
-    sqlite3_finalize(s);
-    sqlite3_close(db);
-    sim_disk_pause(disk, false);
-    return n;
+    if (r->ndevices == DEVICES)
+        return NULL;
+    r->ndevices++;
+    *d = (struct device){ .run = r };
+    snprintf(d->name, sizeof d->name, "device%u", number);
+    snprintf(d->folder, sizeof d->folder, "/device%u", number);
+    snprintf(d->db, sizeof d->db, "/device%u/db/app.db", number);
+    snprintf(d->state, sizeof d->state, "/device%u/state", number);
+    d->world = cs_sim_host(r->sim, d->name);
+    d->disk = sim_disk_new(r->sim, d->world, d->name);
+    must(r, cs_sim_touch(d->world, d->db, &err), &err, d->name);
+    cs_sim_skew(d->world, (int64_t)draw(r, 40000) - 20000);
+    draw_config(d);
+    return d;
+}
+
+static void make_tables(struct device *d)
+{
+    app(d, sim_schema);
+    if (draw(d->run, 2) == 0)
+        add_context(d);
+    if (draw(d->run, 3) == 0)
+        add_column(d);
 }
 
 /* ---- joining ---- */
@@ -301,19 +433,83 @@ static void copy_invite(struct run *r, struct device *from, struct device *to)
 
 void join_all(struct run *r)
 {
-    struct device *first = &r->devices[0];
+    unsigned n = 2 + (unsigned)draw(r, 2);
+    struct device *first = device_init(r);
     clawsync_error err = { 0 };
 
+    make_tables(first);
     device_open(first);
     must(r, clawsync_engine_push_now(first->engine, NULL, &err), &err, "the first push");
-    for (unsigned i = 1; i < r->ndevices; i++) {
-        struct device *d = &r->devices[i];
+    first->member = true;
+    for (unsigned i = 1; i < n; i++) {
+        struct device *d = device_init(r);
 
+        make_tables(d);
         must(r, clawsync_engine_export_keys(first->engine, "/invite", "secret", 0, &err), &err, "export");
         copy_invite(r, first, d);
         device_open(d);
         must(r, clawsync_engine_import_keys(d->engine, "/invite", "secret", &err), &err, "import");
+        d->member = true;
     }
-    for (unsigned i = 0; i < r->ndevices; i++)
+    for (unsigned i = 0; i < n; i++)
         must(r, clawsync_engine_start(r->devices[i].engine, &err), &err, "start");
+}
+
+bool join_prepare(struct device *d, struct device *by)
+{
+    struct run *r = d->run;
+    clawsync_error err = { 0 };
+
+    heal(by); /* nobody can wait for an engine that dies */
+    if (!d->asked) {
+        if (clawsync_engine_invite(by->engine, INVITE_SECS, d->code, sizeof d->code, &err) != CLAWSYNC_OK) {
+            note(r, "%s cannot invite: %s", by->name, err.msg);
+            return false;
+        }
+        d->asked = true;
+    }
+    if (d->nown == 0) {
+        make_tables(d);
+        write_own(d, 1 + (unsigned)draw(r, 20));
+    }
+    if (d->engine == NULL)
+        device_open(d);
+    note(r, "%s joins by %s", d->name, by->name);
+    return true;
+}
+
+void join_begin(struct device *d)
+{
+    command_begin(
+        d, (struct cs_command){ .kind = CS_CMD_STEPS, .step = { cs_step_join }, .stopped = true, .code = d->code });
+}
+
+bool join_end(struct device *d)
+{
+    struct run *r = d->run;
+    clawsync_error err = { 0 };
+    int rc = d->command.rc;
+
+    if (!command_ended(d) || !cs_sim_lives(d->world)) {
+        note(r, "%s dies as it joins", d->name);
+        device_close(d);
+        return false;
+    }
+    note(r, "%s has joined: %d %s", d->name, rc, d->command.err.msg);
+    /* EEXIST: an earlier try came through, and its answer was lost */
+    d->member = rc == CLAWSYNC_OK || (rc == CLAWSYNC_EEXIST && cs_is_member(d->engine));
+    if (!d->member && rc == CLAWSYNC_EEXIST)
+        d->asked = false; /* whoever invited it was removed, or it ran out: another code */
+    if (d->member)
+        must(r, clawsync_engine_start(d->engine, &err), &err, d->name);
+    return d->member;
+}
+
+bool join(struct device *d, struct device *by)
+{
+    if (!join_prepare(d, by))
+        return false;
+    join_begin(d);
+    await_commands(d->run);
+    return join_end(d);
 }

@@ -4,9 +4,12 @@
 #include <stdlib.h>
 
 #include "audit/audit.h"
+#include "crdt/dump.h"
+#include "crypto/entity_set.h"
 #include "crypto/head.h"
 #include "crypto/keystore_format.h"
 #include "crypto/session.h"
+#include "crypto/state_proof.h"
 #include "identity/code.h"
 #include "identity/membership.h"
 #include "identity/pair.h"
@@ -85,7 +88,7 @@ static json_t *labels(void)
         "random key",       "batch",       "member entry", "possession",         "rpc",           "register",
         "log start",        "log entry",   "seen",         "hub head",           "file key",      "code check",
         "audit row",        "audit start", "place",        "phrase check",       "verify heads",  "pair commit",
-        "pair string",
+        "pair string",      "chain start", "refill",       "entity state",       "state proof",
     };
     json_t *list = json_array();
     uint8_t input[48], out[32];
@@ -385,6 +388,13 @@ static json_t *state_of(const struct log *l)
     for (size_t i = 0; i < m->nmembers; i++)
         must(json_array_append_new(list, member_of(&m->members[i], l)) == 0);
     put(o, "members", list);
+    put_int(o, "refills", (int64_t)m->refills);
+    if (m->refills > 0) {
+        put_int(o, "refill_seq", m->refill_seq);
+        put_int(o, "refill_log_id", (int64_t)m->refill.log_id);
+        put_int(o, "refill_number", (int64_t)m->refill.number);
+        put_bytes(o, "refill_log_hash", m->refill.log_hash, 32);
+    }
     put_int(o, "duty", cs_membership_duty(m, 1700000003000, NULL));
     return o;
 }
@@ -403,8 +413,9 @@ static void take(struct log *l)
 
 static json_t *membership(void)
 {
-    struct cs_floor floor = { .log_id = 0x99aabbccddeeff00, .number = 41 };
+    struct cs_floor floor = { .log_id = 0x99aabbccddeeff00, .number = 41 }, new_log = { 0x1122334455667788, 9, { 0 } };
     struct cs_uuid device_c = { "device-c-of-the" };
+    struct cs_cut heads[] = { { .id = device_a, .number = 12 }, { .id = device_c, .number = CS_CHAIN_BASE(3) + 1 } };
     struct cs_device_keys a, b, c, invite, paper;
     struct cs_cut cut = { .id = device_b, .number = 7 };
     json_t *o = json_object();
@@ -421,6 +432,7 @@ static json_t *membership(void)
     fill(floor.log_hash, 32, 0x60);
     fill(hub_key, 32, 0x70);
     fill(cut.hash, 32, 0x40);
+    fill(new_log.log_hash, 32, 0x50);
     put_bytes(o, "workspace", workspace.b, 16);
     put_bytes(o, "epoch_key", l.keys[0].key, 32);
     put_bytes(o, "hub_key", hub_key, 32);
@@ -452,6 +464,8 @@ static json_t *membership(void)
     take(&l);
     must(cs_entry_remove(&l.entry, &l.f.rng, &l.m, &paper.id, &paper, &cut, 1, &l.keys[1], &l.keys[2], 1700000007000,
                          NULL) == CS_OK);
+    take(&l);
+    must(cs_entry_refill(&l.entry, &l.m, &device_c, &c, &floor, &new_log, heads, 2, 1700000008000, NULL) == CS_OK);
     take(&l);
     put(o, "entries", l.entries);
     cs_buf_free(&l.entry);
@@ -596,12 +610,167 @@ static json_t *heads(void)
     return o;
 }
 
-/* A session, a call and a registration in it, and the answers' MACs. */
+/* The log that the second refill began: its L_0, and where a device's chain begins in it. */
+static json_t *refilled(void)
+{
+    enum { REFILLED = 2 };
+    uint64_t log_id = 0x1122334455667788;
+    json_t *o = json_object();
+    uint8_t hash[32];
+
+    put_bytes(o, "workspace", workspace.b, 16);
+    put_int(o, "log_id", (int64_t)log_id);
+    put_int(o, "refilled", REFILLED);
+    cs_log_start(&workspace, log_id, REFILLED, hash);
+    put_bytes(o, "log_start", hash, 32);
+    put_int(o, "chain_number", (int64_t)CS_CHAIN_BASE(REFILLED));
+    cs_chain_start(&workspace, log_id, hash);
+    put_bytes(o, "chain_prev", hash, 32);
+    return o;
+}
+
+/* Comparing states */
+
+static void put_version(json_t *o, const char *name, const struct cs_version *v)
+{
+    json_t *e = json_object();
+
+    put_int(e, "stamp", v->stamp);
+    put_bytes(e, "device", v->device.b, 16);
+    put(o, name, e);
+}
+
+static void cell(struct cs_buf *row, json_t *cells, const char *column, const struct cs_row_cell *c,
+                 const struct cs_value *value)
+{
+    struct cs_dump_cell d = { cs_slice_str(column), c };
+    struct cs_buf encoding = { 0 };
+    json_t *o = json_object();
+
+    cs_dump_cell(row, &d, value);
+    cs_value_encode(&encoding, value);
+    put(o, "column", json_string(column));
+    put_version(o, "version", &c->v);
+    put_hex(o, "value", cs_buf_slice(&encoding));
+    must(json_array_append_new(cells, o) == 0);
+    cs_buf_free(&encoding);
+}
+
+struct states {
+    const struct cs_epoch_keys *keys;
+    uint8_t state_key[32];
+    struct cs_hasher root;
+    struct cs_sums sums;
+    json_t *rows;
+};
+
+/* One entity: what it is, its row of the dump, tag and state. */
+static void entity(struct states *s, const char *table, const struct cs_value *id, const struct cs_row *row,
+                   const char *const *columns, const struct cs_value *values)
+{
+    struct cs_buf key = { 0 }, bytes = { 0 };
+    json_t *o = json_object(), *cells = json_array();
+    uint8_t leaf[CS_LEAF_LEN];
+
+    cs_buf_put_u32(&key, (uint32_t)cs_value_encoded_len(id));
+    cs_value_encode(&key, id);
+    cs_dump_row(&bytes, cs_slice_str(table), cs_buf_slice(&key), row);
+    for (uint32_t i = 0; i < row->ncells; i++)
+        cell(&bytes, cells, columns[i], &row->cells[i], &values[i]);
+    cs_hasher_update(&s->root, bytes.data, bytes.len);
+    cs_entity_tag(s->keys->tag, cs_slice_str(table), cs_buf_slice(&key), leaf);
+    cs_entity_state(s->state_key, cs_buf_slice(&bytes), leaf + CS_TAG_LEN);
+    cs_sums_add(&s->sums, leaf);
+    put(o, "table", json_string(table));
+    put_hex(o, "key", cs_buf_slice(&key));
+    put_version(o, "ins", &row->ins);
+    put_version(o, "del", &row->del);
+    put(o, "cells", cells);
+    put_hex(o, "row", cs_buf_slice(&bytes));
+    put_bytes(o, "tag", leaf, CS_TAG_LEN);
+    put_bytes(o, "state", leaf + CS_TAG_LEN, CS_STATE_LEN);
+    must(json_array_append_new(s->rows, o) == 0);
+    cs_buf_free(&key);
+    cs_buf_free(&bytes);
+}
+
+/* Rows that live, enough of them to lie in several ranges, and a tombstone. */
+static void entities(struct states *s)
+{
+    static const char *const columns[] = { "body", "size" };
+    const struct cs_value values[] = { { .type = CS_TEXT, .u.bytes = cs_slice_str("what it says") },
+                                       { .type = CS_INTEGER, .u.i = -7 } },
+                          gone = { .type = CS_TEXT, .u.bytes = cs_slice_str("gone") };
+    struct cs_version first = { INT64_C(1700000000000) << 16, device_a },
+                      later = { (INT64_C(1700000001000) << 16) + 3, device_b };
+    struct cs_row_cell cells[] = { { 0, first }, { 1, later } };
+    struct cs_row lives = { .ins = first, .cells = cells, .ncells = 2 },
+                  dead = { .ins = CS_NEVER, .del = later, .ncells = 0 };
+
+    for (int64_t i = 1; i <= 8; i++)
+        entity(s, "memories", &(struct cs_value){ .type = CS_INTEGER, .u.i = i }, &lives, columns, values);
+    entity(s, "notes", &gone, &dead, columns, values);
+}
+
+static json_t *reconcile(void)
+{
+    struct cs_state_proof p = {
+        .workspace = workspace, .device = device_a, .log_id = 0x1122334455667788, .number = 9, .time_ms = 1700000009000
+    };
+    struct states *s = calloc(1, sizeof *s);
+    uint8_t total[CS_STATE_LEN], children[CS_CHILDREN_LEN], sealed[CS_PROOF_LEN];
+    struct cs_range all = { 0, 0 };
+    struct cs_device_keys a;
+    struct cs_epoch_keys keys;
+    struct fixed_world f;
+    json_t *o = json_object();
+    struct cs_buf begin = { 0 };
+
+    must(s != NULL);
+    fixed_world_init(&f);
+    epoch_keys(&keys, 3);
+    device(&a, CS_PRINCIPAL_DEVICE, 1);
+    s->keys = &keys;
+    s->rows = json_array();
+    cs_state_key(keys.tag, s->state_key);
+    cs_hasher_init_plain(&s->root);
+    cs_dump_begin(&begin);
+    cs_hasher_update(&s->root, begin.data, begin.len);
+    cs_buf_free(&begin);
+    entities(s);
+    cs_hasher_final(&s->root, p.root, sizeof p.root);
+    cs_sums_total(&s->sums, total);
+    cs_sums_children(&s->sums, &all, children);
+    p.rows = s->sums.rows;
+    fill(p.log_hash, 32, 0x30);
+    cs_state_proof_seal(&p, &a.sign, &keys, &f.rng, sealed);
+    put_bytes(o, "workspace", workspace.b, 16);
+    put_int(o, "epoch", 3);
+    put_bytes(o, "epoch_key", keys.key, 32);
+    put_bytes(o, "state_key", s->state_key, 32);
+    put(o, "entities", s->rows);
+    put_bytes(o, "root", p.root, 32);
+    put_bytes(o, "sum", total, sizeof total);
+    put_bytes(o, "sums_of_children", children, sizeof children);
+    put(o, "device", principal(CS_PRINCIPAL_DEVICE, 1, 32));
+    put_bytes(o, "device_id", device_a.b, 16);
+    put_int(o, "log_id", (int64_t)p.log_id);
+    put_int(o, "log_number", (int64_t)p.number);
+    put_bytes(o, "log_hash", p.log_hash, 32);
+    put_int(o, "time", p.time_ms);
+    put_bytes(o, "proof", sealed, sizeof sealed);
+    fixed_world_fini(&f);
+    free(s);
+    return o;
+}
+
+/* A session, a call, a registration and a refill in it, and the answers' MACs. */
 static json_t *session(void)
 {
     static const char path[] = "/clawsync.v1.SyncService/Heartbeat";
     struct cs_call_proof call = { .counter = 7, .workspace = workspace, .device = device_a };
     struct cs_register_proof reg = { .counter = 8, .workspace = workspace, .device = device_a };
+    struct cs_refill_proof refill = { .counter = 9, .workspace = workspace, .device = device_a };
     struct cs_device_keys keys;
     struct cs_sign_key hub;
     struct cs_session_hello hello;
@@ -641,6 +810,11 @@ static json_t *session(void)
     put_bytes(o, "entry", "an entry", 8);
     put_int(o, "register_counter", 8);
     put_bytes(o, "signed_challenge", bytes, 64);
+    refill.content = cs_slice_str("log ids and entries");
+    cs_refill_prove(&ours, &keys.sign, &refill, bytes);
+    put_hex(o, "refill_content", refill.content);
+    put_int(o, "refill_counter", 9);
+    put_bytes(o, "refill_challenge", bytes, 64);
     cs_answer_mac(ours.answer_key, 7, 0, cs_slice_str("an answer"), bytes);
     put_bytes(o, "answer", "an answer", 9);
     put_bytes(o, "answer_mac", bytes, 32);
@@ -755,6 +929,8 @@ json_t *cs_vectors_crypto(void)
     put(o, "pairing", pairing());
     put(o, "phrase", phrase());
     put(o, "heads", heads());
+    put(o, "refilled", refilled());
+    put(o, "reconcile", reconcile());
     put(o, "session", session());
     put(o, "files", keystores());
     put(o, "padme", padme());

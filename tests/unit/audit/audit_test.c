@@ -307,6 +307,39 @@ static void only_the_key_that_is_pinned_counts(void **state)
     scene_close(&s);
 }
 
+static bool row_bytes(void *arg, const struct cs_audit_row *row)
+{
+    assert_int_equal(cs_audit_row_bytes(arg, row, NULL), CS_OK);
+    return true;
+}
+
+/* The device's own signature over a row's very bytes, made for something else. */
+static void signatures_under_other_labels(void **state)
+{
+    static const char *const labels[] = { "batch",    "hub head", "member entry", "possession",
+                                          "register", "rpc",      "session",      "audit row" };
+    struct cs_buf bytes = { 0 };
+    struct cs_error err;
+    struct scene s;
+
+    (void)state;
+    scene_open(&s);
+    append(&s, 2);
+    must(cs_audit_read(s.log, 2, row_bytes, &bytes, &err), &err);
+    for (size_t i = 0; i < sizeof labels / sizeof labels[0]; i++) {
+        uint8_t sig[CS_SIGNATURE_LEN];
+        char hex[2 * sizeof sig + 1], sql[250];
+
+        cs_sign(&s.key, labels[i], cs_buf_slice(&bytes), sig);
+        cs_hex(hex, sig, sizeof sig);
+        snprintf(sql, sizeof sql, "UPDATE sync_audit_log SET signature = x'%s' WHERE sequence = 2", hex);
+        run_sql(&s, sql);
+        assert_int_equal(verdict_of(&s, NULL, 0).ok, strcmp(labels[i], "audit row") == 0);
+    }
+    cs_buf_free(&bytes);
+    scene_close(&s);
+}
+
 static void more_than_is_held_at_once(void **state)
 {
     enum { MANY = 9000, BROKEN = 8500 };
@@ -380,6 +413,7 @@ int main(void)
         cmocka_unit_test(nothing_is_taken_out_put_in_or_moved),
         cmocka_unit_test(what_is_cut_off_shows_where_a_header_names_it),
         cmocka_unit_test(only_the_key_that_is_pinned_counts),
+        cmocka_unit_test(signatures_under_other_labels),
         cmocka_unit_test(more_than_is_held_at_once),
         cmocka_unit_test(all_or_nothing),
         cmocka_unit_test(files_that_are_no_log_of_ours),

@@ -105,11 +105,35 @@ static void copies_are_their_own(void **state)
     cs_arena_free(&a);
 }
 
+static void lists_grow(void **state)
+{
+    struct cs_arena a = { 0 };
+    uint32_t *list = NULL, cap = 0;
+
+    (void)state;
+    for (uint32_t n = 0; n < 1000; n++) {
+        assert_true(cs_arena_grow(&a, &list, n, &cap, sizeof *list));
+        assert_true(n < cap);
+        assert_int_equal(list[n], 0);
+        list[n] = n + 1;
+    }
+    for (uint32_t n = 0; n < 1000; n++)
+        assert_int_equal(list[n], n + 1);
+    assert_false(cs_arena_grow(&a, &list, cap, &cap, SIZE_MAX / 2));
+    assert_int_equal(list[0], 1);
+    cs_arena_free(&a);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        ONLY(allocations_are_aligned_and_apart),   ONLY(large_ones_fit),          ONLY(impossible_sizes_are_refused),
-        ONLY(zeroed_memory_is_zero_after_a_reset), ONLY(a_reset_keeps_one_block), ONLY(copies_are_their_own),
+        ONLY(allocations_are_aligned_and_apart),
+        ONLY(large_ones_fit),
+        ONLY(impossible_sizes_are_refused),
+        ONLY(zeroed_memory_is_zero_after_a_reset),
+        ONLY(a_reset_keeps_one_block),
+        ONLY(copies_are_their_own),
+        ONLY(lists_grow),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -64,10 +64,28 @@ static void a_child_that_ended_does_not(void **state)
     }
 }
 
+static void what_it_uses_is_told(void **state)
+{
+    struct cs_process_usage before, after;
+    int fd;
+
+    (void)state;
+    cs_process_usage(&before);
+    assert_true(before.resident_bytes > 100 * 1024);
+    assert_true(before.max_files >= before.open_files && before.open_files >= 2);
+    fd = dup(0);
+    do
+        cs_process_usage(&after);
+    while (after.cpu_ns == before.cpu_ns);
+    assert_true(after.cpu_ns > before.cpu_ns);
+    assert_int_equal(after.open_files, before.open_files + (fd >= 0));
+    close(fd);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = { ONLY(this_process_lives), ONLY(others_do_not),
-                                               ONLY(a_child_that_ended_does_not) };
+                                               ONLY(a_child_that_ended_does_not), ONLY(what_it_uses_is_told) };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

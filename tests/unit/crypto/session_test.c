@@ -5,6 +5,7 @@
 /* cmocka wants the four above first */
 #include <cmocka.h>
 
+#include "crypto/head.h"
 #include "crypto/session.h"
 #include "unit/crypto/fixed_world.h"
 
@@ -223,6 +224,82 @@ static void registering(void **state)
     assert_true(cs_register_verify(f.server.transcript, &p, sig));
 }
 
+/* ---- a signature for one thing is none for another ---- */
+
+static const char *const labels[] = { "audit row",  "batch",    "hub head", "member entry",
+                                      "possession", "register", "rpc",      "session" };
+enum { NLABELS = sizeof labels / sizeof labels[0] };
+
+/* What each of the four kinds signs, without its label. */
+static void put_call(struct cs_buf *out, const struct fixture *f, const struct cs_call_proof *p)
+{
+    cs_buf_put(out, f->server.transcript, 32);
+    cs_buf_put_u64(out, p->counter);
+    cs_buf_put(out, p->workspace.b, 16);
+    cs_buf_put(out, p->device.b, 16);
+    cs_buf_put(out, p->body_hash, 32);
+    cs_buf_put_u16(out, (uint16_t)strlen(path));
+    cs_buf_put_str(out, path);
+}
+
+static void put_registration(struct cs_buf *out, const struct fixture *f, const struct cs_register_proof *p)
+{
+    uint8_t hash[32];
+
+    cs_buf_put(out, f->server.transcript, 32);
+    cs_buf_put_u64(out, p->counter);
+    cs_buf_put(out, p->workspace.b, 16);
+    cs_buf_put(out, p->device.b, 16);
+    cs_buf_put(out, p->sign_pk, 32);
+    cs_buf_put(out, p->box_pk, 32);
+    cs_hash_plain(p->membership_entry, hash);
+    cs_buf_put(out, hash, 32);
+    cs_hash_plain(p->join_offer, hash);
+    cs_buf_put(out, hash, 32);
+}
+
+static void put_reply(struct cs_buf *out, const struct fixture *f)
+{
+    cs_buf_put(out, f->hello.bytes, 1);
+    cs_buf_put(out, f->reply, 1);
+    cs_buf_put(out, f->hello.bytes + 1, 64);
+    cs_buf_put(out, f->reply + 1, 80);
+}
+
+static void signatures_under_other_labels(void **state)
+{
+    static const uint8_t head[CS_HUB_HEAD_LEN] = { 1 };
+    struct cs_buf call = { 0 }, registration = { 0 }, reply = { 0 }, heads = { 0 };
+    struct cs_register_proof r = { .counter = 1 };
+    struct cs_call_proof p;
+    struct fixture f;
+    uint8_t sig[64];
+
+    (void)state;
+    a_call(&f, &p);
+    memcpy(r.sign_pk, f.device.pk, 32);
+    put_call(&call, &f, &p);
+    put_registration(&registration, &f, &r);
+    put_reply(&reply, &f);
+    cs_buf_put(&heads, p.workspace.b, 16);
+    cs_buf_put(&heads, head, sizeof head);
+    for (size_t i = 0; i < NLABELS; i++) {
+        cs_sign(&f.device, labels[i], cs_buf_slice(&call), p.signature);
+        assert_int_equal(cs_call_verify(&p, f.server.transcript, path, f.device.pk), strcmp(labels[i], "rpc") == 0);
+        cs_sign(&f.device, labels[i], cs_buf_slice(&registration), sig);
+        assert_int_equal(cs_register_verify(f.server.transcript, &r, sig), strcmp(labels[i], "register") == 0);
+        cs_sign(&f.hub, labels[i], cs_buf_slice(&heads), sig);
+        assert_int_equal(cs_hub_head_verify(f.hub.pk, &p.workspace, cs_slice(head, sizeof head), cs_slice(sig, 64)),
+                         strcmp(labels[i], "hub head") == 0);
+        cs_sign(&f.hub, labels[i], cs_buf_slice(&reply), f.reply + 81);
+        assert_int_equal(finish(&f, f.hub.pk), strcmp(labels[i], "session") == 0 ? CS_OK : CS_EAUTH);
+    }
+    cs_buf_free(&call);
+    cs_buf_free(&registration);
+    cs_buf_free(&reply);
+    cs_buf_free(&heads);
+}
+
 static void answers(void **state)
 {
     uint8_t key[32] = { 1 }, hash[32] = { 2 }, a[32], b[32];
@@ -319,6 +396,7 @@ int main(void)
         cmocka_unit_test(a_call_is_proven),
         cmocka_unit_test(every_bit_of_a_proof_counts),
         cmocka_unit_test(registering),
+        cmocka_unit_test(signatures_under_other_labels),
         cmocka_unit_test(answers),
         cmocka_unit_test(each_counter_once),
         cmocka_unit_test(any_order),

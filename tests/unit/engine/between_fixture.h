@@ -18,6 +18,7 @@ struct relay {
     const char *method;
     cs_rpc_call *device, *hub;
     struct cs_call_proof proof; /* of the device */
+    bool held, half_closed;     /* the test keeps the request, and what ends it waits for relay_release */
 };
 
 struct between {
@@ -33,6 +34,7 @@ struct between {
     struct cs_buf kept;
     unsigned requests, dropped; /* of Push; answers of it that the test wants not to pass */
     unsigned refusals;          /* to come */
+    unsigned unknown;           /* of the methods, the last ones: an older hub has none of that name */
     /* For tests that refuse one batch of a call: on the loop's thread but for the orders. */
     _Atomic unsigned orders;     /* which batch of the next Push call; 0: none */
     const struct relay *current; /* that call, the same for it, answers that passed, an answer of the test's is due */
@@ -127,7 +129,19 @@ static inline void relay_half_close(cs_rpc_call *c, void *service)
     struct relay *r = cs_rpc_call_user(c);
 
     (void)service;
-    if (r->hub != NULL)
+    r->half_closed = true;
+    if (r->hub != NULL && !r->held)
+        cs_rpc_call_half_close(r->hub);
+}
+
+/* A request that was held goes on its way. On the loop's thread. */
+static inline void relay_release(struct relay *r, struct cs_slice m)
+{
+    r->held = false;
+    if (r->hub == NULL)
+        return;
+    cs_rpc_call_send(r->hub, m);
+    if (r->half_closed)
         cs_rpc_call_half_close(r->hub);
 }
 
@@ -144,7 +158,8 @@ static inline void relay_closed(cs_rpc_call *c, void *service)
 }
 
 #define RELAYED(X)                                                                                                     \
-    X(OpenSession) X(RegisterDevice) X(Push) X(Pull) X(Heartbeat) X(Watch) X(GetMembership) X(AppendMembership)
+    X(OpenSession)                                                                                                     \
+    X(RegisterDevice) X(Push) X(Pull) X(Heartbeat) X(Watch) X(GetMembership) X(AppendMembership) X(ReconcileRanges)
 #define START(method)                                                                                                  \
     static inline void start_##method(cs_rpc_call *c, void *service)                                                   \
     {                                                                                                                  \
@@ -158,6 +173,7 @@ RELAYED(START)
       .half_close = relay_half_close,                                                                                  \
       .closed = relay_closed },
 static const struct cs_rpc_method relayed[] = { RELAYED(METHOD) };
+enum { NRELAYED = sizeof relayed / sizeof relayed[0] };
 
 /* Before the loop runs. */
 static inline void between_start(struct hub *h, void *arg)
@@ -165,7 +181,7 @@ static inline void between_start(struct hub *h, void *arg)
     struct between *b = arg;
     struct cs_rpc_channel_options c = { .host = "127.0.0.1", .port = cs_hub_port(h->hub) };
     struct cs_rpc_server_options o = {
-        .host = "127.0.0.1", .methods = relayed, .nmethods = sizeof relayed / sizeof relayed[0], .service = b
+        .host = "127.0.0.1", .methods = relayed, .nmethods = NRELAYED - b->unknown, .service = b
     };
     struct cs_error err = { 0 };
 
@@ -175,12 +191,18 @@ static inline void between_start(struct hub *h, void *arg)
     snprintf(b->endpoint, sizeof b->endpoint, "http://127.0.0.1:%u", (unsigned)cs_rpc_server_port(b->server));
 }
 
-static inline void between_init(struct between *b)
+static inline void between_init_older(struct between *b, unsigned unknown)
 {
     memset(b, 0, sizeof *b);
+    b->unknown = unknown;
     b->hub.starting = between_start;
     b->hub.arg = b;
     hub_init(&b->hub);
+}
+
+static inline void between_init(struct between *b)
+{
+    between_init_older(b, 0);
 }
 
 static inline void between_fini(struct between *b)

@@ -250,6 +250,15 @@ static void an_engine_writes_and_checks_it(void **state)
     assert_non_null(strstr(s.warning, "another device's"));
 
     other = was;
+    other.workspace.b[0] ^= 1;
+    write_file(&s, text = text_of(&other));
+    free(text);
+    look(&s);
+    assert_non_null(strstr(s.warning, "workspace's"));
+    read_file(&s, &c);
+    assert_int_equal(cs_uuid_cmp(&c.workspace, &was.workspace), 0);
+
+    other = was;
     other.number = 9; /* of a database that is gone, or just made up */
     write_file(&s, text = text_of(&other));
     free(text);
@@ -277,13 +286,40 @@ static void an_engine_writes_and_checks_it(void **state)
     teardown(&s);
 }
 
+/* Nothing depends on the file: where it cannot be written all goes on, and says so. */
+static void one_that_cannot_be_written(void **state)
+{
+    struct cs_checkpoint c;
+    char dir[160], away[160];
+    struct scene s;
+    FILE *f;
+
+    (void)state;
+    setup(&s);
+    snprintf(dir, sizeof dir, "%s/checkpoints", s.device.data);
+    snprintf(away, sizeof away, "%s/away", s.device.data);
+    assert_int_equal(rename(dir, away), 0);
+    assert_non_null(f = fopen(dir, "w")); /* in the folder's place */
+    fclose(f);
+    look(&s);
+    assert_non_null(strstr(s.warning, "cannot be made anew: "));
+    app(&s.device, "INSERT INTO memories VALUES('c', 'z')");
+    sync_once(&s);
+    assert_int_equal(unlink(dir), 0);
+    assert_int_equal(rename(away, dir), 0);
+    look(&s);
+    assert_non_null(strstr(s.warning, "is at number 1, the database at 2; it is made anew from the database"));
+    read_file(&s, &c);
+    assert_int_equal(c.number, 2);
+    teardown(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
-        cmocka_unit_test(what_is_written_is_read),
-        cmocka_unit_test(bad_forms_are_refused),
-        cmocka_unit_test(a_large_file_is_not_read),
-        cmocka_unit_test(an_engine_writes_and_checks_it),
+        cmocka_unit_test(what_is_written_is_read),    cmocka_unit_test(bad_forms_are_refused),
+        cmocka_unit_test(a_large_file_is_not_read),   cmocka_unit_test(an_engine_writes_and_checks_it),
+        cmocka_unit_test(one_that_cannot_be_written),
     };
 
     return cmocka_run_group_tests_name("checkpoint", t, NULL, NULL);

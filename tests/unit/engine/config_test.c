@@ -53,7 +53,9 @@ static const struct field_case {
     { "max_chunk_bytes", "CLAW_MAX_CHUNK_BYTES", NUMBER, AT(max_chunk_bytes), NULL, 65536, "1025", 1024, 1048576 },
     { "max_pull_chunks", "CLAW_MAX_PULL_CHUNKS", NUMBER, AT(max_pull_chunks), NULL, 128, "11", 1, 1000000 },
     { "max_push_inflight", "CLAW_MAX_PUSH_INFLIGHT", NUMBER, AT(max_push_inflight), NULL, 4, "11", 1, 64 },
+    { "compact_after", "CLAW_COMPACT_AFTER", NUMBER, AT(compact_after), NULL, 4096, "11", 0, 1000000000 },
     { "allow_plaintext", "CLAW_ALLOW_PLAINTEXT", SWITCH, AT(allow_plaintext), NULL, 0, "true", 0, 0 },
+    { "padding", "CLAW_SYNC_PADDING", TEXT, AT(padding), "padme", 0, "none", 0, 0 },
 #undef AT
 };
 enum { NFIELDS = sizeof fields / sizeof fields[0] };
@@ -206,6 +208,8 @@ static const struct spelling_case {
     { "a pin of 65 digits", "tls_pin_sha256", PIN "0", CLAWSYNC_EINVAL },
     { "a pin with colons", "tls_pin_sha256", "00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22:33:44",
       CLAWSYNC_EINVAL },
+    { "another padding", "padding", "some", CLAWSYNC_EINVAL },
+    { "padding in capitals", "padding", "NONE", CLAWSYNC_EINVAL },
     { "size", "size", "1", CLAWSYNC_EINVAL },
     { "the passphrase", "passphrase", "x", CLAWSYNC_EINVAL },
     { "an unknown field", "colour", "red", CLAWSYNC_ENOTFOUND },
@@ -284,6 +288,34 @@ static void endpoints_are_taken_apart(void **state)
         assert_int_equal(out.port, e->port);
         assert_int_equal(out.tls, e->tls);
     }
+}
+
+static void lists_of_hubs(void **state)
+{
+    static const char *const bad[] = { "",
+                                       ",",
+                                       "http://a,",
+                                       ",http://a",
+                                       "http://a,,http://b",
+                                       "http://a http://b",
+                                       "http://a,ftp://b",
+                                       ("http://1,http://2,http://3,http://4,http://5,http://6,http://7,http://8,"
+                                        "http://9") };
+    struct cs_endpoints hubs;
+    struct cs_error err = { 0 };
+
+    (void)state;
+    assert_int_equal(cs_endpoints_parse(&hubs, "http://a:1", &err), CS_OK);
+    assert_int_equal(hubs.n, 1);
+    assert_int_equal(cs_endpoints_parse(&hubs, " https://a , http://[::1]:2,http://b:3 ", &err), CS_OK);
+    assert_int_equal(hubs.n, 3);
+    assert_true(hubs.of[0].tls && !hubs.of[1].tls);
+    assert_string_equal(hubs.of[0].host, "a");
+    assert_string_equal(hubs.of[1].host, "::1");
+    assert_int_equal(hubs.of[2].port, 3);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        if (cs_endpoints_parse(&hubs, bad[i], &err) != CS_EINVAL || err.msg[0] == '\0')
+            fail_msg("\"%s\" was taken", bad[i]);
 }
 
 static void the_longest_host_fits_and_no_longer(void **state)
@@ -401,6 +433,7 @@ int main(void)
     for (int i = 0; i < NSPELLINGS; i++)
         ADD(spellings[i].name, a_spelling_is_taken_or_refused, &spellings[i]);
     ADD("endpoints", endpoints_are_taken_apart, NULL);
+    ADD("lists of hubs", lists_of_hubs, NULL);
     ADD("longest host", the_longest_host_fits_and_no_longer, NULL);
     ADD("malformed variable", a_malformed_variable_is_named, NULL);
     ADD("check", check_wants_what_open_wants, NULL);

@@ -91,6 +91,24 @@ static inline void device_open(struct device *d)
     ok(clawsync_engine_open(&d->engine, &d->config, &err), &err);
 }
 
+/* In the workspace: its first device, or let in by the inviter. Events go to fn. */
+static inline void device_enter(struct device *d, const char *schema, const char *endpoint, struct device *inviter,
+                                clawsync_event_fn fn, void *arg)
+{
+    char code[CLAWSYNC_CODE_MAX];
+    clawsync_error err = { 0 };
+
+    device_init(d, schema);
+    d->config.hub_endpoint = endpoint;
+    device_open(d);
+    ok(clawsync_engine_subscribe(d->engine, fn, arg, &err), &err);
+    if (inviter != NULL) {
+        ok(clawsync_engine_invite(inviter->engine, 0, code, sizeof code, &err), &err);
+        ok(clawsync_engine_join(d->engine, code, &err), &err);
+    }
+    ok(clawsync_engine_sync_now(d->engine, NULL, &err), &err);
+}
+
 static inline void device_close(struct device *d)
 {
     clawsync_engine_close(d->engine);

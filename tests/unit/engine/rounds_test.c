@@ -159,9 +159,68 @@ static void each_kind_has_a_round_of_its_own_and_failures_reach_all(void **state
     close_scene(&s);
 }
 
+/* ---- what the status says meanwhile ---- */
+
+struct looks {
+    clawsync_engine *engine;
+    atomic_uint during, wrong,
+        ends; /* looks during a round of its own accord, and those that did not find it at work */
+};
+
+static clawsync_state state_of(clawsync_engine *e)
+{
+    clawsync_status st = { .size = sizeof st };
+    clawsync_error err;
+
+    ok(clawsync_engine_status(e, &st, &err), &err);
+    return st.state;
+}
+
+static void look_on(void *arg, const clawsync_event *ev)
+{
+    struct looks *l = arg;
+
+    if (ev->type == CLAWSYNC_EVENT_PROGRESS) {
+        atomic_fetch_add(&l->during, 1);
+        if (state_of(l->engine) != CLAWSYNC_STATE_SYNCING)
+            atomic_fetch_add(&l->wrong, 1);
+    }
+    if (ev->type == CLAWSYNC_EVENT_PUSH_COMPLETED)
+        atomic_fetch_add(&l->ends, 1);
+}
+
+static void whoever_sends_is_not_in_sync(void **state)
+{
+    struct looks l = { 0 };
+    clawsync_error err;
+    struct scene s;
+    unsigned ends;
+
+    (void)state;
+    memset(&s, 0, sizeof s);
+    hub_init(&s.hub);
+    device_init(&s.device, schema);
+    s.device.config.hub_endpoint = s.hub.endpoint;
+    s.device.config.max_delta_rows = 1;
+    device_open(&s.device);
+    l.engine = s.device.engine;
+    ok(clawsync_engine_start(s.device.engine, &err), &err);
+    while (state_of(s.device.engine) != CLAWSYNC_STATE_IN_SYNC)
+        sched_yield();
+    ok(clawsync_engine_subscribe(s.device.engine, look_on, &l, &err), &err);
+    ends = atomic_load(&l.ends);
+    app(&s.device, "INSERT INTO memories(id) VALUES('a'), ('b'), ('c'), ('d'), ('e')");
+    while (atomic_load(&l.ends) == ends || atomic_load(&l.during) == 0)
+        sched_yield();
+    device_close(&s.device);
+    assert_int_equal(atomic_load(&l.wrong), 0);
+    close_scene(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
+        cmocka_unit_test(whoever_sends_is_not_in_sync),
         cmocka_unit_test(pushes_that_wait_are_one_round),
         cmocka_unit_test(pulls_that_wait_are_one_round),
         cmocka_unit_test(syncs_that_wait_are_one_round),

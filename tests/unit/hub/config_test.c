@@ -26,16 +26,20 @@ static const char *environment(const char *name)
     return NULL;
 }
 
+enum { MOST_VARIABLES = 9 };
 #define NONE UINT64_MAX
 static const struct config_case {
     const char *name;
-    const char *variables[9];
+    const char *variables[MOST_VARIABLES];
     const char *listen, *data_dir;
     const char *error; /* a part of the sentence; NULL: fine */
     const char *host;
     int port;
     const char *database;
     uint64_t devices, bytes, rate; /* 0: not looked at; NONE: no limit */
+    const char *url;               /* PostgreSQL; NULL: none */
+    unsigned connections, partitions;
+    int prepare;
 } cases[] = {
     { .name = "defaults",
       .host = "0.0.0.0",
@@ -97,10 +101,41 @@ static const struct config_case {
     { .name = "IPv6 without brackets", .listen = "::1:50051", .error = "HOST:PORT" },
     { .name = "PostgreSQL",
       .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgres://u:secret@h/d" },
-      .error = "no PostgreSQL store" },
-    { .name = "PostgreSQL, the long name",
-      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgresql://h/d" },
-      .error = "no PostgreSQL store" },
+      .host = "0.0.0.0",
+      .port = 50051,
+      .database = "",
+      .url = "postgres://u:secret@h/d",
+      .connections = 8 },
+    { .name = "PostgreSQL, the long name, and its settings",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgresql://h/d", "CLAW_SYNC_HUB_DATABASE_CONNECTIONS", "2",
+                     "CLAW_SYNC_HUB_DATABASE_PARTITIONS", "16", "CLAW_SYNC_HUB_DATABASE_PREPARE", "0" },
+      .host = "0.0.0.0",
+      .port = 50051,
+      .database = "",
+      .url = "postgresql://h/d",
+      .connections = 2,
+      .partitions = 16,
+      .prepare = -1 },
+    { .name = "a password that is not encoded",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgres://u:1/secret@h:x/d" },
+      .error = "as %XX" },
+    { .name = "one connection",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgres://h", "CLAW_SYNC_HUB_DATABASE_CONNECTIONS", "1" },
+      .error = "from 2 to 1000" },
+    { .name = "too many partitions",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgres://h", "CLAW_SYNC_HUB_DATABASE_PARTITIONS", "1025" },
+      .error = "from 1 to 1024" },
+    { .name = "prepared perhaps",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgres://h", "CLAW_SYNC_HUB_DATABASE_PREPARE", "perhaps" },
+      .error = "1 or 0" },
+    { .name = "a connection to listen on that is none",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgres://h", "CLAW_SYNC_HUB_DATABASE_LISTEN_URL",
+                     "postgres://u:1/secret@h:x/d" },
+      .error = "CLAW_SYNC_HUB_DATABASE_LISTEN_URL" },
+    { .name = "no connections", .variables = { "CLAW_SYNC_CONNECTIONS", "0" }, .error = "from 1 to 1000000" },
+    { .name = "asks less than once a day",
+      .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "postgres://h", "CLAW_SYNC_HUB_DATABASE_POLL_SECONDS", "86401" },
+      .error = "from 1 to 86400" },
     { .name = "another database", .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "mysql://h" }, .error = "sqlite:PATH" },
     { .name = "sqlite without a path",
       .variables = { "CLAW_SYNC_HUB_DATABASE_URL", "sqlite:" },
@@ -143,18 +178,58 @@ static void reads(void **state)
 
     variables = c->variables;
     if (c->error != NULL) {
-        assert_int_equal(cs_hub_config_read(&config, environment, c->listen, c->data_dir, &err), CS_EINVAL);
+        assert_int_equal(cs_hub_config_read(&config, environment, c->listen, NULL, c->data_dir, &err), CS_EINVAL);
         assert_non_null(strstr(err.msg, c->error));
-        assert_null(strstr(err.msg, "secret@"));
+        assert_null(strstr(err.msg, "1/secret"));
         return;
     }
-    assert_int_equal(cs_hub_config_read(&config, environment, c->listen, c->data_dir, &err), CS_OK);
-    assert_string_equal(config.host, c->host);
-    assert_int_equal(config.port, c->port);
+    assert_int_equal(cs_hub_config_read(&config, environment, c->listen, NULL, c->data_dir, &err), CS_OK);
+    assert_string_equal(config.listen.host, c->host);
+    assert_int_equal(config.listen.port, c->port);
     assert_string_equal(config.database, c->database);
+    assert_true((config.postgres.url == NULL) == (c->url == NULL));
+    if (c->url != NULL)
+        assert_string_equal(config.postgres.url, c->url);
+    assert_int_equal(config.postgres.connections, c->connections);
+    assert_int_equal(config.postgres.partitions, c->partitions);
+    assert_int_equal(config.postgres.prepare, c->prepare);
     quota_is(config.quota_devices, c->devices);
     quota_is(config.quota_bytes, c->bytes);
     quota_is(config.quota_bytes_per_s, c->rate);
+}
+
+/* Where hubs hear of each other, and how often they ask all the same. */
+static void listens(void **state)
+{
+    static const struct {
+        const char *listen, *poll, *want;
+        uint32_t want_ms;
+    } at[] = {
+        { "", "", "postgres://h/d", 10000 },
+        { "none", "", NULL, 500 },
+        { "postgres://l/d", "7", "postgres://l/d", 7000 },
+        { "none", "1", NULL, 1000 },
+        { "", "none", "postgres://h/d", 10000 },
+    };
+    const char *v[MOST_VARIABLES] = { "CLAW_SYNC_HUB_DATABASE_URL",          "postgres://h/d",
+                                      "CLAW_SYNC_HUB_DATABASE_LISTEN_URL",   NULL,
+                                      "CLAW_SYNC_HUB_DATABASE_POLL_SECONDS", NULL };
+    struct cs_hub_config config;
+    struct cs_error err = { 0 };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
+        v[3] = at[i].listen;
+        v[5] = at[i].poll;
+        variables = v;
+        assert_int_equal(cs_hub_config_read(&config, environment, NULL, NULL, NULL, &err), CS_OK);
+        assert_true((config.postgres.listen == NULL) == (at[i].want == NULL));
+        if (at[i].want != NULL)
+            assert_string_equal(config.postgres.listen, at[i].want);
+        assert_int_equal(config.poll_ms, at[i].want_ms);
+        assert_int_equal(config.connections, 16384);
+        assert_int_equal(config.connections_per_address, 256);
+    }
 }
 
 static void key_from_seed(void **state)
@@ -198,10 +273,11 @@ static void key_in_a_file(void **state)
 
 int main(void)
 {
-    struct CMUnitTest t[NCASES + 2] = { cmocka_unit_test(key_from_seed), cmocka_unit_test(key_in_a_file) };
+    struct CMUnitTest t[NCASES + 3] = { cmocka_unit_test(listens), cmocka_unit_test(key_from_seed),
+                                        cmocka_unit_test(key_in_a_file) };
 
     for (size_t i = 0; i < NCASES; i++)
-        t[i + 2] = (struct CMUnitTest){ .name = cases[i].name,
+        t[i + 3] = (struct CMUnitTest){ .name = cases[i].name,
                                         .test_func = reads,
                                         .initial_state = (void *)(uintptr_t)&cases[i] };
     return cmocka_run_group_tests_name("hub configuration", t, NULL, NULL);

@@ -145,9 +145,10 @@ static inline void call_with(struct call *k, struct scene *s, const char *method
     call_new(k, s, method, &m);
     k->proven = true;
     k->counter = p->counter;
-    k->unary = strcmp(method, "Reconcile") == 0 || strcmp(method, "ResolveConflict") == 0 ||
-               strcmp(method, "RegisterDevice") == 0 || strcmp(method, "AppendMembership") == 0 ||
-               strcmp(method, "Heartbeat") == 0 || strcmp(method, "Pair") == 0;
+    k->unary = strcmp(method, "Reconcile") == 0 || strcmp(method, "ReconcileRanges") == 0 ||
+               strcmp(method, "ResolveConflict") == 0 || strcmp(method, "RegisterDevice") == 0 ||
+               strcmp(method, "AppendMembership") == 0 || strcmp(method, "Heartbeat") == 0 ||
+               strcmp(method, "Pair") == 0;
 }
 
 static inline void session_open(struct scene *s);

@@ -50,7 +50,7 @@ static void newer_schema_is_refused(void **state)
 
     run_sql(s->place, "PRAGMA user_version=99");
     assert_int_equal(cs_store_sqlite_open(&other, cs_world_real(), s->place, &err), CS_EVERSION);
-    run_sql(s->place, "PRAGMA user_version=3");
+    run_sql(s->place, "PRAGMA user_version=5");
 }
 
 /* A file of the first schema: what a workspace has is counted once. */
@@ -64,7 +64,11 @@ static void older_schema_is_brought_up_to_date(void **state)
     cs_store_tx *tx;
 
     run_sql(s->place,
-            "DROP TABLE offer; ALTER TABLE workspace DROP COLUMN bytes; PRAGMA user_version=1;"
+            "DROP TABLE offer; DROP TABLE reference; DROP TABLE bucket; DROP TABLE wanted; DROP TABLE proof;"
+            "DROP TABLE snapshot; DROP TABLE snapshot_part; ALTER TABLE workspace DROP COLUMN bytes;"
+            "ALTER TABLE workspace DROP COLUMN pruned; ALTER TABLE workspace DROP COLUMN prune_to;"
+            "ALTER TABLE workspace DROP COLUMN prune_ms; ALTER TABLE device DROP COLUMN pulled;"
+            "PRAGMA user_version=1;"
             "INSERT INTO workspace VALUES(x'01000000000000000000000000000000', 7, 0, 1, zeroblob(32), 0, 1, 1,"
             " zeroblob(32));"
             "INSERT INTO chunk VALUES(x'01000000000000000000000000000000', 1, 0, zeroblob(300)),"
@@ -76,6 +80,9 @@ static void older_schema_is_brought_up_to_date(void **state)
     assert_int_equal(head.bytes, 330);
     assert_int_equal(head.log_id, 7);
     assert_int_equal(tx->ops->offers(tx, &ws, NULL, NULL, &err), CS_OK);
+    assert_int_equal(tx->ops->proofs(tx, &ws, NULL, NULL, &err), CS_OK);
+    assert_int_equal(tx->ops->snapshots(tx, &ws, NULL, NULL, &err), CS_OK);
+    assert_int_equal(head.pruned, 0);
     cs_store_rollback(tx);
     cs_store_close(&other);
 }

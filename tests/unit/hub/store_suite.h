@@ -89,17 +89,22 @@ static bool same_head(const struct cs_store_head *a, const struct cs_store_head 
 {
     return a->log_id == b->log_id && a->refilled == b->refilled && a->number == b->number &&
            a->top_stamp == b->top_stamp && a->member_seq == b->member_seq && a->epoch == b->epoch &&
-           a->bytes == b->bytes && memcmp(a->log_hash, b->log_hash, 32) == 0 &&
-           memcmp(a->entry_hash, b->entry_hash, 32) == 0;
+           a->bytes == b->bytes && a->pruned == b->pruned && a->prune_to == b->prune_to && a->prune_ms == b->prune_ms &&
+           memcmp(a->log_hash, b->log_hash, 32) == 0 && memcmp(a->entry_hash, b->entry_hash, 32) == 0;
 }
 
 static void rows(void **state)
 {
     struct suite *s = *state;
     const struct cs_store_ops *ops = s->store.ops;
-    struct cs_store_head head = {
-        .log_id = UINT64_MAX, .top_stamp = INT64_MAX, .member_seq = UINT32_MAX, .epoch = 3, .bytes = 5000000000
-    };
+    struct cs_store_head head = { .log_id = UINT64_MAX,
+                                  .top_stamp = INT64_MAX,
+                                  .member_seq = UINT32_MAX,
+                                  .epoch = 3,
+                                  .bytes = 5000000000,
+                                  .pruned = 6000000000,
+                                  .prune_to = 7000000000,
+                                  .prune_ms = 8000000000 };
     struct cs_store_head got;
     struct cs_store_device d = { .number = 9, .member_seq = 2, .seen_ms = 17 }, got_d;
     struct cs_store_batch b = { .number = 1,
@@ -135,10 +140,6 @@ static void rows(void **state)
     assert_int_equal(ops->put_head(tx, &s->a.workspace, &head, &err), CS_OK);
     assert_int_equal(ops->undo(tx, &err), CS_OK);
     head.number = 0;
-    assert_int_equal(ops->save(tx, &err), CS_OK); /* the same number of the device again: refused, alone */
-    b.device_number = 9;
-    assert_int_equal(ops->put_batch(tx, &s->a.workspace, &b, &chunk, 1, &err), CS_EEXIST);
-    assert_int_equal(ops->undo(tx, &err), CS_OK);
     assert_int_equal(ops->save(tx, &err), CS_OK);
     assert_int_equal(ops->put_entry(tx, &s->a.workspace, 1, hash, cs_slice_str("entry"), &err), CS_OK);
     assert_int_equal(ops->keep(tx, &err), CS_OK);
@@ -157,6 +158,40 @@ static void rows(void **state)
     assert_int_equal(ops->device_batch(tx, &s->a.workspace, &s->a.id, 10, count_batch, &n, &err), CS_ENOTFOUND);
     assert_int_equal(ops->log_hash(tx, &s->a.workspace, 2, hash, &err), CS_ENOTFOUND);
     assert_int_equal(ops->entry_hash(tx, &s->a.workspace, 1, hash, &err), CS_OK);
+    cs_store_rollback(tx);
+}
+
+/* The same number of a device, or of the log, is refused when it is put or when it is committed; the transaction is
+ * lost by then, or goes on without it. */
+static void rows_that_are_there_already(void **state)
+{
+    struct suite *s = *state;
+    struct cs_slice chunk = cs_slice_str("payload");
+    struct cs_error err = { 0 };
+    uint8_t hash[32] = { 0 };
+    cs_store_tx *tx;
+    int n = 0;
+
+    for (uint64_t i = 0; i < 4; i++) {
+        struct cs_store_batch b = { .number = i == 1 ? 1 : i + 1,
+                                    .device = s->a.id,
+                                    .device_number = i == 2 ? 1 : i + 1 };
+        int rc;
+
+        assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &s->a.workspace, 1, &tx, &err), CS_OK);
+        rc = i == 3 ? tx->ops->put_entry(tx, &s->a.workspace, 1, hash, cs_slice_str("other"), &err)
+                    : tx->ops->put_batch(tx, &s->a.workspace, &b, &chunk, 1, &err);
+        if (rc == CS_OK && i == 0)
+            rc = tx->ops->put_entry(tx, &s->a.workspace, 1, hash, cs_slice_str("entry"), &err);
+        if (rc == CS_OK)
+            rc = cs_store_commit(tx, &err);
+        else
+            cs_store_rollback(tx);
+        assert_int_equal(rc, i == 0 ? CS_OK : CS_EEXIST);
+    }
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, &s->a.workspace, 1, &tx, &err), CS_OK);
+    assert_int_equal(tx->ops->batches(tx, &s->a.workspace, 1, 100, count_batch, &n, &err), CS_OK);
+    assert_int_equal(n, 1);
     cs_store_rollback(tx);
 }
 
@@ -183,11 +218,16 @@ static void offers_come_and_go(void **state)
 {
     struct suite *s = *state;
     struct cs_store_offer o = { .device = { { 1 } }, .made_ms = 1000, .offer = cs_slice_str("offer") };
+    struct cs_uuid both[2] = { s->a.workspace, s->b.id };
     struct seen_offers seen = { 0 };
     struct cs_error err = { 0 };
     cs_store_tx *tx;
 
-    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &s->a.workspace, 1, &tx, &err), CS_OK);
+    if (cs_uuid_cmp(&both[0], &both[1]) > 0) {
+        both[0] = s->b.id;
+        both[1] = s->a.workspace;
+    }
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, both, 2, &tx, &err), CS_OK);
     assert_int_equal(tx->ops->put_offer(tx, &s->a.workspace, &o, &err), CS_OK);
     o.answer = cs_slice_str("answer"); /* the same device's: in its place */
     assert_int_equal(tx->ops->put_offer(tx, &s->a.workspace, &o, &err), CS_OK);
@@ -199,7 +239,7 @@ static void offers_come_and_go(void **state)
     assert_int_equal(tx->ops->put_offer(tx, &s->b.id, &o, &err), CS_OK); /* another workspace */
     assert_int_equal(cs_store_commit(tx, &err), CS_OK);
 
-    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &s->a.workspace, 1, &tx, &err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, both, 2, &tx, &err), CS_OK);
     assert_int_equal(tx->ops->offers(tx, &s->a.workspace, see_offer, &seen, &err), CS_OK);
     assert_int_equal(seen.n, 2);
     assert_string_equal(seen.text[0], "01 offer|answer||");
@@ -215,6 +255,132 @@ static void offers_come_and_go(void **state)
     assert_int_equal(tx->ops->offers(tx, &s->b.id, see_offer, &seen, &err), CS_OK);
     assert_int_equal(seen.n, 1);
     cs_store_rollback(tx);
+}
+
+struct seen_states {
+    size_t n, stop; /* stop: after so many; 0: never */
+    uint32_t prefix, rows, epoch;
+    char leaves[64];
+    char proof[16];
+    uint64_t given;
+    uint8_t tag[16];
+};
+static bool see_bucket(void *arg, const struct cs_store_bucket *b)
+{
+    struct seen_states *seen = arg;
+
+    seen->prefix = b->prefix;
+    seen->rows = b->rows;
+    snprintf(seen->leaves, sizeof seen->leaves, "%.*s", (int)b->leaves.len,
+             b->leaves.len == 0 ? "" : (const char *)b->leaves.data);
+    return ++seen->n != seen->stop;
+}
+static bool see_tag(void *arg, uint32_t epoch, const uint8_t tag[16])
+{
+    struct seen_states *seen = arg;
+
+    seen->epoch = epoch;
+    memcpy(seen->tag, tag, 16);
+    return ++seen->n != seen->stop;
+}
+static bool see_proof(void *arg, const struct cs_store_proof *p)
+{
+    struct seen_states *seen = arg;
+
+    snprintf(seen->proof, sizeof seen->proof, "%.*s", (int)p->proof.len, (const char *)p->proof.data);
+    seen->given = p->given;
+    return ++seen->n != seen->stop;
+}
+
+static void references_and_what_is_wanted(void **state)
+{
+    struct suite *s = *state;
+    const struct cs_store_ops *ops = s->store.ops;
+    const struct cs_uuid *ws = &s->a.workspace, other = { { 9 } };
+    struct cs_store_reference r = { .log_id = UINT64_MAX,
+                                    .number = 7,
+                                    .epoch = 2,
+                                    .device = s->a.id,
+                                    .whole = true,
+                                    .only_prove = true,
+                                    .changed_ms = 17,
+                                    .rows = 5,
+                                    .given = 3 };
+    struct cs_store_reference got;
+    struct cs_store_bucket b = { .rows = 1, .leaves = cs_slice_str("leaves") };
+    struct cs_store_proof p = {
+        .device = s->a.id, .log_id = UINT64_MAX, .number = 7, .given = 3, .proof = cs_slice_str("one")
+    };
+    struct cs_error err = { 0 };
+    struct seen_states seen = { 0 };
+    static const uint8_t tags[3][16] = { { 1 }, { 2 }, { 3 } };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, ws, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->reference(tx, ws, &got, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->put_reference(tx, ws, &r, &err), CS_OK);
+    for (uint32_t i = 0; i < 5; i++) {
+        b.prefix = i * 16383;
+        b.sum[0] = (uint8_t)i;
+        assert_int_equal(ops->put_bucket(tx, ws, &b, &err), CS_OK);
+    }
+    b.rows = 2; /* replaced, and gone */
+    assert_int_equal(ops->put_bucket(tx, ws, &b, &err), CS_OK);
+    b = (struct cs_store_bucket){ .prefix = 0 };
+    assert_int_equal(ops->put_bucket(tx, ws, &b, &err), CS_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ops->put_wanted(tx, ws, &s->a.id, 2, tags[i], &err), CS_OK);
+    assert_int_equal(ops->put_wanted(tx, ws, &s->a.id, 4, tags[2], &err), CS_OK);
+    assert_int_equal(ops->put_wanted(tx, ws, &s->b.id, 2, tags[0], &err), CS_OK);
+    assert_int_equal(ops->put_proof(tx, ws, &p, &err), CS_OK);
+    p.proof = cs_slice_str("two");
+    p.given = 4;
+    assert_int_equal(ops->put_proof(tx, ws, &p, &err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, ws, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->reference(tx, ws, &got, &err), CS_OK);
+    assert_true(got.log_id == r.log_id && got.number == 7 && got.epoch == 2 && got.whole && got.only_prove &&
+                got.changed_ms == 17 && got.rows == 5 && got.given == 3 && cs_uuid_cmp(&got.device, &s->a.id) == 0);
+    assert_int_equal(ops->bucket_sums(tx, ws, 0, 65535, see_bucket, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 4);
+    assert_int_equal(seen.prefix, 4 * 16383);
+    assert_int_equal(seen.rows, 2);
+    assert_string_equal(seen.leaves, "");
+    seen = (struct seen_states){ .stop = 1 };
+    assert_int_equal(ops->bucket_leaves(tx, ws, 16383, 65535, see_bucket, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 1);
+    assert_int_equal(seen.prefix, 16383);
+    assert_string_equal(seen.leaves, "leaves");
+    seen = (struct seen_states){ 0 };
+    assert_int_equal(ops->wanted(tx, ws, &s->a.id, see_tag, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 3);
+    assert_int_equal(seen.epoch, 4);
+    seen = (struct seen_states){ 0 };
+    assert_int_equal(ops->proofs(tx, ws, see_proof, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 1);
+    assert_string_equal(seen.proof, "two");
+    assert_int_equal(seen.given, 4);
+    seen = (struct seen_states){ 0 }; /* nothing of it is another workspace's */
+    assert_int_equal(ops->reference(tx, &other, &got, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->bucket_sums(tx, &other, 0, 65535, see_bucket, &seen, &err), CS_OK);
+    assert_int_equal(ops->bucket_leaves(tx, &other, 0, 65535, see_bucket, &seen, &err), CS_OK);
+    assert_int_equal(ops->wanted(tx, &other, &s->a.id, see_tag, &seen, &err), CS_OK);
+    assert_int_equal(ops->proofs(tx, &other, see_proof, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 0);
+    cs_store_rollback(tx);
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, ws, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->drop_wanted(tx, ws, &s->a.id, tags[0], &err), CS_OK);
+    assert_int_equal(ops->wanted(tx, ws, &s->a.id, see_tag, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 2);
+    assert_int_equal(ops->drop_wanted(tx, ws, &s->a.id, NULL, &err), CS_OK);
+    seen = (struct seen_states){ 0 };
+    assert_int_equal(ops->wanted(tx, ws, &s->a.id, see_tag, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 0);
+    assert_int_equal(ops->wanted(tx, ws, &s->b.id, see_tag, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 1);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
 }
 
 static void rollback_leaves_nothing(void **state)
@@ -660,13 +826,270 @@ static void killed_while_writing(void **state)
     assert_true(confirmed >= 3 + 10 + 17 + 24 + 31);
 }
 
-static int store_suite_run(const char *name)
+struct listed {
+    struct cs_uuid ws[4];
+    struct cs_store_head head[4];
+    size_t n, most;
+};
+static bool list_workspace(void *arg, const struct cs_uuid *ws, const struct cs_store_head *h)
+{
+    struct listed *l = arg;
+
+    l->ws[l->n] = *ws;
+    l->head[l->n] = *h;
+    return ++l->n < l->most;
+}
+
+/* Whoever runs the hub sees all, in order, from wherever the last look ended. */
+static void workspaces_are_listed(void **state)
+{
+    static const struct cs_uuid none, ws[3] = { { { 1 } }, { { 1, 1 } }, { { 0xff } } };
+    struct suite *s = *state;
+    const struct cs_store_ops *ops = s->store.ops;
+    struct listed l = { .most = 4 };
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, ws, 3, &tx, &err), CS_OK);
+    for (uint64_t i = 3; i-- > 0;) {
+        struct cs_store_head head = { .log_id = i + 1, .number = i, .bytes = 100 * i };
+
+        assert_int_equal(ops->put_head(tx, &ws[i], &head, &err), CS_OK);
+    }
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, NULL, 0, &tx, &err), CS_OK);
+    assert_int_equal(ops->workspaces(tx, &none, list_workspace, &l, &err), CS_OK);
+    assert_int_equal(l.n, 3);
+    for (uint64_t i = 0; i < 3; i++) {
+        struct cs_store_head head = { .log_id = i + 1, .number = i, .bytes = 100 * i };
+
+        assert_int_equal(cs_uuid_cmp(&l.ws[i], &ws[i]), 0);
+        assert_true(same_head(&l.head[i], &head));
+    }
+    l = (struct listed){ .most = 1 };
+    assert_int_equal(ops->workspaces(tx, &ws[0], list_workspace, &l, &err), CS_OK);
+    assert_int_equal(l.n, 1);
+    assert_int_equal(cs_uuid_cmp(&l.ws[0], &ws[1]), 0);
+    l = (struct listed){ .most = 4 };
+    assert_int_equal(ops->workspaces(tx, &ws[2], list_workspace, &l, &err), CS_OK);
+    assert_int_equal(l.n, 0);
+    cs_store_rollback(tx);
+}
+
+/* One workspace's log goes, with all of its ciphertext; its entries stay, and so does its neighbour's log. */
+struct seen_parts {
+    int n, stop;
+    uint32_t part, seq;
+    char payload[16], envelope[16];
+};
+static bool see_part(void *arg, const struct cs_store_part *p)
+{
+    struct seen_parts *s = arg;
+
+    s->part = p->part;
+    s->seq = p->seq;
+    snprintf(s->payload, sizeof s->payload, "%.*s", (int)p->payload.len, (const char *)p->payload.data);
+    snprintf(s->envelope, sizeof s->envelope, "%.*s", (int)p->envelope.len, (const char *)p->envelope.data);
+    return ++s->n != s->stop;
+}
+
+struct seen_snapshots {
+    int n;
+    struct cs_store_snapshot last;
+    char descriptor[16], attestation[16];
+};
+static bool see_snapshot(void *arg, const struct cs_store_snapshot *n)
+{
+    struct seen_snapshots *s = arg;
+
+    s->n++;
+    s->last = *n;
+    snprintf(s->descriptor, sizeof s->descriptor, "%.*s", (int)n->descriptor.len, (const char *)n->descriptor.data);
+    snprintf(s->attestation, sizeof s->attestation, "%.*s", (int)n->attestation.len, (const char *)n->attestation.data);
+    return true;
+}
+
+static void snapshots_and_their_parts(void **state)
+{
+    struct suite *s = *state;
+    const struct cs_store_ops *ops = s->store.ops;
+    const struct cs_uuid *ws = &s->a.workspace, other = { { 9 } };
+    struct cs_store_snapshot n = { .slot = 1,
+                                   .state = CS_SNAPSHOT_GIVING,
+                                   .log_id = UINT64_MAX,
+                                   .number = 7,
+                                   .device = s->a.id,
+                                   .parts = 3,
+                                   .digest = { 1, 2, 3 },
+                                   .bytes = 5000000000,
+                                   .changed_ms = 17 };
+    struct seen_snapshots seen = { 0 };
+    struct seen_parts parts = { 0 };
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, ws, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->put_snapshot(tx, ws, &n, &err), CS_OK);
+    n.state = CS_SNAPSHOT_SERVED;
+    n.attester = s->b.id;
+    n.descriptor = cs_slice_str("described");
+    n.attestation = cs_slice_str("attested");
+    assert_int_equal(ops->put_snapshot(tx, ws, &n, &err), CS_OK); /* replaces */
+    for (uint32_t i = 0; i < 40; i++) {
+        struct cs_store_part p = { .part = i / 2, .seq = i % 2, .payload = cs_slice_str("payload") };
+
+        if (p.seq == 0)
+            p.envelope = cs_slice_str("envelope");
+        assert_int_equal(ops->put_snapshot_part(tx, ws, 1, &p, &err), CS_OK);
+    }
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, ws, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->snapshots(tx, ws, see_snapshot, &seen, &err), CS_OK);
+    assert_int_equal(seen.n, 1);
+    assert_true(seen.last.slot == 1 && seen.last.state == CS_SNAPSHOT_SERVED && seen.last.log_id == UINT64_MAX &&
+                seen.last.number == 7 && seen.last.parts == 3 && seen.last.bytes == 5000000000 &&
+                seen.last.changed_ms == 17 && seen.last.digest[2] == 3 &&
+                cs_uuid_cmp(&seen.last.device, &s->a.id) == 0 && cs_uuid_cmp(&seen.last.attester, &s->b.id) == 0);
+    assert_string_equal(seen.descriptor, "described");
+    assert_string_equal(seen.attestation, "attested");
+    assert_int_equal(ops->snapshot_parts(tx, ws, 1, 0, 0, see_part, &parts, &err), CS_OK);
+    assert_int_equal(parts.n, 40);
+    assert_true(parts.part == 19 && parts.seq == 1);
+    assert_string_equal(parts.payload, "payload");
+    assert_string_equal(parts.envelope, "");
+    parts = (struct seen_parts){ .stop = 2 }; /* from a place on, as long as more is wanted */
+    assert_int_equal(ops->snapshot_parts(tx, ws, 1, 18, 1, see_part, &parts, &err), CS_OK);
+    assert_true(parts.n == 2 && parts.part == 19 && parts.seq == 0);
+    assert_string_equal(parts.envelope, "envelope");
+    parts = (struct seen_parts){ 0 }; /* of that slot and workspace alone */
+    assert_int_equal(ops->snapshot_parts(tx, ws, 0, 0, 0, see_part, &parts, &err), CS_OK);
+    assert_int_equal(ops->snapshot_parts(tx, &other, 1, 0, 0, see_part, &parts, &err), CS_OK);
+    assert_int_equal(parts.n, 0);
+    assert_int_equal(ops->drop_snapshot_parts(tx, ws, 1, 3, UINT32_MAX, &err), CS_OK);
+    assert_int_equal(ops->snapshot_parts(tx, ws, 1, 0, 0, see_part, &parts, &err), CS_OK);
+    assert_int_equal(parts.n, 6);
+    assert_int_equal(ops->drop_log(tx, ws, &err), CS_OK); /* with the log they go */
+    seen = (struct seen_snapshots){ 0 };
+    parts = (struct seen_parts){ 0 };
+    assert_int_equal(ops->snapshots(tx, ws, see_snapshot, &seen, &err), CS_OK);
+    assert_int_equal(ops->snapshot_parts(tx, ws, 1, 0, 0, see_part, &parts, &err), CS_OK);
+    assert_int_equal(seen.n + parts.n, 0);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+}
+
+static bool sum_pulled(void *arg, const struct cs_uuid *device, const struct cs_store_device *d)
+{
+    (void)device;
+    *(uint64_t *)arg += d->pulled;
+    return true;
+}
+
+static void a_log_is_pruned(void **state)
+{
+    struct suite *s = *state;
+    const struct cs_store_ops *ops = s->store.ops;
+    const struct cs_uuid *ws = &s->a.workspace;
+    struct cs_store_device d = { .number = 1, .member_seq = 2, .seen_ms = 17, .pulled = 5 };
+    struct cs_store_batch b = { .device = s->a.id,
+                                .header = cs_slice_str("header"),
+                                .signature = cs_slice_str("signature"),
+                                .payload_hashes = cs_slice_str("hashes") };
+    struct cs_slice chunks[2] = { cs_slice_str("one"), cs_slice_str("two") };
+    struct cs_error err = { 0 };
+    uint64_t bytes = 0, pulled = 0;
+    cs_store_tx *tx;
+    uint8_t hash[32];
+    int n = 0, nchunks = 0;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, ws, 1, &tx, &err), CS_OK);
+    for (b.number = b.device_number = 1; b.number <= 9; b.number++, b.device_number++)
+        assert_int_equal(ops->put_batch(tx, ws, &b, chunks, 2, &err), CS_OK);
+    assert_int_equal(ops->put_device(tx, ws, &s->a.id, &d, &err), CS_OK);
+    d.pulled = 8;
+    assert_int_equal(ops->put_device(tx, ws, &s->b.id, &d, &err), CS_OK);
+    assert_int_equal(ops->prune_log(tx, ws, 2, 4, &bytes, &err), CS_OK); /* also what this transaction put */
+    assert_int_equal(bytes, 3 * 6);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, ws, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->prune_log(tx, ws, 1, 4, &bytes, &err), CS_OK);
+    assert_int_equal(bytes, 6);
+    assert_int_equal(ops->batches(tx, ws, 1, 99, count_batch, &n, &err), CS_OK);
+    assert_int_equal(n, 5);
+    assert_int_equal(ops->chunks(tx, ws, 4, 0, count_chunk, &nchunks, &err), CS_OK);
+    assert_int_equal(nchunks, 0);
+    assert_int_equal(ops->chunks(tx, ws, 5, 0, count_chunk, &nchunks, &err), CS_OK);
+    assert_int_equal(nchunks, 2);
+    assert_int_equal(ops->log_hash(tx, ws, 4, hash, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->log_hash(tx, ws, 5, hash, &err), CS_OK);
+    assert_int_equal(ops->devices(tx, ws, sum_pulled, &pulled, &err), CS_OK);
+    assert_int_equal(pulled, 13);
+    assert_int_equal(ops->drop_log(tx, ws, &err), CS_OK);
+    pulled = 0;
+    assert_int_equal(ops->devices(tx, ws, sum_pulled, &pulled, &err), CS_OK);
+    assert_int_equal(pulled, 0);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+}
+
+static void a_log_is_dropped(void **state)
+{
+    struct suite *s = *state;
+    const struct cs_store_ops *ops = s->store.ops;
+    struct cs_store_device d = { .number = 1, .member_seq = 2, .seen_ms = 17 }, got;
+    struct cs_store_batch b = { .number = 1,
+                                .device = s->a.id,
+                                .device_number = 1,
+                                .header = cs_slice_str("header"),
+                                .signature = cs_slice_str("signature"),
+                                .payload_hashes = cs_slice_str("hashes") };
+    struct cs_slice chunks[2] = { cs_slice_str("one"), cs_slice_str("two") };
+    struct cs_uuid both[2] = { s->a.workspace, s->a.workspace };
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+    uint8_t hash[32] = { 0 };
+
+    both[1].b[0]++;
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, both, 2, &tx, &err), CS_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ops->put_batch(tx, &both[i], &b, chunks, 2, &err), CS_OK);
+        assert_int_equal(ops->put_device(tx, &both[i], &s->a.id, &d, &err), CS_OK);
+        assert_int_equal(ops->put_entry(tx, &both[i], 1, hash, cs_slice_str("entry"), &err), CS_OK);
+    }
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, both, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->drop_log(tx, &both[0], &err), CS_OK);
+    assert_int_equal(ops->put_batch(tx, &both[0], &b, chunks, 1, &err), CS_OK); /* the numbers are free */
+    assert_int_equal(ops->drop_log(tx, &both[0], &err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, both, 2, &tx, &err), CS_OK);
+    for (int i = 0; i < 2; i++) {
+        int n = 0, nchunks = 0;
+
+        assert_int_equal(ops->batches(tx, &both[i], 1, 9, count_batch, &n, &err), CS_OK);
+        assert_int_equal(ops->chunks(tx, &both[i], 1, 0, count_chunk, &nchunks, &err), CS_OK);
+        assert_int_equal(n, i);
+        assert_int_equal(nchunks, 2 * i);
+        assert_int_equal(ops->device(tx, &both[i], &s->a.id, &got, &err), CS_OK);
+        assert_int_equal(got.number, i);
+        assert_int_equal(got.seen_ms, 17);
+        assert_int_equal(ops->entry_hash(tx, &both[i], 1, hash, &err), CS_OK);
+    }
+    cs_store_rollback(tx);
+}
+
+static inline int store_suite_run(const char *name)
 {
 #define SUITE(f) cmocka_unit_test_setup_teardown(f, suite_setup, suite_teardown)
     const struct CMUnitTest tests[] = { SUITE(rows),
+                                        SUITE(rows_that_are_there_already),
+                                        SUITE(a_log_is_dropped),
                                         SUITE(offers_come_and_go),
+                                        SUITE(references_and_what_is_wanted),
+                                        SUITE(snapshots_and_their_parts),
+                                        SUITE(a_log_is_pruned),
                                         SUITE(rollback_leaves_nothing),
                                         SUITE(readers_see_one_state),
+                                        SUITE(workspaces_are_listed),
                                         SUITE(a_mixed_group),
                                         SUITE(a_lost_group),
                                         SUITE(entries_race),

@@ -159,6 +159,25 @@ static void signatures_under_other_labels(void **state)
     free_log(&log);
 }
 
+/* The new member's own signature over its keys, made for something else, in an entry that is right otherwise. */
+static void possession_under_other_labels(void **state)
+{
+    static const char *const labels[] = { "audit row", "batch", "hub head", "member entry",
+                                          "register",  "rpc",   "session",  "possession" };
+    struct scene *s = *state;
+    uint8_t message[POSSESSION_LEN], *record;
+
+    assert_int_equal(build_add(s, &s->a_id, &s->a, &s->b_id, &s->b, NOW), CS_OK);
+    record = s->entry.data + CS_ENTRY_PREFIX_LEN;
+    possession_message(message, s->workspace.b, record);
+    for (size_t i = 0; i < sizeof labels / sizeof labels[0]; i++) {
+        cs_sign(&s->b.sign, labels[i], cs_slice(message, sizeof message), record + RECORD_POSSESSION);
+        resign(s, &s->a);
+        assert_int_equal(cs_membership_check(&s->m, cs_buf_slice(&s->entry), 0, NULL),
+                         strcmp(labels[i], "possession") == 0 ? CS_OK : CS_EAUTH);
+    }
+}
+
 /* Every span of 16 bytes of an entry replaced by what stands there in another of its type: of another device, another
  * epoch, another time. */
 static void parts_of_another_entry(void **state)
@@ -242,8 +261,8 @@ static void parts_of_another_workspace(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { SCENE(left_out_doubled_swapped_and_cut_off),
-                                        SCENE(signatures_under_other_labels), SCENE(parts_of_another_entry),
-                                        SCENE(parts_of_another_workspace) };
+                                        SCENE(signatures_under_other_labels), SCENE(possession_under_other_labels),
+                                        SCENE(parts_of_another_entry), SCENE(parts_of_another_workspace) };
 
     return cs_crypto_init(NULL) < 0 ? 1 : cmocka_run_group_tests_name("tamper", tests, NULL, NULL);
 }

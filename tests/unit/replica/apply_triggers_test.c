@@ -2,6 +2,8 @@
  * elsewhere stays. */
 #include "unit/replica/apply_fixture.h"
 
+#include "replica/review.h"
+
 static struct cs_uuid A, B;
 
 static struct cs_slice key1(struct delta *x, const char *s)
@@ -150,13 +152,15 @@ static void triggers_made_later_are_guarded_too(void **state)
     (void)state;
     open_notes(&f, "SELECT 1");
     insert_update_delete(&f);
-    app_exec(&f, "CREATE TRIGGER t AFTER INSERT ON notes BEGIN DELETE FROM notes WHERE id < NEW.id; END");
+    app_exec(&f, "CREATE TRIGGER t AFTER INSERT ON notes BEGIN DELETE FROM notes WHERE id < NEW.id; "
+                 "INSERT INTO plain VALUES('late ' || NEW.id); END");
     delta_init(&x);
     op = put(&x, CS_OP_INSERT, "z", 30);
     op_cell(&x, op, "body", text("last"));
     fixture_apply(&f, &x.d);
     delta_fini(&x);
     assert_string_equal(app_value(&f, "SELECT count(*) FROM notes"), "3");
+    assert_string_equal(app_value(&f, "SELECT group_concat(what) FROM plain"), "late z");
     fixture_close(&f);
 }
 
@@ -244,6 +248,88 @@ static void a_delete_is_not_refused(void **state)
     fixture_close(&f);
 }
 
+/* As another process: what the last one found out about triggers is not known. */
+static void reopen(struct fixture *f)
+{
+    cs_replica_close(f->r);
+    fixture_replica(f);
+}
+
+/* What a person, or a program beside the engine, may do to tables that have a row which is refused. */
+static void what_is_refused_waits(void **state)
+{
+    const char *const *sql = *state;
+    struct fixture f;
+    struct delta x;
+    struct cs_op *op;
+    struct cs_error err = { 0 };
+    bool changed;
+
+    open_notes(&f, *sql);
+    delta_init(&x);
+    op = put(&x, CS_OP_INSERT, "a", 10);
+    op_cell(&x, op, "body", text("bad"));
+    fixture_apply(&f, &x.d);
+    delta_fini(&x);
+    assert_string_equal(app_value(&f, "SELECT reason FROM sync_hidden WHERE col = -1"), "trigger");
+    app_exec(&f, "CREATE TABLE more(id TEXT PRIMARY KEY NOT NULL)");
+    reopen(&f);
+    assert_int_equal(cs_replica_check_schema(f.r, &changed, &err), CS_OK);
+    reopen(&f);
+    fixture_track(&f, "more");
+    assert_int_equal(cs_replica_pause(f.r, NULL, &err), CS_OK);
+    reopen(&f);
+    assert_int_equal(cs_replica_resume(f.r, NULL, &err), CS_OK);
+    reopen(&f);
+    assert_int_equal(cs_replica_untrack(f.r, "more", &err), CS_OK);
+    assert_int_equal(cs_review_retry(f.r, &err), CS_OK);
+    assert_string_equal(app_value(&f, "SELECT count(*) FROM notes"), "0");
+    assert_string_equal(app_value(&f, "SELECT reason FROM sync_hidden WHERE col = -1"), "trigger");
+    app_exec(&f, "DROP TRIGGER t; DROP TRIGGER u");
+    assert_int_equal(cs_replica_check_schema(f.r, &changed, &err), CS_OK);
+    assert_string_equal(app_value(&f, "SELECT body FROM notes"), "bad");
+    assert_string_equal(app_value(&f, "SELECT count(*) FROM sync_hidden"), "0");
+    fixture_close(&f);
+}
+
+/* A trigger may ask another table: no schema tells that it would let the row in now. */
+static void a_retry_asks_the_trigger_again(void **state)
+{
+    static const char *const how[] = { "ABORT", "FAIL", "ROLLBACK" };
+    struct cs_error err = { 0 };
+    bool asked;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct fixture f;
+        struct delta x;
+        struct cs_op *op;
+        char sql[300];
+
+        snprintf(sql, sizeof sql,
+                 "CREATE TABLE closed(x); INSERT INTO closed VALUES(1); CREATE TRIGGER t BEFORE INSERT ON notes WHEN "
+                 "EXISTS (SELECT 1 FROM closed) BEGIN SELECT RAISE(%s, 'closed'); END;",
+                 how[i]);
+        open_notes(&f, sql);
+        delta_init(&x);
+        op = put(&x, CS_OP_INSERT, "a", 10);
+        op_cell(&x, op, "body", text("waits"));
+        fixture_apply(&f, &x.d);
+        delta_fini(&x);
+        app_exec(&f, "DELETE FROM closed");
+        assert_string_equal(app_value(&f, "SELECT count(*) FROM notes"), "0");
+        assert_int_equal(cs_review_ask_retry(f.r, &err), CS_OK);
+        assert_int_equal(cs_review_retry_asked(f.r, &asked, &err), CS_OK);
+        assert_true(asked);
+        assert_int_equal(cs_review_retry(f.r, &err), CS_OK);
+        assert_int_equal(cs_review_retry_asked(f.r, &asked, &err), CS_OK);
+        assert_false(asked);
+        assert_string_equal(app_value(&f, "SELECT body FROM notes"), "waits");
+        assert_string_equal(app_value(&f, "SELECT count(*) FROM sync_hidden"), "0");
+        fixture_close(&f);
+    }
+}
+
 static const char *const keeping[] = {
     "CREATE TRIGGER t BEFORE DELETE ON notes BEGIN SELECT RAISE(ABORT, 'no'); END;",
     "CREATE TRIGGER t AFTER DELETE ON notes BEGIN SELECT RAISE(FAIL, 'no'); END;",
@@ -283,6 +369,10 @@ int main(void)
         t[n++] = (struct CMUnitTest){ .name = refusing[i],
                                       .test_func = a_refused_row_blocks_nothing,
                                       .initial_state = (void *)&refusing[i] };
+    for (size_t i = 0; i < sizeof refusing / sizeof refusing[0]; i++)
+        t[n++] = (struct CMUnitTest){ .name = refusing[i],
+                                      .test_func = what_is_refused_waits,
+                                      .initial_state = (void *)&refusing[i] };
     for (size_t i = 0; i < sizeof keeping / sizeof keeping[0]; i++)
         t[n++] = (struct CMUnitTest){ .name = keeping[i],
                                       .test_func = a_delete_is_not_refused,
@@ -291,5 +381,6 @@ int main(void)
     t[n++] = (struct CMUnitTest)cmocka_unit_test(a_tracked_counter_is_left_alone);
     t[n++] = (struct CMUnitTest)cmocka_unit_test(triggers_made_later_are_guarded_too);
     t[n++] = (struct CMUnitTest)cmocka_unit_test(fts_stays_right);
+    t[n++] = (struct CMUnitTest)cmocka_unit_test(a_retry_asks_the_trigger_again);
     return _cmocka_run_group_tests("application triggers during apply", t, n, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* The record of edits that lost: one entry for each losing edit, none is left out, and those that the rows themselves
  * have settled are closed. */
+#include "replica/review.h"
 #include "unit/replica/apply_fixture.h"
 
 static struct cs_uuid A, B;
@@ -279,6 +280,156 @@ static void a_check_that_holds_again(void **state)
     fixture_close(&f);
 }
 
+/* ---- strategies, decisions, old age ---- */
+
+static struct cs_replica_options options_of(struct fixture *f)
+{
+    return (struct cs_replica_options){ .path = f->path };
+}
+
+static void strategy(struct fixture *f, const char *column, bool manual)
+{
+    struct cs_replica_options o = options_of(f);
+    struct cs_error err = { 0 };
+
+    if (cs_replica_set_strategy(f->r, &o, "t", column, manual, &err) != CS_OK)
+        fail_msg("strategy: %s", err.msg);
+    fixture_seal(f);
+}
+
+static void a_column_goes_before_its_table(void **state)
+{
+    struct cs_replica_options o;
+    struct cs_error err = { 0 };
+    struct fixture f;
+
+    (void)state;
+    open_table(&f, "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, v)");
+    o = options_of(&f);
+    put(&f, CS_OP_INSERT, "x", "one", 10, &A);
+    strategy(&f, NULL, true);
+    assert_int_equal(put(&f, CS_OP_UPDATE, "x", "two", 20, &B).manual_conflicts, 1);
+    strategy(&f, "v", false);
+    assert_int_equal(put(&f, CS_OP_UPDATE, "x", "three", 30, &A).manual_conflicts, 0);
+    strategy(&f, "v", true);
+    strategy(&f, NULL, false);
+    assert_int_equal(put(&f, CS_OP_DELETE, "x", NULL, 40, &B).manual_conflicts, 1);
+    assert_string_equal(app_value(&f, RECORDS), "overwritten manual one, overwritten auto two, deleted manual three");
+    assert_int_equal(cs_replica_set_strategy(f.r, &o, "sync_shared", NULL, true, &err), CS_ENOTFOUND);
+    assert_int_equal(cs_replica_set_strategy(f.r, &o, "t", "w", true, &err), CS_ENOTFOUND);
+    assert_int_equal(cs_replica_untrack(f.r, "sync_shared", &err), CS_ENOTFOUND);
+    assert_int_equal(cs_replica_pause(f.r, "sync_shared", &err), CS_ENOTFOUND);
+    assert_int_equal(cs_replica_untrack(f.r, "t", &err), CS_OK);
+    assert_string_equal(app_value(&f, "SELECT group_concat(name) FROM sqlite_schema WHERE name <> 't'"),
+                        "sqlite_autoindex_t_1"); /* the last one takes all of ours with it */
+    fixture_close(&f);
+}
+
+static int take_id(void *arg, const struct cs_review_conflict *c)
+{
+    snprintf(arg, CS_REVIEW_ID, "%s", c->id);
+    return 1;
+}
+
+static void resolve(struct fixture *f, enum cs_review_choice choice)
+{
+    struct cs_replica_options o = options_of(f);
+    struct cs_error err = { 0 };
+    char id[CS_REVIEW_ID] = "";
+
+    assert_int_equal(cs_review_conflicts(f->r, false, take_id, id, &err), CS_OK);
+    if (cs_review_resolve(f->r, &o, id, choice, NULL, &err) != CS_OK)
+        fail_msg("resolve: %s", err.msg);
+    fixture_seal(f);
+}
+
+/* Both values of a copied device's version are one decision; what stays gets a stamp of its own. */
+static void what_stays_is_written_again(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    open_table(&f, "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, v)");
+    put(&f, CS_OP_INSERT, "x", NULL, 10, &A);
+    for (int k = 0; k < 3; k++)
+        put(&f, CS_OP_UPDATE, "x", (char[]){ "bca"[k], 0 }, 20, &A);
+    assert_int_equal(open_conflicts(&f), 2);
+    resolve(&f, CS_REVIEW_KEEP);
+    assert_int_equal(open_conflicts(&f), 0);
+    assert_string_equal(app_value(&f, "SELECT v FROM t"), "c");
+    assert_int_equal(put(&f, CS_OP_UPDATE, "x", "late", 30, &B).conflicts, 1); /* older than the decision */
+    assert_string_equal(app_value(&f, "SELECT v FROM t"), "c");
+    resolve(&f, CS_REVIEW_TAKE);
+    assert_string_equal(app_value(&f, "SELECT v FROM t"), "late");
+    assert_int_equal(open_conflicts(&f), 0);
+    fixture_close(&f);
+}
+
+/* Another device decided before this one noticed: nothing is raised. */
+static void what_was_decided_before_it_is_noticed(void **state)
+{
+    struct cs_apply_result result;
+    struct fixture f, g;
+    struct cs_slice id;
+    struct cs_op *op;
+    struct delta x;
+
+    (void)state;
+    open_table(&f, "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, v)");
+    put(&f, CS_OP_INSERT, "x", "one", 10, &A);
+    put(&f, CS_OP_UPDATE, "x", "two", 20, &B);
+    open_table(&g, "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, v)");
+    delta_init(&x);
+    {
+        sqlite3_stmt *s;
+        struct cs_value name = { .type = CS_BLOB }, what = text("resolved");
+        struct cs_buf key = { 0 };
+
+        assert_int_equal(sqlite3_prepare_v2(f.app, "SELECT id FROM sync_conflicts", -1, &s, NULL), SQLITE_OK);
+        assert_int_equal(sqlite3_step(s), SQLITE_ROW);
+        id = cs_arena_copy(&x.arena, cs_slice(sqlite3_column_blob(s, 0), (size_t)sqlite3_column_bytes(s, 0)));
+        sqlite3_finalize(s);
+        assert_int_equal(id.len, 16);
+        name.u.bytes = id;
+        cs_key_put(&key, &what, CS_BINARY);
+        cs_key_put(&key, &name, CS_BINARY);
+        op = delta_op(&x, CS_OP_INSERT, "sync_shared", cs_arena_copy(&x.arena, cs_buf_slice(&key)), 40, &B);
+        op_cell(&x, op, "value", text("kept"));
+        cs_buf_free(&key);
+    }
+    result = fixture_apply(&g, &x.d);
+    assert_int_equal(result.hidden, 0);
+    put(&g, CS_OP_INSERT, "x", "one", 10, &A);
+    result = put(&g, CS_OP_UPDATE, "x", "two", 20, &B);
+    assert_int_equal(result.conflicts, 0);
+    assert_string_equal(app_value(&g, RECORDS), "overwritten resolved one");
+    fixture_apply(&f, &x.d);
+    assert_string_equal(app_value(&f, RECORDS), "overwritten resolved one");
+    delta_fini(&x);
+    fixture_close(&f);
+    fixture_close(&g);
+}
+
+static void after_thirty_days(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    open_table(&f, "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, v UNIQUE)");
+    put(&f, CS_OP_INSERT, "x", "one", 10, &A);
+    put(&f, CS_OP_UPDATE, "x", "two", 20, &B); /* overwritten, may go */
+    for (int k = 0; k < 2; k++)
+        put(&f, CS_OP_UPDATE, "x", k == 0 ? "a" : "b", 30, &A); /* a person is waited for */
+    put(&f, CS_OP_INSERT, "y", "b", 40, &A);                    /* hidden, as long as it is */
+    app_exec(&f, "UPDATE sync_conflicts SET at_ms = at_ms - 31 * 86400000");
+    cs_replica_close(f.r);
+    fixture_replica(&f);
+    put(&f, CS_OP_INSERT, "z", "three", 50, &B);
+    assert_string_equal(app_value(&f, "SELECT group_concat(why) FROM (SELECT why FROM sync_conflicts ORDER BY stamp)"),
+                        "copied-device,unique");
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -292,6 +443,10 @@ int main(void)
         cmocka_unit_test(a_loser_within_a_batch),
         cmocka_unit_test(a_loser_to_a_row_that_is_refused),
         cmocka_unit_test(a_check_that_holds_again),
+        cmocka_unit_test(a_column_goes_before_its_table),
+        cmocka_unit_test(what_stays_is_written_again),
+        cmocka_unit_test(what_was_decided_before_it_is_noticed),
+        cmocka_unit_test(after_thirty_days),
     };
 
     A = device_id(1);

@@ -1,6 +1,7 @@
 /* Devices as their applications see them: random SQL through foreign connections on real files, sealed, extracted,
- * passed on in the order of a log, applied. At rest all merged states and all tables are equal, and nothing is left
- * unsent. exchange_test [SEED [COUNT]]     default: seeds 1 … 60 */
+ * passed on in the order of a log, applied. At rest all merged states and all tables are equal, nothing is left unsent,
+ * and conflicts that a person decided about are closed everywhere. exchange_test [SEED [COUNT]]     default: seeds 1 …
+ * 60 */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 #include <cmocka.h>
 #include <sqlite3.h>
 
-#include "replica/replica.h"
+#include "replica/review.h"
 
 enum { MAX_DEVICES = 4, MAX_BATCHES = 4000 };
 
@@ -68,7 +69,8 @@ static struct entry *log_entries;
 static size_t nlog;
 static int ndevices;
 static unsigned long seed_now;
-static bool pauses, enforce;
+static uint64_t ndecided; /* in all seeds */
+static bool pauses, enforce, decides;
 
 static uint32_t below(uint32_t n)
 {
@@ -382,6 +384,71 @@ static void compare_all(void)
     }
 }
 
+/* ---- people decide about conflicts ---- */
+
+struct chosen {
+    char id[CS_REVIEW_ID];
+    uint32_t n;
+};
+
+static int choose(void *arg, const struct cs_review_conflict *c)
+{
+    struct chosen *x = arg;
+
+    if (below(++x->n) == 0)
+        snprintf(x->id, sizeof x->id, "%s", c->id);
+    return 0;
+}
+
+/* One conflict that is open there, or a strategy. The table may not take the value, as any edit. */
+static void decide(int i)
+{
+    static const char *const of[] = { NULL, "a", "b" };
+    struct device *d = &devices[i];
+    struct cs_replica_options o = { .path = d->path };
+    struct cs_value given = { .type = CS_TEXT, .u.bytes = cs_slice_str(below(2) ? "decided" : "b") };
+    struct chosen x = { .n = 0 };
+    struct cs_error err;
+    int rc;
+
+    if (below(5) == 0)
+        ok(cs_replica_set_strategy(d->r, &o, "memories", of[below(3)], below(2), &err), &err, "strategy");
+    ok(cs_review_conflicts(d->r, false, choose, &x, &err), &err, "conflicts");
+    if (x.n == 0)
+        return;
+    rc = cs_review_resolve(d->r, &o, x.id, (enum cs_review_choice)below(3), &given, &err);
+    if (rc != CS_EINVAL)
+        ok(rc, &err, "resolve");
+}
+
+/* What is resolved anywhere is open nowhere, once all have heard of it. */
+static void check_decided(void)
+{
+    static const char sql[] = "SELECT count(*), (SELECT count(*) FROM sync_shared WHERE what = 'resolved') FROM "
+                              "sync_conflicts WHERE state IN ('auto', 'manual') AND id IN (SELECT name FROM "
+                              "sync_shared WHERE what = 'resolved')";
+    int64_t all = -1;
+
+    for (int i = 0; i < ndevices; i++) {
+        sqlite3_stmt *s;
+        int64_t resolved = 0;
+
+        if (sqlite3_prepare_v2(devices[i].app, sql, -1, &s, NULL) == SQLITE_OK) { /* nobody decided: no such table */
+            assert_int_equal(sqlite3_step(s), SQLITE_ROW);
+            if (sqlite3_column_int64(s, 0) != 0)
+                fail_msg("seed %lu: %lld conflicts are resolved and open on device %d", seed_now,
+                         (long long)sqlite3_column_int64(s, 0), i);
+            resolved = sqlite3_column_int64(s, 1);
+        }
+        sqlite3_finalize(s);
+        if (all >= 0 && resolved != all)
+            fail_msg("seed %lu: device %d knows of %lld resolutions, another of %lld", seed_now, i, (long long)resolved,
+                     (long long)all);
+        all = resolved;
+    }
+    ndecided += (uint64_t)all;
+}
+
 /* Edits that no trigger tells of, between them those of others. */
 static void edit_in_a_pause(int i, const char *schema)
 {
@@ -423,6 +490,8 @@ static void run(unsigned long seed)
             edit_in_a_pause(i, schema);
         else if (below(3))
             edit(&devices[i], schema);
+        if (decides && below(2))
+            decide(i);
         if (below(3) == 0)
             push(i);
         if (below(3) == 0)
@@ -434,6 +503,7 @@ static void run(unsigned long seed)
             pull(i, nlog);
         }
     compare_all();
+    check_decided();
     for (int i = 0; i < ndevices; i++)
         stop_device(i);
     for (size_t i = 0; i < nlog; i++)
@@ -448,8 +518,12 @@ static void devices_agree(void **state)
 
     enforce = strchr(how, 'f') != NULL;
     pauses = strchr(how, 'p') != NULL;
+    decides = strchr(how, 'd') != NULL;
+    ndecided = 0;
     for (unsigned long s = first; s < first + count; s++)
         run(s);
+    if (decides && count >= 60)
+        assert_true(ndecided > count / 2);
 }
 
 int main(int argc, char **argv)
@@ -459,6 +533,8 @@ int main(int argc, char **argv)
         { "foreign keys not enforced", devices_agree, NULL, NULL, (void *)"" },
         { "foreign keys enforced, pauses", devices_agree, NULL, NULL, (void *)"fp" },
         { "foreign keys not enforced, pauses", devices_agree, NULL, NULL, (void *)"p" },
+        { "foreign keys enforced, decisions", devices_agree, NULL, NULL, (void *)"fd" },
+        { "foreign keys not enforced, pauses, decisions", devices_agree, NULL, NULL, (void *)"pd" },
     };
     int rc;
 

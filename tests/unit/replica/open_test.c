@@ -51,7 +51,7 @@ static const struct refusal {
       .says = "not a database" },
     { .name = "of a newer format",
       .sql = "CREATE TABLE sync_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID; INSERT INTO sync_meta "
-             "VALUES('format', 2);",
+             "VALUES('format', 99);",
       .code = CS_EVERSION,
       .says = "newer version" },
     { .name = "with a table sync_meta of someone else's",

@@ -119,6 +119,52 @@ static void in_the_shell(void **state)
     change(*state, true);
 }
 
+/* What ends with another look at the schema has seen all of it: the column of t has its triggers. */
+static void a_column_and_then(int (*what)(cs_replica *r, struct cs_error *err))
+{
+    struct capture c;
+    struct cs_error err = { 0 };
+
+    begin(&c, false, KA THREE "CREATE TABLE v(id TEXT PRIMARY KEY NOT NULL);");
+    seal_all(&c);
+    app(&c, "ALTER TABLE t ADD COLUMN c; CREATE TABLE u(id TEXT PRIMARY KEY NOT NULL)");
+    must(what(c.r, &err), &err, "what looks at the schema again");
+    app(&c, "UPDATE t SET c = 9 WHERE id = 'k'");
+    sends(&c, "U t 'k' c=9\n");
+    close_all(&c);
+}
+
+static int track_u(cs_replica *r, struct cs_error *err)
+{
+    return cs_replica_track(r, "u", NULL, err);
+}
+
+static int untrack_v(cs_replica *r, struct cs_error *err)
+{
+    return cs_replica_untrack(r, "v", err);
+}
+
+static int pause_v(cs_replica *r, struct cs_error *err)
+{
+    return cs_replica_pause(r, "v", err);
+}
+
+static int pause_and_resume_v(cs_replica *r, struct cs_error *err)
+{
+    int rc = pause_v(r, err);
+
+    return rc == CS_OK ? cs_replica_resume(r, "v", err) : rc;
+}
+
+static void a_column_before_another_table(void **state)
+{
+    (void)state;
+    a_column_and_then(track_u);
+    a_column_and_then(untrack_v);
+    a_column_and_then(pause_v);
+    a_column_and_then(pause_and_resume_v);
+}
+
 /* The values are gone from this file, and only from here. */
 static void a_dropped_column(void **state)
 {
@@ -287,6 +333,64 @@ static void usual_tables(void **state)
     assert_string_equal(value_of(&c, "SELECT group_concat(name) FROM sync_tables WHERE state = 1"), "memories");
     track(&c, "context");
     close_all(&c);
+}
+
+static void only_new_tables(void **state)
+{
+    static const struct cs_track_options o = { .only_new = true };
+    static const char *const tables[] = { "t", "u", "v", "w" };
+    const char *state_of = "SELECT group_concat(name || state) FROM (SELECT * FROM sync_tables ORDER BY name)";
+    struct capture c;
+    struct cs_error err = { 0 };
+
+    (void)state;
+    open_database(&c, false, KA "CREATE TABLE u(id TEXT PRIMARY KEY NOT NULL); CREATE TABLE v(id TEXT PRIMARY KEY);");
+    open_replica(&c);
+    track_all(&c);
+    must(cs_replica_pause(c.r, "t", &err), &err, "pause");
+    must(cs_replica_untrack(c.r, "u", &err), &err, "untrack");
+    app(&c, "CREATE TABLE w(id TEXT PRIMARY KEY NOT NULL)");
+    for (int i = 0; i < 4; i++)
+        must(cs_replica_track(c.r, tables[i], &o, &err), &err, tables[i]);
+    assert_string_equal(value_of(&c, state_of), "t2,u0,v1,w1");
+    close_all(&c);
+}
+
+/* Another table's new column that only such a call sees: what it remembers as seen was looked at. */
+static void a_column_is_noticed_by_whatever_looks(void **state)
+{
+    struct capture c;
+    struct cs_error err = { 0 };
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        char sql[200];
+
+        open_database(&c, false, KA THREE "CREATE TABLE other(id TEXT PRIMARY KEY NOT NULL);");
+        open_replica(&c);
+        track(&c, "t");
+        if (i > 0)
+            track(&c, "other");
+        send_silently(&c);
+        if (i == 3)
+            must(cs_replica_pause(c.r, "other", &err), &err, "pause");
+        cs_replica_close(c.r);
+        snprintf(sql, sizeof sql, "ALTER TABLE t ADD COLUMN c; UPDATE t SET c = %d WHERE id = 'k'", i);
+        app(&c, sql);
+        open_replica(&c);
+        if (i == 0)
+            track(&c, "other");
+        else
+            must((i == 1   ? cs_replica_untrack
+                  : i == 2 ? cs_replica_pause
+                           : cs_replica_resume)(c.r, "other", &err),
+                 &err, "it");
+        snprintf(sql, sizeof sql, "U t 'k' c=%d\n", i);
+        sends(&c, sql);
+        app(&c, "UPDATE t SET c = 9 WHERE id = 'l'");
+        sends(&c, "U t 'l' c=9\n");
+        close_all(&c);
+    }
 }
 
 /* ---- what cannot be tracked ---- */
@@ -519,11 +623,14 @@ static void tracking_a_table_that_others_sent(void **state)
 int main(void)
 {
     static const struct CMUnitTest others[] = {
+        cmocka_unit_test(a_column_before_another_table),
         cmocka_unit_test(a_dropped_column),
         BOTH(a_renamed_table),
         BOTH(a_dropped_table),
         BOTH(untracking_leaves_nothing),
         cmocka_unit_test(usual_tables),
+        cmocka_unit_test(only_new_tables),
+        cmocka_unit_test(a_column_is_noticed_by_whatever_looks),
         cmocka_unit_test(only_the_application_has_it),
         BOTH(backfill_goes_on_after_a_restart),
         cmocka_unit_test(others_edits_during_backfill),

@@ -325,6 +325,7 @@ static void pings_keep_a_quiet_call(void **state)
     case_serve(&w, &(struct cs_rpc_server_options){ .min_ping_ms = 1 });
     case_dial(&w, &(struct cs_rpc_channel_options){ .keepalive_ms = 10, .keepalive_timeout_ms = 20000 });
     start_call(&w, &s, "/t.S/Wait", NULL, 0);
+    RUN_UNTIL(&w, w.service.waiting != NULL);
     run_ms(&w, 150);
     assert_int_equal(s.done, 0);
     cs_rpc_call_finish(w.service.waiting, CS_RPC_OK, NULL, NULL);

@@ -50,8 +50,7 @@ static void restart(void **state)
         unary(&w, &s, "/t.S/Echo", NULL, 5000, cs_slice_str("x"));
         assert_int_equal(s.status, CS_RPC_OK);
         start_call(&w, &waiting, "/t.S/Wait", NULL, 0);
-        run_ms(&w, 20);
-        assert_non_null(w.service.waiting);
+        RUN_UNTIL(&w, w.service.waiting != NULL);
         cs_rpc_server_close(w.server); /* its `closed` runs at once */
         assert_null(w.service.waiting);
         finish_call(&w, &waiting);
@@ -176,7 +175,7 @@ static void a_drained_connection_is_replaced(void **state)
     (void)state;
     case_open(&w);
     start_call(&w, &old, "/t.S/Wait", NULL, 0);
-    run_ms(&w, 20);
+    RUN_UNTIL(&w, w.service.waiting != NULL);
     first = w.server;
     cs_rpc_server_drain(first, 30000, on_flag, &drained);
     case_serve(&w, NULL);
@@ -187,7 +186,7 @@ static void a_drained_connection_is_replaced(void **state)
     cs_rpc_call_finish(w.service.waiting, CS_RPC_ABORTED, "enough", NULL);
     finish_call(&w, &old);
     assert_int_equal(old.status, CS_RPC_ABORTED);
-    run_ms(&w, 20);
+    RUN_UNTIL(&w, drained > 0);
     assert_int_equal(drained, 1);
     assert_int_equal(w.down, 0);
     cs_rpc_server_close(first);
@@ -243,12 +242,12 @@ static void the_server_cancels_and_enforces(void **state)
     (void)state;
     case_open(&w);
     start_call(&w, &s, "/t.S/Wait", NULL, 0);
-    run_ms(&w, 20);
+    RUN_UNTIL(&w, w.service.waiting != NULL);
     cs_rpc_call_finish(w.service.waiting, CS_RPC_CANCELLED, "no longer wanted", NULL);
     finish_call(&w, &s);
     assert_int_equal(s.status, CS_RPC_CANCELLED);
     assert_string_equal(s.text, "no longer wanted");
-    run_ms(&w, 10);
+    RUN_UNTIL(&w, w.service.closed > 0);
     assert_int_equal(w.service.closed, 1);
     seen_free(&s);
     case_close(&w);

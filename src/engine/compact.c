@@ -1,0 +1,756 @@
+/* Giving a snapshot of this device's merged state, and attesting another's. A job at a time looks at the hub's answer
+ * and says what is next; the loop does that.
+ *
+ *   look ──┬─▶ another's of this very number: read the root ──▶ it is whole: attest ──▶ look ──▶ end
+ *          ├─▶ the log is long, or a person asked: read all ──▶ begin ──▶ put … ──▶ end ──▶ look ──▶ end
+ *          └─▶ neither: end
+ *
+ * The hub tells of a snapshot when it is begun: who stands at its number then reads its own state, and can attest what
+ * has come when it is there, wherever the log is by then. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "crdt/dump.h"
+#include "engine/engine.h"
+#include "engine/parts.h"
+#include "replica/merged.h"
+
+#define ACTION(name) CLAWSYNC__V1__SNAPSHOT_ACTION__SNAPSHOT_ACTION_##name
+
+enum { PART_BYTES = 1024 * 1024, SYNCS_MAX = 6, LOOK_MS = 200, WAIT_MS = 3000 };
+enum phase { PHASE_PEEK, PHASE_LOOK, PHASE_BEGIN, PHASE_PUT, PHASE_END, PHASE_ATTESTED, PHASE_WAIT };
+/* What the loop does after a job. */
+enum next { NEXT_CALL, NEXT_SYNC, NEXT_WAIT, NEXT_FINISH };
+
+static void turn(struct clawsync_engine *e);
+
+static void forget(struct clawsync_engine *e)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    cs_parts_free(s->parts);
+    s->parts = NULL;
+    cs_messages_free(&s->taken);
+    cs_arena_free(&s->arena);
+    cs_buf_free(&s->descriptor);
+}
+
+void cs_compact_step_free(struct clawsync_engine *e)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    cs_hub_call_free(&s->call);
+    if (s->timer != NULL)
+        cs_timer_close(s->timer);
+    s->timer = NULL;
+    forget(e);
+}
+
+/* What keeps this device from giving or attesting one is no reason to stop replicating; it is told once. */
+static bool is_left_for_later(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    if (!s->by_daemon || rc == CS_OK || rc == CS_ECANCELED || rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT ||
+        rc == CS_EHUB)
+        return false;
+    s->again_at = e->head.number + e->config.compact_after / 8 + 1;
+    if (!s->warned)
+        cs_emit_error(e, CLAWSYNC_EVENT_WARNING, "", err);
+    s->warned = true;
+    return true;
+}
+
+static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    struct cs_error none = { 0 };
+
+    if (is_left_for_later(e, rc, err)) {
+        rc = CS_OK;
+        err = &none;
+    } else if (rc == CS_OK) {
+        s->warned = false;
+    }
+
+    cs_hub_call_cancel(&s->call);
+    cs_timer_stop(s->timer);
+    if (s->result_to != NULL)
+        *s->result_to = s->result;
+    s->result_to = NULL;
+    forget(e);
+    s->done(e, rc, err);
+}
+
+static enum next request(struct clawsync_engine *e, Clawsync__V1__SnapshotAction action, enum phase phase)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    clawsync__v1__snapshot_request__init(&s->request);
+    s->request.workspace_id = e->workspace_text;
+    s->request.device_id = e->device_text;
+    s->request.action = action;
+    s->request.log_id = s->said.log_id;
+    s->request.log_number = s->said.number;
+    s->phase = (int)phase;
+    return NEXT_CALL;
+}
+
+/* ---- reading our own ---- */
+
+struct reading {
+    struct clawsync_engine *e;
+    const struct cs_merged_info *info;
+    bool keep;          /* parts, and not the root alone */
+    struct cs_buf rows; /* of the part at hand */
+    uint32_t nrows;     /* in it */
+    uint64_t all;
+    struct cs_hasher root;
+    uint8_t digest[32];
+    struct cs_batch batch;
+    struct cs_buf stored;
+};
+
+static void fill_header(struct clawsync_engine *e, const struct cs_pull_mark *mark, struct cs_batch_header *h)
+{
+    *h = (struct cs_batch_header){ .codec = CS_CODEC_ZSTD,
+                                   .padding =
+                                       strcmp(e->config.padding, "none") == 0 ? CS_PADDING_NONE : CS_PADDING_PADME,
+                                   .workspace = e->workspace,
+                                   .device = e->device,
+                                   .incarnation = e->incarnation,
+                                   .epoch = e->members.epoch,
+                                   .member_seq = e->members.seq,
+                                   .seen_log = mark->log_id,
+                                   .seen_number = mark->number };
+    cs_replica_chain(e->replica, &h->number, h->prev);
+    cs_seen_digest(&e->workspace, mark->log_id, mark->number, mark->log_hash, h->member_seq, e->members.head, h->seen);
+    cs_record_head(e, h);
+}
+
+static int end_part(struct reading *r, struct cs_error *err)
+{
+    struct clawsync_engine *e = r->e;
+    struct cs_compact_step *s = &e->compact;
+    const struct cs_epoch_keys *keys = cs_keystore_epoch(e->ks, e->members.epoch);
+    struct cs_batch_header h;
+    int rc;
+
+    if (r->nrows == 0)
+        return CS_OK;
+    if (keys == NULL)
+        return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+    fill_header(e, &r->info->mark, &h);
+    if ((rc = cs_pack_state(e->packer, cs_buf_slice(&r->rows), r->nrows, &h, keys, &e->keys->sign,
+                            e->config.max_chunk_bytes, &r->batch, err)) != CS_OK)
+        return rc;
+    cs_snapshot_digest_next(r->digest, cs_parts_count(s->parts), r->batch.hash);
+    cs_buf_reset(&r->stored);
+    cs_batch_encode(&r->stored, &r->batch);
+    if (r->stored.failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    s->result.bytes += r->batch.sealed.len;
+    cs_buf_reset(&r->rows);
+    r->nrows = 0;
+    return cs_parts_add(s->parts, cs_buf_slice(&r->stored), err);
+}
+
+/* Is the first row of that table? */
+static bool is_of(const struct cs_buf *rows, struct cs_slice table)
+{
+    return cs_slice_eq(cs_slice(rows->data + 4, cs_load_u32(rows->data)), table);
+}
+
+/* A part ends with its table, so that whoever merges it meets one at a time. */
+static int add_row(void *arg, struct cs_slice table, struct cs_slice key, struct cs_slice row, struct cs_error *err)
+{
+    struct reading *r = arg;
+    int rc = CS_OK;
+
+    (void)key;
+    cs_hasher_update(&r->root, row.data, row.len);
+    r->all++;
+    if (!r->keep)
+        return CS_OK;
+    if (r->rows.len > 0 && (r->rows.len + row.len > PART_BYTES || !is_of(&r->rows, table)))
+        rc = end_part(r, err);
+    cs_buf_put_slice(&r->rows, row);
+    r->nrows++;
+    return rc == CS_OK && r->rows.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : rc;
+}
+
+/* What the hub acknowledged and the pull has not passed yet is in the state, and not in the log up to here. */
+static int is_ahead(struct clawsync_engine *e, bool *out, struct cs_error *err)
+{
+    struct cs_peer own = { 0 };
+    uint64_t chain;
+    uint8_t hash[32];
+    int rc = cs_peer_at(e, &e->device, &own, err);
+
+    cs_replica_chain(e->replica, &chain, hash);
+    *out = rc == CS_OK && chain > own.number;
+    return rc;
+}
+
+static int is_aside(void *arg, const struct cs_review_aside *a)
+{
+    struct clawsync_engine *e = arg;
+
+    return a->log_id == e->head.log_id;
+}
+
+static int put_peers(struct clawsync_engine *e, struct cs_buf *out, uint32_t *npeers, struct cs_error *err)
+{
+    struct cs_known_peer *peer = NULL;
+    size_t n = 0;
+    int rc = cs_replica_peers(e->replica, &e->compact.arena, &peer, &n, err);
+
+    *npeers = 0;
+    for (size_t i = 0; i < n && rc == CS_OK; i++) {
+        struct cs_snapshot_peer p = { .device = peer[i].device };
+        uint8_t bytes[CS_SNAPSHOT_PEER_LEN];
+        struct cs_peer known;
+
+        if ((rc = cs_replica_peer(e->replica, &p.device, &known, err)) != CS_OK)
+            return rc;
+        p.number = known.number;
+        p.member_seq = known.member_seq;
+        memcpy(p.hash, known.hash, 32);
+        cs_snapshot_peer_encode(&p, bytes);
+        cs_buf_put(out, bytes, sizeof bytes);
+        (*npeers)++;
+    }
+    return rc == CS_OK && out->failed ? cs_fail(err, CS_ENOMEM, "out of memory") : rc;
+}
+
+static int describe(struct clawsync_engine *e, const struct reading *r, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    const struct cs_pull_mark *mark = &r->info->mark;
+    struct cs_descriptor d = { .workspace = e->workspace,
+                               .device = e->device,
+                               .log_id = mark->log_id,
+                               .number = mark->number,
+                               .top_stamp = mark->top_stamp,
+                               .member_seq = e->members.seq,
+                               .highest_epoch = mark->highest_epoch,
+                               .parts = cs_parts_count(s->parts),
+                               .rows = r->all };
+    struct cs_buf peers = { 0 };
+    int rc = put_peers(e, &peers, &d.npeers, err);
+
+    memcpy(d.log_hash, mark->log_hash, 32);
+    memcpy(d.entry_hash, e->members.head, 32);
+    memcpy(d.digest, r->digest, 32);
+    memcpy(d.proof, s->said_proof, sizeof d.proof);
+    d.peers = cs_buf_slice(&peers);
+    cs_buf_reset(&s->descriptor);
+    if (rc == CS_OK)
+        cs_descriptor_seal(&s->descriptor, &d, &e->keys->sign);
+    cs_buf_free(&peers);
+    if (rc == CS_OK && s->descriptor.failed)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    if (rc == CS_OK && s->descriptor.len > CS_DESCRIPTOR_MAX)
+        rc = cs_fail(err, CS_ELIMIT, "too many devices for a snapshot");
+    return rc;
+}
+
+static int say(struct clawsync_engine *e, const struct reading *r, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    const struct cs_epoch_keys *keys = cs_keystore_epoch(e->ks, e->members.epoch);
+
+    if (keys == NULL)
+        return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+    s->said = (struct cs_state_proof){ .workspace = e->workspace,
+                                       .device = e->device,
+                                       .log_id = r->info->mark.log_id,
+                                       .number = r->info->mark.number,
+                                       .rows = r->all,
+                                       .time_ms = cs_now_ms(e->world) };
+    memcpy(s->said.log_hash, r->info->mark.log_hash, 32);
+    cs_hasher_final(&r->root, s->said.root, 32);
+    cs_state_proof_seal(&s->said, &e->keys->sign, keys, &e->rng, s->said_proof);
+    return CS_OK;
+}
+
+static int all_is_here(struct clawsync_engine *e, const struct cs_merged_info *info, struct cs_error *err)
+{
+    int rc = cs_review_aside(e->replica, is_aside, e, err);
+
+    if (rc < 0)
+        return rc;
+    if (rc != 0)
+        return cs_fail(
+            err, CS_EINVAL,
+            "a batch of the log was set aside (claw-sync hidden list), so that this device does not have all "
+            "that the log has; it gives no snapshot");
+    if (info->gone > 0)
+        return cs_fail(err, CS_EINVAL,
+                       "%" PRIu64
+                       " values of dropped columns or tables are not here any more, and others may have them; "
+                       "this device gives no snapshot",
+                       info->gone);
+    return CS_OK;
+}
+
+/* Reads the root of the state, and with `keep` all of it. *settled: it is that of the log up to the pull position. */
+static int read_state(struct clawsync_engine *e, bool keep, bool *settled, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    struct cs_merged_info info = { 0 };
+    struct reading r = { .e = e, .info = &info, .keep = keep };
+    struct cs_pull_mark mark;
+    struct cs_buf begin = { 0 };
+    bool ahead;
+    int rc = is_ahead(e, &ahead, err);
+
+    *settled = false;
+    if (rc != CS_OK || ahead)
+        return rc;
+    cs_parts_free(s->parts);
+    s->parts = NULL;
+    s->result.bytes = 0;
+    if (keep && (rc = cs_parts_new(&s->parts, err)) != CS_OK)
+        return rc;
+    cs_replica_pull_mark(e->replica, &mark);
+    cs_snapshot_digest_start(&e->workspace, &e->device, mark.log_id, mark.number, r.digest);
+    cs_hasher_init_plain(&r.root);
+    cs_dump_begin(&begin);
+    cs_hasher_update(&r.root, begin.data, begin.len);
+    cs_buf_free(&begin);
+    rc = cs_replica_merged(e->replica, true, add_row, &r, &info, err);
+    if (rc == CS_OK && keep)
+        rc = end_part(&r, err);
+    *settled = rc == CS_OK && !info.unsettled && info.doubt == NULL;
+    if (*settled && (rc = say(e, &r, err)) == CS_OK && keep && (rc = all_is_here(e, &info, err)) == CS_OK)
+        rc = describe(e, &r, err);
+    else if (rc == CS_OK && info.doubt != NULL)
+        rc = cs_replica_look_closer(e->replica, false, err);
+    cs_batch_free(&r.batch);
+    cs_buf_free(&r.rows);
+    cs_buf_free(&r.stored);
+    return rc;
+}
+
+/* ---- what the hub says ---- */
+
+static bool is_ours(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i)
+{
+    return i->device_id.len == 16 && memcmp(i->device_id.data, e->device.b, 16) == 0;
+}
+
+/* One that this device may have a word about. */
+static bool may_attest(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i)
+{
+    return i != NULL && i->attester_id.len == 0 && !is_ours(e, i) && i->log_id == e->head.log_id;
+}
+
+static bool has_said(const struct cs_compact_step *s, const Clawsync__V1__SnapshotInfo *i)
+{
+    return s->said.number != 0 && s->said.log_id == i->log_id && s->said.number == i->log_number;
+}
+
+/* Does its author have what this device has there? */
+static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i, enum next *next, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    struct cs_slice bytes = cs_slice(i->descriptor.data, i->descriptor.len);
+    const struct cs_member *author;
+    struct cs_descriptor d;
+    struct cs_state_proof theirs;
+    struct cs_error why;
+
+    *next = NEXT_FINISH;
+    if (cs_descriptor_read(&d, bytes, &why) != CS_OK || d.log_id != i->log_id || d.number != i->log_number ||
+        !cs_snapshot_counts(e, (ProtobufCBinaryData){ 16, d.device.b }) ||
+        (author = cs_membership_find(&e->members, &d.device)) == NULL ||
+        !cs_descriptor_verify(bytes, author->sign_pk) ||
+        cs_snapshot_proof(e, cs_slice(d.proof, sizeof d.proof), author, &theirs, &why) != CS_OK)
+        return cs_fail(err, CS_EHUB,
+                       "BAD_SNAPSHOT: the hub has a snapshot that no device of the workspace has signed; it was not "
+                       "attested");
+    if (theirs.rows != s->said.rows || memcmp(theirs.root, s->said.root, 32) != 0 ||
+        memcmp(d.log_hash, s->said.log_hash, 32) != 0)
+        return cs_fail(err, CS_ECORRUPT,
+                       "SNAPSHOT_DIFFERS: the snapshot of number %" PRIu64
+                       " is of another state than this device has there; it was not attested. Level the two with: "
+                       "claw-sync reconcile",
+                       i->log_number);
+    *next = request(e, ACTION(ATTEST), PHASE_ATTESTED);
+    s->request.attestation = (ProtobufCBinaryData){ sizeof s->said_proof, s->said_proof };
+    return CS_OK;
+}
+
+static void note_known(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a)
+{
+    struct cs_compact_step *s = &e->compact;
+    const Clawsync__V1__SnapshotInfo *best = a->served;
+
+    if (a->given != NULL && (best == NULL || a->given->log_number > best->log_number))
+        best = a->given;
+    s->known_log = e->head.log_id;
+    s->known = best == NULL ? 0 : best->log_number;
+    s->result.served_number = a->served == NULL ? 0 : a->served->log_number;
+    s->result.pruned_number = a->pruned_number;
+    s->result.attested =
+        a->served != NULL && a->served->attester_id.len > 0 && a->served->log_number >= s->result.log_number;
+}
+
+static bool is_good(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i)
+{
+    return i != NULL && cs_snapshot_counts(e, i->device_id) &&
+           (i->attester_id.len == 0 || cs_snapshot_counts(e, i->attester_id));
+}
+
+bool cs_compact_is_due(const struct clawsync_engine *e)
+{
+    const struct cs_compact_step *s = &e->compact;
+    uint64_t known = s->known_log == e->head.log_id ? s->known : 0, after = e->config.compact_after;
+
+    return after != 0 && e->head.number - (known < e->head.number ? known : e->head.number) >= after &&
+           e->head.number >= s->again_at;
+}
+
+static bool wants_to_give(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, uint64_t number)
+{
+    bool good = is_good(e, a->served), newer = good && a->served->log_number >= number;
+
+    if (number == 0 || newer)
+        return false;
+    if (!e->compact.by_daemon)
+        return a->given == NULL || a->given->log_number != number || !is_ours(e, a->given) || !a->given->whole;
+    return e->config.compact_after != 0 && (cs_compact_is_due(e) || (a->pruned_number > 0 && !good));
+}
+
+/* Another round of fetching and sending, or the end of trying. */
+static int unsettled(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    *next = s->by_daemon ? NEXT_FINISH : NEXT_SYNC;
+    if (!s->by_daemon && s->syncs >= SYNCS_MAX)
+        return cs_fail(err, CS_EBUSY, "the application writes all the time; try again when it rests");
+    return CS_OK;
+}
+
+static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, enum next *next,
+                  struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    const Clawsync__V1__SnapshotInfo *i = may_attest(e, a->given)    ? a->given
+                                          : may_attest(e, a->served) ? a->served
+                                                                     : NULL;
+    struct cs_pull_mark mark;
+    bool settled;
+    int rc;
+
+    note_known(e, a);
+    cs_replica_pull_mark(e->replica, &mark);
+    *next = NEXT_FINISH;
+    if (i != NULL && !has_said(s, i) && mark.log_id == i->log_id && mark.number == i->log_number) {
+        if ((rc = read_state(e, false, &settled, err)) != CS_OK)
+            return rc;
+        if (!settled)
+            return unsettled(e, next, err);
+    }
+    if (i != NULL && i->whole && has_said(s, i))
+        return attest(e, i, next, err);
+    if (!wants_to_give(e, a, mark.number))
+        return CS_OK;
+    if ((rc = read_state(e, true, &settled, err)) != CS_OK)
+        return rc;
+    if (!settled)
+        return unsettled(e, next, err);
+    s->sent = 0;
+    s->result.log_number = s->said.number;
+    s->result.rows = s->said.rows;
+    *next = request(e, ACTION(BEGIN), PHASE_BEGIN);
+    return CS_OK;
+}
+
+static int put_next(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    struct cs_batch *b;
+    Clawsync__V1__DeltaChunk *chunk, **list;
+    Clawsync__V1__Envelope *env;
+    char(*ids)[23];
+    int rc;
+
+    if (s->sent == cs_parts_count(s->parts)) {
+        *next = request(e, ACTION(END), PHASE_END);
+        s->request.descriptor = (ProtobufCBinaryData){ s->descriptor.len, s->descriptor.data };
+        return CS_OK;
+    }
+    *next = request(e, ACTION(PUT), PHASE_PUT);
+    if ((b = cs_arena_zalloc(&s->arena, 1, sizeof *b)) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if ((rc = cs_parts_get(s->parts, s->sent, b, err)) != CS_OK) {
+        cs_batch_free(b);
+        return rc;
+    }
+    chunk = cs_arena_zalloc(&s->arena, b->nchunks, sizeof *chunk);
+    list = cs_arena_zalloc(&s->arena, b->nchunks, sizeof(Clawsync__V1__DeltaChunk *));
+    ids = cs_arena_zalloc(&s->arena, b->nchunks, sizeof *ids);
+    env = cs_arena_zalloc(&s->arena, 1, sizeof *env);
+    for (uint32_t i = 0; chunk != NULL && list != NULL && ids != NULL && i < b->nchunks; i++) {
+        struct cs_slice bytes = cs_arena_copy(&s->arena, cs_batch_chunk(b, i));
+        struct cs_slice hash = cs_arena_copy(&s->arena, cs_slice(b->hashes.data + (size_t)i * 32, 32));
+
+        clawsync__v1__delta_chunk__init(&chunk[i]);
+        cs_chunk_id(b->hashes.data + (size_t)i * 32, ids[i]);
+        chunk[i].chunk_id = ids[i];
+        chunk[i].seq = (int32_t)i;
+        chunk[i].total = (int32_t)b->nchunks;
+        chunk[i].encrypted_payload = (ProtobufCBinaryData){ bytes.len, (uint8_t *)(uintptr_t)bytes.data };
+        chunk[i].payload_hash = (ProtobufCBinaryData){ hash.len, (uint8_t *)(uintptr_t)hash.data };
+        list[i] = &chunk[i];
+    }
+    if (env != NULL && chunk != NULL) {
+        struct cs_slice header = cs_arena_copy(&s->arena, cs_slice(b->header, sizeof b->header));
+        struct cs_slice sig = cs_arena_copy(&s->arena, cs_slice(b->signature, sizeof b->signature));
+        struct cs_slice hashes = cs_arena_copy(&s->arena, cs_buf_slice(&b->hashes));
+
+        clawsync__v1__envelope__init(env);
+        env->header = (ProtobufCBinaryData){ header.len, (uint8_t *)(uintptr_t)header.data };
+        env->signature = (ProtobufCBinaryData){ sig.len, (uint8_t *)(uintptr_t)sig.data };
+        env->payload_hashes = (ProtobufCBinaryData){ hashes.len, (uint8_t *)(uintptr_t)hashes.data };
+        chunk[0].envelope = env;
+    }
+    s->request.chunks = list;
+    s->request.n_chunks = b->nchunks;
+    s->request.part = s->sent++;
+    cs_batch_free(b);
+    cs_note_progress(e, "compacting", s->sent, cs_parts_count(s->parts));
+    return s->arena.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+}
+
+/* Are others there who could attest it? */
+static bool has_others(const struct clawsync_engine *e)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < e->members.nmembers; i++)
+        n += e->members.members[i].active && e->members.members[i].kind == CS_PRINCIPAL_DEVICE;
+    return n > 1;
+}
+
+static int step_on(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *answer, enum next *next,
+                   struct cs_error *err)
+{
+    static const Clawsync__V1__SnapshotResponse nothing = CLAWSYNC__V1__SNAPSHOT_RESPONSE__INIT;
+    const Clawsync__V1__SnapshotResponse *a = answer != NULL ? answer : &nothing;
+    struct cs_compact_step *s = &e->compact;
+
+    switch ((enum phase)s->phase) {
+    case PHASE_PEEK:
+        *next = request(e, ACTION(LOOK), PHASE_LOOK);
+        return CS_OK;
+    case PHASE_LOOK:
+        return looked(e, a, next, err);
+    case PHASE_BEGIN:
+        if (a->more) {
+            *next = request(e, ACTION(BEGIN), PHASE_BEGIN);
+            return CS_OK;
+        }
+        return put_next(e, next, err);
+    case PHASE_PUT:
+        return put_next(e, next, err);
+    case PHASE_END:
+        s->gave = true;
+        s->result.parts = cs_parts_count(s->parts);
+        s->again_at = s->said.number + e->config.compact_after;
+        *next = request(e, ACTION(LOOK), PHASE_WAIT);
+        return CS_OK;
+    case PHASE_ATTESTED:
+        s->result.log_number = s->said.number;
+        s->result.rows = s->said.rows;
+        *next = request(e, ACTION(LOOK), PHASE_WAIT);
+        return CS_OK;
+    case PHASE_WAIT:
+        if (answer == NULL) {
+            *next = request(e, ACTION(LOOK), PHASE_WAIT);
+            return CS_OK;
+        }
+        note_known(e, a);
+        *next =
+            s->gave && !s->by_daemon && !s->result.attested && has_others(e) && cs_loop_now_ms(e->loop) < s->until_ms
+                ? NEXT_WAIT
+                : NEXT_FINISH;
+        return CS_OK;
+    }
+    return CS_OK;
+}
+
+static void turn_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_compact_step *s = &e->compact;
+    const struct cs_message *m = s->taken.first;
+    const Clawsync__V1__SnapshotResponse *a = NULL;
+    enum next next = NEXT_FINISH;
+    ProtobufCAllocator alloc;
+
+    cs_arena_reset(&s->arena);
+    alloc = cs_engine_pb(&s->arena);
+    if (m != NULL && (a = clawsync__v1__snapshot_response__unpack(&alloc, m->len, m->data)) == NULL)
+        j->rc = cs_fail(&j->err, CS_EHUB, "the hub's answer cannot be read");
+    else
+        j->rc = step_on(e, a, &next, &j->err);
+    cs_messages_free(&s->taken);
+    s->next = (int)next;
+}
+
+/* ---- the loop's side ---- */
+
+static void synced(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    static const cs_step_start steps[] = { cs_step_member, cs_step_pull, cs_step_push, cs_step_pull };
+    struct cs_compact_step *s = &e->compact;
+
+    if (rc != CS_OK)
+        finish(e, rc, err);
+    else if (s->syncing < (int)(sizeof steps / sizeof steps[0]))
+        steps[s->syncing++](e, synced);
+    else
+        turn(e);
+}
+
+static void sync_begin(struct clawsync_engine *e)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    s->syncs++;
+    s->syncing = 0;
+    s->phase = PHASE_PEEK;
+    synced(e, CS_OK, NULL);
+}
+
+/* Somebody was faster, or gives at present. */
+static void refused(struct clawsync_engine *e, const struct cs_hub_call *c)
+{
+    struct cs_compact_step *s = &e->compact;
+    struct cs_error err = c->err;
+    int rc = c->rc;
+
+    if (c->status == CS_RPC_UNIMPLEMENTED)
+        rc =
+            cs_fail(&err, CS_EUNSUPPORTED,
+                    "hub %.150s does not take snapshots; it needs a newer claw-sync-server (changes are replicated all "
+                    "the same)",
+                    e->config.hub_endpoint);
+    else if (c->status == CS_RPC_FAILED_PRECONDITION)
+        rc = cs_fail(&err, CS_EABORTED, "%.240s", c->err.msg);
+    cs_hub_call_cancel(&s->call);
+    if (s->by_daemon && (rc == CS_EABORTED || rc == CS_EUNSUPPORTED)) {
+        s->again_at = e->head.number + e->config.compact_after / 8 + 1;
+        finish(e, CS_OK, &err);
+    } else {
+        finish(e, rc, &err);
+    }
+}
+
+static void on_answer(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+
+    if (!c->ended)
+        return;
+    if (c->rc != CS_OK) {
+        refused(e, c);
+        return;
+    }
+    e->compact.taken = c->in;
+    c->in = (struct cs_messages){ 0 };
+    cs_hub_call_cancel(c);
+    turn(e);
+}
+
+static void on_timer(void *arg)
+{
+    turn(arg);
+}
+
+static void turn_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_compact_step *s = &e->compact;
+    struct cs_error err = { 0 };
+
+    if (j->rc != CS_OK) {
+        finish(e, j->rc, &j->err);
+        return;
+    }
+    if (e->schedule.closing) {
+        finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
+        return;
+    }
+    switch ((enum next)s->next) {
+    case NEXT_CALL:
+        if (cs_hub_call_start(e, &s->call, "Snapshot", &s->request.base, true, on_answer, &err) != CS_OK)
+            finish(e, err.code, &err);
+        return;
+    case NEXT_SYNC:
+        sync_begin(e);
+        return;
+    case NEXT_WAIT:
+        cs_timer_start(s->timer, LOOK_MS);
+        return;
+    case NEXT_FINISH:
+        finish(e, CS_OK, &err);
+        return;
+    }
+}
+
+static void turn(struct clawsync_engine *e)
+{
+    e->compact.job = (struct cs_job){ .run = turn_run, .done = turn_done };
+    cs_engine_job(e, &e->compact.job);
+}
+
+static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
+{
+    struct cs_compact_step *s = &e->compact;
+    struct cs_error err = { 0 };
+
+    s->done = done;
+    if (s->timer == NULL && cs_timer_new(e->loop, on_timer, e, &s->timer) != CS_OK) {
+        done(e, cs_fail(&err, CS_ENOMEM, "out of memory"), &err);
+        return false;
+    }
+    s->by_daemon = by_daemon;
+    s->gave = false;
+    s->syncs = 0;
+    s->result = (clawsync_compacted){ 0 };
+    s->result_to = NULL;
+    s->until_ms = cs_loop_now_ms(e->loop) + WAIT_MS;
+    return true;
+}
+
+void cs_step_compact(struct clawsync_engine *e, cs_step_done done)
+{
+    struct cs_compact_wish *wish = e->schedule.current->arg;
+
+    if (!begin(e, false, done))
+        return;
+    e->compact.result_to = &wish->result;
+    sync_begin(e);
+}
+
+void cs_step_compact_asked(struct clawsync_engine *e, cs_step_done done)
+{
+    if (!begin(e, true, done))
+        return;
+    e->compact.phase = PHASE_PEEK;
+    turn(e);
+}
+
+int clawsync_engine_compact(clawsync_engine *e, clawsync_compacted *out, clawsync_error *err)
+{
+    struct cs_compact_wish wish = { 0 };
+    struct cs_command c = { .kind = CS_CMD_STEPS, .step = { cs_step_compact }, .arg = &wish };
+    int rc = cs_engine_command(e, &c, err);
+
+    if (out != NULL)
+        *out = wish.result;
+    return rc;
+}

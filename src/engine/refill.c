@@ -1,0 +1,510 @@
+/* A hub that lost what it had (docs/decisions/0012). One device gives it a new log at its person's word, and says so in
+ * a membership entry when all that it knows is there; the others follow that entry, and bring what only they know.
+ *
+ *   is anything lost? ──▶ what the hub has left ──▶ Refill: entries, a new log ──▶ merged state ──▶ pull ──▶ the entry
+ *                                                       ▲ after a crash: from here
+ *
+ * Until the entry is there nobody else takes anything of the new log. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+enum {
+    RECORD_LEN = 8 + 8 + CS_FLOOR_LEN,
+    CONTENT_MAX = 512 * 1024 /* bytes of entries in one call, about */
+};
+static const char record[] = "engine.refill", kept_head[] = "engine.head";
+
+static void begin(struct clawsync_engine *e);
+
+/* ---- which log is in force ---- */
+
+void cs_log_update(struct clawsync_engine *e)
+{
+    const struct cs_membership *m = &e->members;
+
+    if (e->refilling.log_id != 0 && m->refills == e->refilling.refills)
+        e->log = (struct cs_log_now){ e->refilling.log_id, m->refills + 1 };
+    else
+        e->log = (struct cs_log_now){ m->refill.log_id, m->refills };
+    if (e->log.id != 0 && e->head.log_id != e->log.id)
+        e->head = (struct cs_hub_head){ 0 };
+    if (e->log.id != 0 && e->kept.log_id != e->log.id)
+        e->kept = (struct cs_hub_head){ 0 };
+}
+
+int cs_refill_open(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_buf b = { 0 };
+    int rc = cs_replica_meta_get(e->replica, record, &b, err);
+
+    if (rc == CS_OK && b.len == RECORD_LEN) {
+        e->refilling.log_id = cs_load_u64(b.data);
+        e->refilling.refills = cs_load_u64(b.data + 8);
+        e->refilling.from.log_id = cs_load_u64(b.data + 16);
+        e->refilling.from.number = cs_load_u64(b.data + 24);
+        memcpy(e->refilling.from.log_hash, b.data + 32, 32);
+    }
+    cs_buf_free(&b);
+    cs_log_update(e);
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
+bool cs_refill_is_open(const struct clawsync_engine *e)
+{
+    return e->refilling.log_id != 0 && e->members.refills == e->refilling.refills;
+}
+
+/* Has this device batches of the log before that whoever refilled the hub did not have? */
+static int knows_more(struct clawsync_engine *e, bool *out, struct cs_error *err)
+{
+    struct cs_slice entry = cs_self_entry(e, e->members.refill_seq);
+    struct cs_known_peer *peer = NULL;
+    struct cs_arena a = { 0 };
+    struct cs_uuid id;
+    uint64_t own, number;
+    uint8_t hash[32];
+    size_t n = 0;
+    int rc = cs_replica_peers(e->replica, &a, &peer, &n, err);
+
+    *out = false;
+    cs_replica_chain(e->replica, &own, hash);
+    for (size_t k = 0; k <= n && rc == CS_OK && !*out; k++) {
+        const struct cs_uuid *device = k < n ? &peer[k].device : &e->device;
+        uint64_t have = k < n ? peer[k].number : own, had = 0;
+
+        for (size_t i = 0; cs_entry_head(entry, i, &id, &number); i++)
+            if (cs_uuid_cmp(&id, device) == 0)
+                had = number;
+        *out = have > had;
+    }
+    cs_arena_free(&a);
+    return rc;
+}
+
+static int switch_log(struct clawsync_engine *e, bool publish, const char *forget, struct cs_error *err)
+{
+    struct cs_new_log n = { .log_id = e->log.id,
+                            .chain_number = CS_CHAIN_BASE(e->log.generation),
+                            .publish = publish,
+                            .forget = { kept_head, forget } };
+    int rc;
+
+    cs_chain_start(&e->workspace, e->log.id, n.chain_hash);
+    if ((rc = cs_push_take_back(e, err)) != CS_OK || (rc = cs_replica_new_log(e->replica, &n, err)) != CS_OK)
+        return rc;
+    e->head_unsaved = false;
+    return CS_OK;
+}
+
+/* Ours is in, or another device was faster: then ours goes with the log that it began. */
+static int refill_over(struct clawsync_engine *e, struct cs_error *err)
+{
+    bool ours = e->members.refill.log_id == e->refilling.log_id;
+    int rc = ours ? cs_replica_meta_drop(e->replica, record, err) : CS_OK;
+
+    if (rc == CS_OK)
+        e->refilling = (struct cs_refilling){ 0 };
+    return rc;
+}
+
+int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_pull_mark mark;
+    bool more;
+    int rc;
+
+    if (e->refilling.log_id != 0 && !cs_refill_is_open(e) && !e->beside && (rc = refill_over(e, err)) != CS_OK)
+        return rc;
+    cs_log_update(e);
+    cs_replica_pull_mark(e->replica, &mark);
+    if (e->log.id == 0 || mark.log_id == e->log.id || cs_refill_is_open(e) || e->beside ||
+        !cs_replica_is_set_up(e->replica))
+        return CS_OK;
+    if ((rc = knows_more(e, &more, err)) != CS_OK || (rc = switch_log(e, more, record, err)) != CS_OK)
+        return rc;
+    cs_self_find_floor(e);
+    cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "", "the hub had lost what it had, and was refilled by another device; %s",
+            more ? "what only this device knows is sent, too" : "nothing is missing here");
+    return CS_OK;
+}
+
+/* ---- the command ---- */
+
+static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_refill_step *s = &e->refill;
+
+    cs_hub_call_cancel(&s->call);
+    cs_messages_free(&s->taken);
+    cs_buf_free(&s->content);
+    s->done(e, rc, err);
+}
+
+static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engine *, struct cs_job *),
+                     void (*done)(struct clawsync_engine *, struct cs_job *))
+{
+    e->refill.job = (struct cs_job){ .run = run, .done = done };
+    cs_engine_job(e, &e->refill.job);
+}
+
+static bool names(const struct cs_error *err, const char *finding)
+{
+    return strncmp(err->msg, finding, strlen(finding)) == 0;
+}
+
+const char *cs_finding_command(const struct cs_error *err)
+{
+    if (names(err, "HUB_LOST:") || names(err, "HUB_ROLLBACK:") || names(err, "LOG_REPLACED:"))
+        return "claw-sync hub refill";
+    return names(err, "HUB_KEY_CHANGED:") ? "claw-sync hub accept" : NULL;
+}
+
+/* What a hub says that lost something, or has grown another log in its place. */
+static bool is_lost(int rc, const struct cs_error *err)
+{
+    static const char *const findings[] = { "HUB_LOST:", "HUB_ROLLBACK:", "LOG_REPLACED:", "HUB_FORK:",
+                                            "HUB_WITHHELD:" };
+
+    for (size_t i = 0; rc == CS_EHUB && i < sizeof findings / sizeof findings[0]; i++)
+        if (names(err, findings[i]))
+            return true;
+    return false;
+}
+
+/* ---- the entry ---- */
+
+static int refill_entry(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err)
+{
+    struct cs_known_peer *peer = NULL;
+    struct cs_arena a = { 0 };
+    struct cs_cut *head;
+    struct cs_floor to;
+    size_t n = 0;
+    int rc;
+
+    (void)arg;
+    if (!cs_refill_is_open(e))
+        return CS_OK;
+    cs_floor_now(e, &to);
+    if ((rc = cs_replica_peers(e->replica, &a, &peer, &n, err)) == CS_OK &&
+        (head = cs_arena_zalloc(&a, n + 1, sizeof *head)) == NULL)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    for (size_t i = 0; i < n && rc == CS_OK; i++)
+        head[i] = (struct cs_cut){ .id = peer[i].device, .number = peer[i].number };
+    if (rc == CS_OK)
+        rc = cs_entry_refill(entry, &e->members, &e->device, e->keys, &e->refilling.from, &to, head, n,
+                             cs_now_ms(e->world), err);
+    cs_arena_free(&a);
+    return rc;
+}
+
+static void ended(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_error why;
+
+    if (rc == CS_OK && e->refill.again)
+        finish(e, cs_fail(&why, CS_EABORTED, "the hub's log changed while it was refilled; try again"), &why);
+    else
+        finish(e, rc, err);
+}
+
+static void state_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    bool more;
+
+    j->rc = cs_replica_publishing(e->replica, &more, &j->err);
+    e->refill.again = more;
+    if (j->rc == CS_OK && more)
+        j->rc = cs_fail(&j->err, CS_EABORTED, "not all of this device's rows were sent; try again");
+}
+
+static void state_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else
+        cs_step_append(e, refill_entry, NULL, ended);
+}
+
+static void pulled(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        finish(e, rc, err);
+    else
+        next_job(e, state_run, state_done);
+}
+
+static void pushed(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        finish(e, rc, err);
+    else
+        cs_step_pull(e, pulled);
+}
+
+/* ---- the new log ---- */
+
+/* The entries from `at` on, as many as go into one call; the last call asks for the log. */
+static int compose_content(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_refill_step *s = &e->refill;
+    struct cs_buf *b = &s->content;
+    struct cs_pull_mark mark;
+    uint32_t seq = s->at;
+
+    cs_replica_pull_mark(e->replica, &mark);
+    cs_buf_reset(b);
+    cs_buf_put_u64(b, s->seen.log_id);
+    cs_buf_put_u64(b, s->seen.number);
+    cs_buf_put_u64(b, 0);
+    cs_buf_put_u64(b, (uint64_t)mark.top_stamp);
+    for (; seq <= e->members.seq && (seq == s->at || b->len < CONTENT_MAX); seq++) {
+        struct cs_slice entry = cs_self_entry(e, seq);
+
+        if (entry.len == 0)
+            return cs_fail(err, CS_ECORRUPT, "entry %" PRIu32 " of the membership is not on this device", seq);
+        cs_buf_put_u32(b, (uint32_t)entry.len);
+        cs_buf_put_slice(b, entry);
+    }
+    s->next = seq;
+    if (b->failed)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if (seq > e->members.seq)
+        cs_store_u64(b->data + 16, e->refilling.log_id);
+    return CS_OK;
+}
+
+static bool compose_refill(struct cs_hub_call *c, const struct cs_session *session, uint64_t counter,
+                           struct cs_buf *out)
+{
+    struct clawsync_engine *e = c->e;
+    Clawsync__V1__RefillRequest req = CLAWSYNC__V1__REFILL_REQUEST__INIT;
+    struct cs_refill_proof p = {
+        .counter = counter, .workspace = e->workspace, .device = e->device, .content = cs_buf_slice(&e->refill.content)
+    };
+    uint8_t sig[CS_SIGNATURE_LEN];
+
+    cs_refill_prove(session, &e->keys->sign, &p, sig);
+    req.workspace_id = e->workspace_text;
+    req.device_id = e->device_text;
+    req.signed_challenge = (ProtobufCBinaryData){ sizeof sig, sig };
+    req.content = (ProtobufCBinaryData){ e->refill.content.len, e->refill.content.data };
+    return cs_engine_pb_pack(out, &req.base);
+}
+
+static const Clawsync__V1__HubHead *head_in(struct clawsync_engine *e, struct cs_arena *a)
+{
+    const struct cs_message *m = e->refill.taken.first;
+    ProtobufCAllocator alloc = cs_engine_pb(a);
+    const Clawsync__V1__RefillResponse *r =
+        m == NULL ? NULL : clawsync__v1__refill_response__unpack(&alloc, m->len, m->data);
+
+    return r == NULL ? NULL : r->head;
+}
+
+/* The hub has the entries, and if they were the last ones, the log: this database has it from now on, too. */
+static void given_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_refill_step *s = &e->refill;
+    struct cs_arena a = { 0 };
+    struct cs_hub_head head;
+    struct cs_pull_mark mark;
+
+    cs_replica_pull_mark(e->replica, &mark);
+    if (s->next <= e->members.seq) {
+        if ((j->rc = cs_engine_head_signed(e, head_in(e, &a), &head, &j->err)) == CS_OK) {
+            s->seen.log_id = head.log_id; /* of a workspace that the hub did not know it made one */
+            s->seen.number = head.number;
+        }
+    } else if ((j->rc = cs_engine_head(e, head_in(e, &a), &head, &j->err)) == CS_OK && mark.log_id != e->log.id) {
+        j->rc = switch_log(e, true, NULL, &j->err);
+    }
+    s->at = s->next;
+    cs_messages_free(&s->taken);
+    cs_arena_free(&a);
+}
+
+static void given_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else if (e->refill.at <= e->members.seq)
+        begin(e);
+    else
+        cs_step_push(e, pushed);
+}
+
+/* Not this log: what was written down for it is not needed. */
+static void aborted_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_error err = { 0 };
+
+    j->rc = CS_EABORTED;
+    j->err = e->refill.call.err;
+    if (strstr(j->err.msg, "of the membership is another one") != NULL)
+        j->rc = cs_member_forked(&j->err, "the hub's membership log is not the one that this device knows");
+    else
+        cs_fail_context(&j->err, "another device refills the hub, or its log has moved");
+    if (cs_replica_meta_drop(e->replica, record, &err) != CS_OK) {
+        j->err = err;
+        return;
+    }
+    e->refilling = (struct cs_refilling){ 0 };
+    cs_log_update(e);
+}
+
+static void aborted_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    finish(e, j->rc, &j->err);
+}
+
+static void on_given(struct cs_hub_call *c)
+{
+    struct clawsync_engine *e = c->e;
+
+    if (!c->ended)
+        return;
+    if (c->rc == CS_EABORTED) {
+        next_job(e, aborted_run, aborted_done);
+        return;
+    }
+    if (c->rc == CS_EAUTH && c->status == CS_RPC_UNAUTHENTICATED)
+        cs_fail(
+            &c->err, CS_EAUTH,
+            "hub %.150s has the workspace without this device, as before it joined, and takes a refill only from one "
+            "that it knows. Run claw-sync hub refill on a device that joined earlier; this one then follows "
+            "by itself, and what it has is kept",
+            e->config.hub_endpoint);
+    if (c->rc != CS_OK) {
+        finish(e, c->rc, &c->err);
+        return;
+    }
+    e->refill.taken = c->in;
+    c->in = (struct cs_messages){ 0 };
+    next_job(e, given_run, given_done);
+}
+
+/* What is to be is written down first: a second try is for the same log. */
+static int write_down(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_refilling r = { .log_id = cs_random_u64_nonzero(&e->rng), .refills = e->members.refills };
+    struct cs_pull_mark mark;
+    struct cs_buf b = { 0 };
+    int rc;
+
+    if (cs_refill_is_open(e))
+        return CS_OK;
+    cs_replica_pull_mark(e->replica, &mark);
+    r.from = (struct cs_floor){ .log_id = mark.log_id, .number = mark.number };
+    memcpy(r.from.log_hash, mark.log_hash, 32);
+    cs_buf_put_u64(&b, r.log_id);
+    cs_buf_put_u64(&b, r.refills);
+    cs_buf_put_u64(&b, r.from.log_id);
+    cs_buf_put_u64(&b, r.from.number);
+    cs_buf_put(&b, r.from.log_hash, 32);
+    rc = b.failed ? cs_fail(err, CS_ENOMEM, "out of memory")
+                  : cs_replica_meta_set(e->replica, record, cs_buf_slice(&b), err);
+    cs_buf_free(&b);
+    if (rc == CS_OK)
+        e->refilling = r;
+    return rc;
+}
+
+static void begin_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    if ((j->rc = write_down(e, &j->err)) != CS_OK)
+        return;
+    cs_log_update(e);
+    j->rc = compose_content(e, &j->err);
+}
+
+static void begin_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    if (j->rc == CS_OK)
+        j->rc = cs_hub_call_compose(e, &e->refill.call, "Refill", compose_refill, on_given, &j->err);
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+}
+
+static void begin(struct clawsync_engine *e)
+{
+    next_job(e, begin_run, begin_done);
+}
+
+/* ---- what the hub has left ---- */
+
+static void salvaged(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_refill_step *s = &e->refill;
+
+    s->seen = e->pull.salvage_head;
+    e->pull.salvage = false;
+    /* What cannot be read there any more is not what the refill is for. */
+    if (rc != CS_OK && (cs_code_is_transient(rc) || rc == CS_ECANCELED || s->seen.log_id == 0)) {
+        finish(e, rc, err);
+        return;
+    }
+    s->at = 1;
+    begin(e);
+}
+
+static void salvage(struct clawsync_engine *e)
+{
+    e->pull.salvage = true;
+    cs_step_pull(e, salvaged);
+}
+
+/* ---- is anything lost? ---- */
+
+static void looked(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_refill_step *s = &e->refill;
+    struct cs_error none = { 0 };
+
+    if (rc == CS_OK && cs_refill_is_open(e)) {
+        cs_step_push(e, pushed); /* an earlier try came so far */
+    } else if (rc == CS_OK) {
+        s->report->needed = 0;
+        finish(e, CS_OK, &none);
+    } else if (!is_lost(rc, err)) {
+        finish(e, rc, err);
+    } else if (names(err, "HUB_LOST:")) {
+        s->seen = (struct cs_hub_head){ 0 };
+        s->at = 1;
+        begin(e);
+    } else {
+        salvage(e);
+    }
+}
+
+static void membered(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        looked(e, rc, err);
+    else
+        cs_step_pull(e, looked);
+}
+
+void cs_step_refill(struct clawsync_engine *e, cs_step_done done)
+{
+    struct cs_refill_step *s = &e->refill;
+
+    s->done = done;
+    s->report = e->schedule.current->arg;
+    s->report->needed = 1;
+    s->again = false;
+    cs_step_member(e, membered);
+}
+
+int clawsync_engine_refill_hub(clawsync_engine *e, int *needed, clawsync_error *err)
+{
+    struct cs_refill_report report = { 0 };
+    struct cs_command c = { .kind = CS_CMD_STEPS, .step = { cs_step_refill }, .arg = &report };
+    int rc = cs_engine_command(e, &c, err);
+
+    if (needed != NULL)
+        *needed = report.needed;
+    return rc;
+}

@@ -1,0 +1,149 @@
+/* What is checked of a snapshot before anything of it is used: what its author says of it, and who attested that. */
+#include <inttypes.h>
+
+#include "engine/engine.h"
+
+static int found(struct cs_error *err, const char *name, const char *why)
+{
+    return cs_fail(err, CS_EHUB, "%s: %s; nothing of it was used", name, why);
+}
+
+int cs_snapshot_proof(struct clawsync_engine *e, struct cs_slice sealed, const struct cs_member *by,
+                      struct cs_state_proof *out, struct cs_error *err)
+{
+    const struct cs_epoch_keys *keys;
+    uint32_t epoch;
+
+    if (!cs_state_proof_epoch(sealed, &epoch))
+        return cs_fail(err, CS_ECORRUPT, "a statement about a device's state has a wrong length");
+    if ((keys = cs_keystore_epoch(e->ks, epoch)) == NULL)
+        return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", epoch);
+    return cs_state_proof_open(out, sealed, &e->workspace, &by->id, by->sign_pk, keys, err);
+}
+
+static const struct cs_member *active_device(const struct clawsync_engine *e, ProtobufCBinaryData device)
+{
+    const struct cs_member *m;
+    struct cs_uuid id;
+
+    if (device.len != sizeof id.b)
+        return NULL;
+    memcpy(id.b, device.data, sizeof id.b);
+    m = cs_membership_find(&e->members, &id);
+    return m != NULL && m->active && m->kind == CS_PRINCIPAL_DEVICE ? m : NULL;
+}
+
+bool cs_snapshot_counts(const struct clawsync_engine *e, ProtobufCBinaryData device)
+{
+    return active_device(e, device) != NULL;
+}
+
+/* Is it of this log, of a place that there is, and ahead of where this device stands? */
+static int check_place(const struct clawsync_engine *e, const struct cs_descriptor *d, const struct cs_pull_mark *mark,
+                       struct cs_error *err)
+{
+    uint8_t seq_is_known = d->member_seq <= e->members.seq;
+    const uint8_t *entry = seq_is_known ? cs_entry_hash_at(e, d->member_seq) : NULL;
+
+    if (cs_uuid_cmp(&d->workspace, &e->workspace) != 0)
+        return found(err, "WRONG_WORKSPACE", "the hub gave a snapshot of another workspace");
+    if (d->log_id != e->head.log_id)
+        return found(err, "LOG_REPLACED", "the hub gave a snapshot of another log");
+    if (d->number <= mark->number)
+        return found(err, "HUB_ROLLBACK", "the hub gave a snapshot from before what this device has");
+    if (d->number > e->head.number)
+        return found(err, "HUB_ROLLBACK", "the hub gave a snapshot of a number that its log does not reach");
+    if ((d->number == e->head.number && memcmp(d->log_hash, e->head.log_hash, 32) != 0) ||
+        (d->log_id == e->floor.log_id && d->number == e->floor.number &&
+         memcmp(d->log_hash, e->floor.log_hash, 32) != 0) ||
+        (d->log_id == e->ks->log_id && d->number == e->ks->log_number && memcmp(d->log_hash, e->ks->log_hash, 32) != 0))
+        return found(err, "HUB_FORK", "the hub gave a snapshot of another log than it has shown");
+    if (!seq_is_known)
+        return found(err, "HUB_WITHHELD", "the hub withholds membership entries that a snapshot's author has seen");
+    if (entry == NULL || memcmp(entry, d->entry_hash, 32) != 0)
+        return found(err, "HUB_FORK", "a snapshot's author was shown another membership than this device");
+    return CS_OK;
+}
+
+/* No device's chain goes beyond where it was cut, nor back. */
+static int check_chains(struct clawsync_engine *e, const struct cs_descriptor *d, struct cs_error *err)
+{
+    struct cs_snapshot_peer p;
+    struct cs_peer known;
+    int rc;
+
+    for (uint32_t i = 0; i < d->npeers; i++) {
+        const struct cs_member *m;
+
+        cs_snapshot_peer_at(d, i, &p);
+        m = cs_membership_find(&e->members, &p.device);
+        if (m == NULL || m->kind != CS_PRINCIPAL_DEVICE)
+            return found(err, "NOT_A_MEMBER", "a snapshot has batches of a device that never was a member");
+        if (cs_membership_past_cut(&e->members, &p.device, p.number, p.hash))
+            return found(err, "PAST_CUT",
+                         "a snapshot has batches of a removed device from behind its last that counts");
+        rc = cs_replica_peer(e->replica, &p.device, &known, err);
+        if (rc == CS_OK && known.number == p.number && p.number > 0 && memcmp(known.hash, p.hash, 32) != 0)
+            return found(err, "BATCH_FORK", "a snapshot has another batch of a device than this device was given");
+        if (rc != CS_OK && rc != CS_ENOTFOUND)
+            return rc;
+    }
+    return CS_OK;
+}
+
+static bool same_state(const struct cs_state_proof *p, const struct cs_descriptor *d)
+{
+    return p->log_id == d->log_id && p->number == d->number && p->rows == d->rows &&
+           memcmp(p->log_hash, d->log_hash, 32) == 0;
+}
+
+/* Where there were two devices, two have to have the same state. */
+static int check_attested(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info,
+                          const struct cs_descriptor *d, const struct cs_state_proof *own, struct cs_error *err)
+{
+    const struct cs_member *by = active_device(e, info->attester_id);
+    struct cs_state_proof proof;
+    size_t devices = 0;
+
+    for (size_t i = 0; i < e->members.nmembers; i++)
+        devices += cs_membership_was_member(&e->members, &e->members.members[i].id, d->member_seq);
+    if (devices < 2 && info->attester_id.len == 0)
+        return CS_OK;
+    if (by == NULL || cs_uuid_cmp(&by->id, &d->device) == 0)
+        return found(err, "SNAPSHOT_UNATTESTED",
+                     "no other device of the workspace has said that it has the state of the hub's snapshot");
+    if (cs_snapshot_proof(e, cs_slice(info->attestation.data, info->attestation.len), by, &proof, err) != CS_OK ||
+        !same_state(&proof, d) || memcmp(proof.root, own->root, 32) != 0)
+        return found(err, "SNAPSHOT_UNATTESTED", "what attests the hub's snapshot is of another state");
+    return CS_OK;
+}
+
+int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info,
+                      const struct cs_pull_mark *mark, struct cs_descriptor *out, struct cs_state_proof *proof,
+                      struct cs_error *err)
+{
+    struct cs_slice bytes = cs_slice(info->descriptor.data, info->descriptor.len);
+    const struct cs_member *author;
+    struct cs_error why;
+    int rc = cs_descriptor_read(out, bytes, &why);
+
+    cs_hash_plain(bytes, e->looked_at);
+    if (rc == CS_EVERSION)
+        return cs_fail(err, CS_EVERSION, "UPDATE_NEEDED: %s; update this one", why.msg);
+    if (rc != CS_OK)
+        return found(err, "BAD_SNAPSHOT", why.msg);
+    if ((rc = check_place(e, out, mark, err)) != CS_OK)
+        return rc;
+    author = active_device(e, (ProtobufCBinaryData){ 16, out->device.b });
+    if (author == NULL || !cs_membership_was_member(&e->members, &author->id, out->member_seq))
+        return found(err, "NOT_A_MEMBER", "the hub gave a snapshot of a device that is no member, or not any more");
+    if (!cs_descriptor_verify(bytes, author->sign_pk))
+        return found(err, "BAD_SIGNATURE", "the hub's snapshot is not signed by its device");
+    if (cs_snapshot_proof(e, cs_slice(out->proof, sizeof out->proof), author, proof, &why) != CS_OK)
+        return found(err, "BAD_SNAPSHOT", why.msg);
+    if (!same_state(proof, out))
+        return found(err, "BAD_SNAPSHOT", "its author says two things about it");
+    if ((rc = check_chains(e, out, err)) != CS_OK)
+        return rc;
+    return check_attested(e, info, out, proof, err);
+}

@@ -1,0 +1,317 @@
+"""compact with the real programs: snapshots in place of all that ever happened, and logs without their beginning."""
+import json
+
+from claw import *
+
+ROWS = 300
+
+
+class CompactTest(ClawTest):
+    def setUp(self):
+        super().setUp()
+        self.start_hub(CLAW_SYNC_RETENTION_SECONDS=0)
+
+    def fill(self, device, rows=ROWS):
+        with device.connect() as db:
+            db.execute("BEGIN")
+            db.executemany("INSERT INTO memory_records(id, title, body) VALUES (?, 'first', ?)",
+                           ((f"r{i:04}", f"the body of row {i:04}") for i in range(rows)))
+            db.execute("COMMIT")
+        device.sync()
+
+    def churn(self, device, rounds=5, rows=ROWS):
+        for k in range(rounds):
+            device.sql(f"UPDATE memory_records SET title = 'title {k}' WHERE id < 'r{rows // 2:04}';"
+                       f"DELETE FROM memory_records WHERE id = 'r{k:04}';")
+            device.sync()
+
+    def compact(self, device, want=0, **env):
+        return json.loads(device.claw("compact", "--json", want=want, **env).stdout)
+
+    def numbers(self):
+        with contextlib.closing(self.hub.database()) as db:
+            return [r[0] for r in db.execute("SELECT number FROM log ORDER BY number")]
+
+    def head(self, column="number"):
+        with contextlib.closing(self.hub.database()) as db:
+            return db.execute(f"SELECT {column} FROM workspace").fetchone()[0]
+
+    def wait_pruned_to(self, first):
+        wait_until(lambda: self.numbers()[:1] == [first], lambda: f"log from {first}: {self.numbers()[:3]}")
+
+    def root(self, device):
+        done = device.claw("prove", "--json", want=None)
+        return json.loads(done.stdout)["root"]
+
+    def pruned_workspace(self, n=2):
+        """n devices that have a churned state, and a log that begins at the snapshot."""
+        devices = self.workspace_of(n)
+        self.fill(devices[0])
+        self.settle(devices)
+        self.churn(devices[0])
+        self.settle(devices)
+        given = self.compact(devices[0])
+        self.assertGreater(given["parts"], 0)
+        self.assertEqual(given["attested"], False)
+        attested = self.compact(devices[1])
+        self.assertEqual((attested["parts"], attested["attested"], attested["served_number"]),
+                         (0, True, given["log_number"]))
+        self.wait_pruned_to(given["log_number"])
+        return devices, given["log_number"]
+
+
+class Pruning(CompactTest):
+    def test_the_log_goes_and_a_new_device_has_all(self):
+        (a, b), number = self.pruned_workspace()
+        self.assertEqual(self.numbers(), [number])
+        c = self.device("c")
+        self.join(a, c)
+        c.sync()
+        self.assert_equal([a, b, c])
+        self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
+        # and all of them go on
+        for d in (a, b, c):
+            d.sql(f"INSERT INTO memory_records(id, title) VALUES ('of {d.folder.name}', 'later');"
+                  f"UPDATE memory_records SET body = 'by {d.folder.name}' WHERE id = 'r0200';")
+        self.settle([a, b, c])
+        self.assertEqual(c.value("SELECT count(*) FROM memory_records WHERE title = 'later'"), 3)
+        self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
+
+    def test_nothing_goes_before_another_device_has_attested(self):
+        a, b = self.workspace_of(2)
+        self.fill(a)
+        self.settle([a, b])
+        before = self.numbers()
+        given = self.compact(a)
+        self.assertEqual((given["attested"], given["served_number"], given["pruned_number"]), (False, 0, 0))
+        self.assertEqual(self.compact(a)["parts"], 0)  # it is there already
+        self.assertEqual(self.numbers(), before)
+        self.assertIn("there is nothing to do", a.claw("compact").stdout)
+        c = self.device("c")  # takes the log
+        self.join(a, c)
+        c.sync()
+        self.assert_equal([a, b, c])
+
+    def test_one_device_alone_prunes_nothing(self):
+        (a,) = self.workspace_of(1)
+        self.fill(a)
+        self.churn(a)
+        before = self.numbers()
+        given = self.compact(a)
+        self.assertEqual((given["attested"], given["served_number"]), (False, given["log_number"]))
+        self.assertEqual(self.numbers(), before)
+        b = self.device("b")  # takes the snapshot, and then says that it has it
+        self.join(a, b)
+        b.sync()
+        self.assert_equal([a, b])
+        self.assertTrue(self.compact(b)["attested"])
+        self.wait_pruned_to(given["log_number"])
+
+    def test_a_device_that_reads_is_waited_for(self):
+        a, b, c = self.workspace_of(3)
+        self.fill(a)
+        self.settle([a, b, c])
+        c.sync()
+        self.churn(a)
+        self.settle([a, b])
+        number = self.compact(a)["log_number"]
+        self.compact(b)
+        a.sync()
+        b.sync()
+        self.assertEqual(self.numbers()[0], 1)
+        c.sync()
+        self.wait_pruned_to(number)
+        self.assert_equal([a, b, c])
+
+    def test_a_second_snapshot(self):
+        (a, b), first = self.pruned_workspace()
+        self.churn(b, rounds=3, rows=100)
+        self.settle([a, b])
+        second = self.compact(b)["log_number"]
+        self.assertGreater(second, first)
+        self.assertTrue(self.compact(a)["attested"])
+        self.wait_pruned_to(second)
+        with contextlib.closing(self.hub.database()) as db:
+            wait_until(lambda: db.execute("SELECT count(DISTINCT slot) FROM snapshot_part").fetchone()[0] == 1,
+                       "the first snapshot's parts are gone")
+        c = self.device("c")
+        self.join(b, c)
+        c.sync()
+        self.assert_equal([a, b, c])
+
+
+class ByItself(CompactTest):
+    def test_daemons_compact(self):
+        devices = self.workspace_of(3)
+        for d in devices:
+            d.start(CLAW_COMPACT_AFTER=20, CLAW_HEARTBEAT_INTERVAL_SECS=1)
+        for d in devices:
+            wait_until(lambda d=d: "connected" in d.daemon_log(), d.daemon_log)
+        written = 0
+
+        def more():
+            nonlocal written
+            written += 1
+            devices[written % 3].sql(f"INSERT INTO memory_records(id, title) VALUES ('m{written}', 'x');")
+            return self.numbers()[:1] > [1]
+        wait_until(more, lambda: f"pruned: {self.numbers()[:3]}, head {self.head()}")
+        self.wait_equal(devices)
+        d = self.device("d")
+        for x in devices:
+            x.stop()
+        self.join(devices[0], d)
+        d.sync()
+        self.settle([*devices, d])
+
+    def test_beside_a_daemon(self):
+        a, b = self.workspace_of(2)
+        self.fill(a)
+        self.settle([a, b])
+        for d in (a, b):
+            d.start(CLAW_HEARTBEAT_INTERVAL_SECS=1)
+        for d in (a, b):
+            wait_until(lambda d=d: "connected" in d.daemon_log(), d.daemon_log)
+        given = self.compact(a)
+        self.assertGreater(given["parts"], 0)
+        wait_until(lambda: self.numbers() == [given["log_number"]], lambda: f"pruned: {self.numbers()}")
+
+    def test_switched_off(self):
+        a, b = self.workspace_of(2)
+        a.start(CLAW_COMPACT_AFTER=0, CLAW_HEARTBEAT_INTERVAL_SECS=1)
+        wait_until(lambda: "connected" in a.daemon_log(), a.daemon_log)
+        for i in range(30):
+            b.sql(f"INSERT INTO memory_records(id, title) VALUES ('m{i}', 'x');")
+            b.sync()
+        self.wait_equal([a, b])
+        with contextlib.closing(self.hub.database()) as db:
+            self.assertEqual(db.execute("SELECT count(*) FROM snapshot").fetchone()[0], 0)
+
+
+class Silent(CompactTest):
+    def setUp(self):
+        ClawTest.setUp(self)
+        self.start_hub(CLAW_SYNC_RETENTION_SECONDS=0, CLAW_SYNC_SILENT_SECONDS=1)
+
+    def test_it_comes_back_with_its_edits(self):
+        a, b, c = self.workspace_of(3)
+        self.fill(a)
+        self.settle([a, b, c])
+        c.sql("INSERT INTO memory_records(id, title) VALUES ('of c', 'acknowledged');")
+        self.settle([a, b, c])
+        c.sql("UPDATE memory_records SET title = 'unsent' WHERE id IN ('r0001', 'r0250');"
+              "INSERT INTO memory_records(id, title) VALUES ('new of c', 'unsent');")
+        self.churn(a)  # deletes r0001 among others
+        a.sql("DELETE FROM memory_records WHERE id = 'of c';")
+        self.settle([a, b])
+        number = self.compact(a)["log_number"]
+        self.compact(b)
+        wait_until(lambda: a.sync() and self.numbers()[0] == number, lambda: f"pruned: {self.numbers()[:2]}")
+        c.sync()
+        self.settle([a, b, c])
+        self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
+        for d in (a, b, c):
+            self.assertEqual(d.value("SELECT count(*) FROM memory_records WHERE id IN ('of c', 'r0001')"), 0)
+            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'r0250'"), "unsent")
+            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'new of c'"), "unsent")
+        self.assertIn("r0001", c.claw("conflicts", "list", "--all", want=None).stdout + c.claw("conflicts", "list").stdout)
+
+
+class Hostile(CompactTest):
+    """Each lie about a snapshot has its name, its exit code, a row in the audit log, and changes nothing in the database of
+    whoever is lied to."""
+
+    def state(self):
+        with contextlib.closing(self.hub.database()) as db:
+            return {t: db.execute(f"SELECT * FROM {t}").fetchall() for t in ("snapshot", "snapshot_part")}
+
+    def put(self, state):
+        with contextlib.closing(self.hub.database()) as db, db:
+            for t, rows in state.items():
+                db.execute(f"DELETE FROM {t}")
+                db.executemany(f"INSERT INTO {t} VALUES ({','.join('?' * len(rows[0]))})", rows)
+
+    def bend(self, *statements):
+        with contextlib.closing(self.hub.database()) as db, db:
+            for sql, *args in statements:
+                self.assertGreater(db.execute(sql, args).rowcount, 0, sql)
+
+    def flip(self, table, column, at, where):
+        with contextlib.closing(self.hub.database()) as db, db:
+            bent = bytearray(db.execute(f"SELECT {column} FROM {table} WHERE {where}").fetchone()[0])
+            bent[at] ^= 1
+            db.execute(f"UPDATE {table} SET {column} = ? WHERE {where}", (bytes(bent),))
+
+    def everything(self, device):
+        with device.connect() as db:
+            ours = [r[0] for r in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'sync_*'"
+                                             " AND name NOT IN ('sync_meta', 'sync_tables')")]
+            return device.dump(), {t: sorted(map(repr, db.execute(f'SELECT * FROM "{t}"'))) for t in ours}
+
+    def misbehaved(self, device):
+        found = [json.loads(x) for x in device.claw("audit", "export").stdout.splitlines()]
+        return {r["payload"]["finding"].split(":")[0] if "finding" in r["payload"] else str(r["payload"])
+                for r in found if r["event_type"] == "HUB_MISBEHAVED"}
+
+    def caught(self, device, name):
+        before = self.everything(device)
+        done = device.claw("sync", want=4)
+        self.assertIn(name + ":", done.stderr)
+        self.assertEqual(self.everything(device), before)
+
+    def test_lies_about_snapshots(self):
+        (a, b), number = self.pruned_workspace()
+        a.sql("INSERT INTO memories(id, content) VALUES ('m', 'of another table');")
+        self.settle([a, b])
+        first = self.state()
+        for i in range(3):  # the log is to begin behind what it is of
+            a.sql(f"INSERT INTO memories(id, content) VALUES ('m{i}', 'more');")
+            self.settle([a, b])
+        number = self.compact(a)["log_number"]
+        self.compact(b)
+        self.wait_pruned_to(number)
+        c = self.device("c")
+        self.join(b, c)
+        c.claw("sync", want=3, CLAW_HUB_ENDPOINT="http://127.0.0.1:9", CLAW_MAX_RETRIES=0)  # its tables are tracked now
+        other = Device(self.folder / "z", str(uuid.uuid4()), self.hub.endpoint)
+        self.devices.append(other)
+        other.sql("INSERT INTO memories(id, content) VALUES ('theirs', 'x');")
+        other.sync()
+        other.claw("compact")
+        honest, ours = self.state(), uuid.UUID(self.workspace).bytes
+        ours_served = "workspace = x'%s' AND state = 3 AND number = %d" % (ours.hex(), number)
+        lies = {
+            "a forged description": ("BAD_SIGNATURE", lambda: self.flip("snapshot", "descriptor", -1, ours_served)),
+            "another stamp in it": ("BAD_SIGNATURE", lambda: self.flip("snapshot", "descriptor", 90, ours_served)),
+            "forged content": ("BAD_SNAPSHOT", lambda: self.flip("snapshot_part", "payload", 100, "part = 1 AND seq = 0")),
+            "parts in another order": ("BAD_SNAPSHOT", lambda: self.bend(*(
+                ("UPDATE snapshot_part SET part = ? WHERE part = ? AND workspace = ?", to, of, ours)
+                for of, to in ((0, 77), (1, 0), (77, 1))))),
+            "cut short": ("HUB_WITHHELD", lambda: self.bend(
+                ("DELETE FROM snapshot_part WHERE part = 1 AND workspace = ?", ours))),
+            "unattested": ("SNAPSHOT_UNATTESTED", lambda: self.bend(
+                ("UPDATE snapshot SET attester = zeroblob(16), attestation = x'' WHERE " + ours_served,))),
+            "attested by nobody": ("SNAPSHOT_UNATTESTED", lambda: self.flip("snapshot", "attestation", 50, ours_served)),
+            "attested by its author": ("SNAPSHOT_UNATTESTED", lambda: self.bend(
+                ("UPDATE snapshot SET attester = device WHERE " + ours_served,))),
+            "of another workspace": ("WRONG_WORKSPACE", lambda: self.bend(
+                ("UPDATE snapshot SET descriptor = (SELECT descriptor FROM snapshot WHERE workspace <> ?) WHERE " +
+                 ours_served, ours))),
+            "rolled back": ("HUB_ROLLBACK", lambda: self.put(first)),
+            "none at all": ("HUB_WITHHELD", lambda: self.bend(("DELETE FROM snapshot",))),
+        }
+        for what, (name, lie) in lies.items():
+            with self.subTest(what):
+                lie()
+                self.caught(c, name)
+            self.put(honest)
+        self.assertGreaterEqual(len(self.misbehaved(c)), 6)
+        b.claw("devices", "revoke", a.status()["device_id"])
+        with self.subTest("of a removed device"):
+            self.caught(c, "NOT_A_MEMBER")
+        self.compact(b)  # who is there gives another one; with c it is two devices, and c cannot attest what it has not
+        with contextlib.closing(self.hub.database()) as db:
+            self.assertEqual(db.execute("SELECT count(*) FROM snapshot WHERE state = 2").fetchone()[0], 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""A hub that lost what it had: restored from a backup, emptied, under another key. One device refills it, the others follow."""
+import contextlib, json, shutil, signal
+
+from claw import *
+
+
+class Refill(ClawTest):
+    def setUp(self):
+        super().setUp()
+        self.a, self.b, self.c = self.workspace_of(3)
+        self.put(self.a, "early")
+        self.a.sql("INSERT INTO memories(id, content) VALUES ('gone', 'deleted later');")
+        self.settle([self.a, self.b, self.c])
+
+    def put(self, d, *ids):
+        for i in ids:
+            d.sql(f"INSERT INTO memories(id, content) VALUES ('{i}', 'of {d.folder.name}');")
+
+    def ids(self, d):
+        return sorted(r[0] for r in d.query("SELECT id FROM memories"))
+
+    def backup(self, name="yesterday"):
+        kept = self.folder / name
+        with contextlib.closing(self.hub.database()) as db:
+            db.execute("VACUUM INTO ?", (str(kept),))
+        return kept
+
+    def restore(self, kept):
+        """Killed, and its database is the backup's."""
+        self.hub.stop(signal.SIGKILL)
+        for f in (self.hub.folder / "data").glob("hub.db*"):
+            f.unlink()
+        if kept is not None:
+            shutil.copy(kept, self.hub.folder / "data" / "hub.db")
+        self.hub.start()
+
+    def lose(self, key=False):
+        """Killed, and nothing of it is left; with the key neither."""
+        self.hub.stop(signal.SIGKILL)
+        for f in (self.hub.folder / "data").iterdir():
+            if key or f.name.startswith("hub.db"):
+                f.unlink()
+        self.hub.start()
+
+    def needs_you(self, d, finding, command="claw-sync hub refill"):
+        before = d.dump()
+        done = d.claw("sync", want=4)
+        self.assertIn(finding, done.stderr)
+        self.assertIn(command, done.stderr)
+        status = json.loads(d.claw("status", "--json").stdout)
+        self.assertEqual(status["state"], "needs-you")
+        self.assertIn(command, [r["do"] for r in status["needs_you"]])
+        self.assertIn(finding, status["needs_you"][0]["reason"])
+        self.assertEqual(d.dump(), before)
+
+    def newcomer(self, by, name):
+        d = self.device(name)
+        self.join(by, d)
+        d.sync()
+        return d
+
+    def no_conflicts(self, *devices):
+        for d in devices:
+            self.assertEqual(json.loads(d.claw("conflicts", "list", "--json").stdout)["conflicts"], [], d.folder.name)
+
+    def test_a_restored_hub(self):
+        kept = self.backup()
+        self.put(self.a, "late a"), self.put(self.b, "late b")
+        self.a.sql("UPDATE memories SET content = 'edited' WHERE id = 'early'; DELETE FROM memories WHERE id = 'gone';")
+        self.settle([self.a, self.b, self.c])
+        self.restore(kept)
+        for d in (self.a, self.b, self.c):
+            self.needs_you(d, "HUB_ROLLBACK")
+        self.put(self.b, "meanwhile b"), self.put(self.c, "meanwhile c")
+        self.assertIn("new log", self.a.claw("hub", "refill").stdout)
+        self.assertIn("refilled by another device", self.b.claw("sync").stderr)
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.a), ["early", "late a", "late b", "meanwhile b", "meanwhile c"])
+        self.assertEqual(self.b.value("SELECT content FROM memories WHERE id = 'early'"), "edited")
+        self.no_conflicts(self.a, self.b, self.c)
+        d = self.newcomer(self.c, "d")
+        self.settle([self.a, self.b, self.c, d])
+        self.assertEqual(self.ids(d), self.ids(self.a))
+        for x in (self.a, self.b, self.c, d):
+            self.assertEqual(json.loads(x.claw("status", "--json").stdout)["state"], "in-sync")
+
+    def test_nothing_to_do(self):
+        self.assertIn("nothing to do", self.a.claw("hub", "refill").stdout)
+        self.assertIn("nothing to accept", self.a.claw("hub", "accept", want=2).stderr)
+
+    def test_a_second_refill(self):
+        for n in range(3):
+            kept = self.backup(f"backup{n}")
+            self.put([self.a, self.b, self.c][n], f"late{n}")
+            self.settle([self.a, self.b, self.c])
+            self.restore(kept)
+            self.needs_you(self.c, "HUB_ROLLBACK")
+            [self.b, self.c, self.a][n].claw("hub", "refill")
+            self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.b), ["early", "gone", "late0", "late1", "late2"])
+        self.settle([self.a, self.b, self.c, self.newcomer(self.a, "d")])
+
+    def test_a_backup_from_before_a_refill(self):
+        kept = self.backup()
+        self.put(self.a, "late")
+        self.settle([self.a, self.b, self.c])
+        self.restore(kept)
+        self.needs_you(self.a, "HUB_ROLLBACK")
+        self.a.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        self.restore(kept)
+        self.needs_you(self.b, "LOG_REPLACED")
+        self.b.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.c), ["early", "gone", "late"])
+
+    def test_an_emptied_hub(self):
+        self.put(self.b, "late")
+        self.settle([self.a, self.b, self.c])
+        self.lose()
+        for d in (self.a, self.b, self.c):
+            self.needs_you(d, "HUB_LOST")
+        self.put(self.c, "meanwhile")
+        self.b.claw("hub", "refill")  # which did not make the workspace
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.a), ["early", "gone", "late", "meanwhile"])
+        d = self.newcomer(self.a, "d")
+        self.settle([self.a, self.b, self.c, d])
+
+    def test_an_emptied_hub_under_another_key(self):
+        self.lose(key=True)
+        for d in (self.a, self.b, self.c):
+            self.needs_you(d, "HUB_KEY_CHANGED", "claw-sync hub accept")
+        key = [x for x in self.hub.log.read_text().splitlines() if " key " in x][0].rsplit(" ", 1)[1]
+        shown = self.a.claw("hub", "accept", want=2).stderr
+        self.assertIn(key, shown)
+        self.a.claw("hub", "accept", "AAAA-BBBB-CCCC-DDDD", want=2)
+        self.needs_you(self.a, "HUB_KEY_CHANGED", "claw-sync hub accept")
+        self.a.claw("hub", "accept", key)
+        self.needs_you(self.a, "HUB_LOST")
+        self.a.claw("hub", "refill")
+        self.needs_you(self.b, "HUB_KEY_CHANGED", "claw-sync hub accept")  # each person says so
+        for d in (self.b, self.c):
+            d.claw("hub", "accept", key.lower())
+        self.settle([self.a, self.b, self.c])
+        self.settle([self.a, self.b, self.c, self.newcomer(self.b, "d")])
+
+    def test_what_only_others_know(self):
+        """The device that refills has not seen all: the others bring it, also of one that is gone for good."""
+        kept = self.backup()
+        self.put(self.c, "of the lost"), self.c.sync()
+        self.put(self.b, "late"), self.b.sync()  # and has what c sent
+        shutil.rmtree(self.c.folder)
+        self.restore(kept)
+        self.put(self.a, "of a"), self.a.sync()  # a notices nothing, and grows another log
+        self.needs_you(self.b, "HUB_ROLLBACK")
+        self.b.claw("hub", "refill")
+        self.settle([self.a, self.b])
+        self.assertEqual(self.ids(self.a), ["early", "gone", "late", "of a", "of the lost"])
+
+    def test_the_one_that_knows_least(self):
+        kept = self.backup()
+        self.put(self.c, "of c"), self.c.sync()
+        self.a.sync()  # a has seen it, b has not
+        shutil.rmtree(self.c.folder)
+        self.put(self.b, "of b"), self.b.claw("push")  # b knows only that the log is longer
+        self.restore(kept)
+        self.needs_you(self.b, "HUB_ROLLBACK")
+        self.b.claw("hub", "refill")
+        self.settle([self.a, self.b])
+        self.assertEqual(self.ids(self.b), ["early", "gone", "of b", "of c"])
+
+    def test_what_only_the_restored_hub_has(self):
+        """Batches that nobody but the hub has any more are taken from it before its log is dropped."""
+        self.put(self.c, "of the lost"), self.c.sync()
+        shutil.rmtree(self.c.folder)
+        kept = self.backup()
+        self.put(self.b, "late"), self.b.claw("push")
+        self.restore(kept)
+        self.needs_you(self.b, "HUB_ROLLBACK")
+        self.b.claw("hub", "refill")
+        self.settle([self.a, self.b])
+        self.assertEqual(self.ids(self.a), ["early", "gone", "late", "of the lost"])
+
+    def test_members_that_the_hub_forgot(self):
+        kept = self.backup()
+        d = self.newcomer(self.a, "d")
+        self.put(d, "of d")
+        self.a.claw("devices", "revoke", self.c.value("SELECT lower(hex(substr(value, 17, 16))) FROM sync_meta WHERE name = 'identity'")[:8])
+        self.settle([self.a, self.b, d])
+        self.restore(kept)
+        self.needs_you(d, "HUB_LOST")
+        self.assertIn("one of them has to refill it", d.claw("sync", want=4).stderr)
+        self.needs_you(self.a, "HUB_ROLLBACK")
+        refused = d.claw("hub", "refill", want=None)  # it cannot prove who it is there
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("hub refill on a device that joined earlier", refused.stderr)
+        self.a.claw("hub", "refill")
+        self.settle([self.a, self.b, d])
+        self.assertEqual(self.ids(d), ["early", "gone", "of d"])
+        self.assertIn("not a member of the workspace any more", self.c.claw("sync", want=1).stderr)
+
+    def test_an_entry_that_whoever_refills_did_not_know(self):
+        """Two memberships stand side by side, and a follows the other by nobody's word but its person's: it joins anew."""
+        kept = self.backup()
+        self.put(self.c, "of c"), self.c.sync()
+        self.b.sync()
+        self.a.claw("keys", "rotate")
+        self.put(self.a, "of a"), self.a.sync()
+        self.restore(kept)
+        self.needs_you(self.b, "HUB_ROLLBACK")
+        self.b.claw("hub", "refill")
+        self.put(self.a, "meanwhile")
+        self.needs_you(self.a, "LOG_REPLACED")
+        out = "claw-sync identity new, then claw-sync join CODE"
+        refused = self.a.claw("hub", "refill", want=None)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("MEMBER_FORK", refused.stderr)
+        self.assertIn(out, refused.stderr)
+        for _ in range(2):
+            self.b.claw("keys", "rotate")  # the other membership is longer now
+        self.needs_you(self.a, "MEMBER_FORK", out)
+        self.a.claw("identity", "new")
+        self.join(self.b, self.a)
+        self.settle([self.a, self.b, self.c])
+        for x in (self.a, self.b, self.c):
+            self.assertEqual(self.ids(x), ["early", "gone", "meanwhile", "of a", "of c"])
+
+    def test_several_at_once(self):
+        kept = self.backup()
+        for d in (self.a, self.b, self.c):
+            self.put(d, f"late {d.folder.name}")
+        self.settle([self.a, self.b, self.c])
+        self.restore(kept)
+        running = [subprocess.Popen([CLIENT, "hub", "refill"], env=d.env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                   for d in (self.a, self.b, self.c)]
+        self.assertIn(0, [p.wait(PATIENCE) for p in running])
+        for d in (self.a, self.b, self.c):
+            d.claw("sync", want=None)
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(len(self.ids(self.a)), 5)
+
+    def test_daemons_follow(self):
+        kept = self.backup()
+        self.put(self.a, "late")
+        self.settle([self.a, self.b, self.c])
+        for d in (self.b, self.c):
+            d.start(CLAW_SYNC_INTERVAL_SECS=1, CLAW_RETRY_BASE_MS=20)
+        self.restore(kept)
+        wait_until(lambda: all("HUB_ROLLBACK" in d.daemon_log() for d in (self.b, self.c)), "NEEDS YOU")
+        self.put(self.b, "meanwhile")
+        self.a.claw("hub", "refill")
+        self.a.start()
+        self.wait_equal([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.c), ["early", "gone", "late", "meanwhile"])
+
+    def test_a_restored_device_after_a_refill(self):
+        """Hub and device go back at once: neither number nor stamp is used twice."""
+        with self.c.connect() as db:
+            db.execute("VACUUM INTO ?", (str(self.folder / "old.db"),))
+        kept = self.backup()
+        self.put(self.c, "forgotten")
+        self.settle([self.a, self.b, self.c])
+        self.restore(kept)
+        self.needs_you(self.a, "HUB_ROLLBACK")
+        self.a.claw("hub", "refill")
+        for f in self.c.folder.glob("memory.db*"):
+            f.unlink()
+        shutil.copy(self.folder / "old.db", self.c.path)
+        self.put(self.c, "new")
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.b), ["early", "forgotten", "gone", "new"])
+        self.no_conflicts(self.a, self.b, self.c)
+
+    def test_many_rows_and_a_kill(self):
+        """Killed in the midst, the same command goes on; or another device does it instead."""
+        kept = self.backup()
+        self.a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+                   "INSERT INTO memory_records(id, title) SELECT 'r' || i, 'title ' || i FROM n;")
+        self.settle([self.a, self.b, self.c])
+        self.restore(kept)
+        self.needs_you(self.a, "HUB_ROLLBACK")
+        for who in (self.a, self.b):
+            self.refill_in_part(who)
+        self.assertIn("LOG_REPLACED", self.c.claw("sync", want=4).stderr)
+        self.assertIn("claw-sync hub refill", [r["do"] for r in json.loads(self.b.claw("status", "--json").stdout)["needs_you"]])
+        self.b.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        self.settle([self.a, self.newcomer(self.c, "d")])
+
+    def refill_in_part(self, who):
+        p = subprocess.Popen([CLIENT, "hub", "refill"], env=who.env(CLAW_MAX_DELTA_ROWS=100), stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+        with contextlib.closing(self.hub.database()) as db:
+            was = db.execute("SELECT log_id FROM workspace").fetchone()
+            wait_until(lambda: p.poll() is not None or
+                       db.execute("SELECT log_id != ? AND number > 3 FROM workspace", was).fetchone()[0], "a new log")
+        p.kill(), p.wait(PATIENCE)
+
+    def test_a_log_that_only_one_device_used(self):
+        """It goes on in the log that it began, and then follows another device's."""
+        kept = self.backup()
+        self.a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+                   "INSERT INTO memory_records(id, title) SELECT 'r' || i, 'title ' || i FROM n;")
+        self.settle([self.a, self.b, self.c])
+        self.restore(kept)
+        self.refill_in_part(self.a)
+        self.put(self.a, "meanwhile")
+        self.a.sync()
+        self.a.sync()  # its own batches are in what it pulls
+        self.b.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.c), ["early", "gone", "meanwhile"])
+
+    def test_edits_beside_it(self):
+        """Edits that nobody had seen stand beside what others made, and lose or win as ever: what lost is on record."""
+        self.b.sql("UPDATE memories SET content = 'first of b' WHERE id = 'early';")
+        self.c.sql("UPDATE memories SET content = 'second of c' WHERE id = 'early';")
+        kept = self.backup()
+        self.put(self.a, "late")
+        self.a.sync()
+        self.restore(kept)
+        self.needs_you(self.a, "HUB_ROLLBACK")
+        self.a.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.a.value("SELECT content FROM memories WHERE id = 'early'"), "second of c")
+        self.assertIn("first of b", "".join(d.claw("conflicts", "list").stdout for d in (self.a, self.b, self.c)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Devices whose schemas are of different versions: columns and tables that one has and another lacks, edits of the same
+rows meanwhile, then migrations. No value is lost or changed, to the bit, in whatever direction it went."""
+import json
+
+import claw
+
+VALUES = ["1", "1.0", "-0.0", "1e300", "'text'", "CAST(x'ff00fe' AS TEXT)", "x'00ff'", "NULL", "9223372036854775807", "''",
+          "x''", "'1'"]
+ALL = "SELECT id, content, typeof(of_a), quote(of_a), hex(of_a), typeof(of_b), quote(of_b), hex(of_b) FROM memories ORDER BY id"
+
+
+class Schemas(claw.ClawTest):
+    def device_with(self, name, columns, more=""):
+        return self.device(name, schema=f"CREATE TABLE memories(id TEXT PRIMARY KEY NOT NULL, content TEXT{columns});{more}")
+
+    def rounds(self, *devices):
+        for _ in range(10):
+            moved = [d.sync() for d in devices]
+            if not any(s["pushed"] or s["pulled"] for s in moved):
+                return
+        self.fail("never at rest")
+
+    def hidden(self, device):
+        return json.loads(device.claw("hidden", "list", "--json").stdout)["hidden"]
+
+    def start(self):
+        """a has a column and a table that the others lack, b another column; c has neither and lies in between."""
+        self.start_hub()
+        a = self.device_with("a", ", of_a", "CREATE TABLE memory_tags(memory_id TEXT NOT NULL, tag BLOB, PRIMARY "
+                                            "KEY(memory_id, tag)) WITHOUT ROWID;")
+        a.sync()
+        b, c = self.device_with("b", ", of_b"), self.device_with("c", "")
+        for d in (b, c):
+            self.join(a, d)
+        rows = ", ".join(f"('r{i:02}', 'from a', {v})" for i, v in enumerate(VALUES))
+        a.sql(f"INSERT INTO memories VALUES {rows}; INSERT INTO memory_tags SELECT id, CAST(of_a AS BLOB) FROM memories "
+              "WHERE of_a IS NOT NULL;")
+        self.rounds(a, b, c)
+        return a, b, c
+
+    def test_nobody_loses_a_column(self):
+        a, b, c = self.start()
+        first = dict(a.query("SELECT id, quote(of_a) FROM memories"))
+        self.assertEqual(b.value("SELECT count(*) FROM memories"), len(VALUES))
+        self.assertEqual({len(self.hidden(d)) for d in (b, c)}, {len(VALUES) * 2 - 1})  # each row's column; the tags
+
+        # the old schemas write over the same rows, the new one goes on meanwhile
+        for i, v in enumerate(VALUES):
+            b.sql(f"UPDATE memories SET content = 'from b', of_b = {v} WHERE id = 'r{i:02}';")
+        c.sql("UPDATE memories SET content = 'from c' WHERE id IN ('r03', 'r04'); "
+              "INSERT OR REPLACE INTO memories VALUES ('r06', 'replaced by c');")
+        b.sql("DELETE FROM memories WHERE id = 'r05'; INSERT INTO memories VALUES ('r05', 'again', x'05');"
+              "DELETE FROM memories WHERE id = 'r09'; INSERT INTO memories VALUES ('r09', 'again', NULL);"
+              "DELETE FROM memories WHERE id = 'r08';")
+        a.sql("UPDATE memories SET of_a = x'ee' WHERE id = 'r01'; INSERT INTO memories VALUES ('new', 'of a', 'late');")
+        self.rounds(c, b, a)
+        a.sql("UPDATE memories SET of_a = 'after' WHERE id = 'r05';")  # lives again by b, who does not know the column
+        self.rounds(a, b, c)
+        want = {k: v for k, v in first.items() if k != "r08"} | {"r01": "X'EE'", "r09": "NULL", "new": "'late'", "r05": "'after'"}
+        self.assertEqual(dict(a.query("SELECT id, quote(of_a) FROM memories")), want)
+
+        # b gets the column by ALTER TABLE, a its own by a table that is made anew, c both at once and the table
+        b.sql("ALTER TABLE memories ADD COLUMN of_a;")
+        self.rounds(b)
+        self.assertEqual(dict(b.query("SELECT id, quote(of_a) FROM memories")), want)
+        of_b = dict(b.query("SELECT id, quote(of_b) FROM memories"))
+        b.sql("UPDATE memories SET of_a = -1.5, of_b = CAST(x'80' AS TEXT) WHERE id = 'r02';")
+        a.claw("pause")
+        a.sql("CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, of_b, content TEXT, of_a); "
+              "INSERT INTO t(id, content, of_a) SELECT id, content, of_a FROM memories; "
+              "UPDATE t SET content = 'in the pause' WHERE id = 'r00'; DROP TABLE memories; ALTER TABLE t RENAME TO memories;")
+        a.claw("resume")
+        self.rounds(a, b)
+        c.sql("ALTER TABLE memories ADD COLUMN of_b; ALTER TABLE memories ADD COLUMN of_a; CREATE TABLE memory_tags("
+              "memory_id TEXT NOT NULL, tag BLOB, PRIMARY KEY(memory_id, tag)) WITHOUT ROWID;")
+        b.sql("CREATE TABLE memory_tags(memory_id TEXT NOT NULL, tag BLOB, PRIMARY KEY(memory_id, tag)) WITHOUT ROWID;")
+        self.rounds(a, b, c)
+        self.assertEqual(dict(a.query("SELECT id, quote(of_b) FROM memories")),
+                         of_b | {"r02": a.value("SELECT quote(CAST(x'80' AS TEXT))")})
+        self.assertEqual(a.value("SELECT quote(of_a) FROM memories WHERE id = 'r02'"), "-1.5")
+        self.assertEqual(c.value("SELECT content FROM memories WHERE id = 'r00'"), "in the pause")
+        tags = a.query("SELECT memory_id, typeof(tag), hex(tag) FROM memory_tags ORDER BY 1, 3")
+        self.assertEqual(len(tags), len(VALUES) - 1)
+        for d in (b, c):
+            self.assertEqual(d.query(ALL), a.query(ALL))
+            self.assertEqual(d.query("SELECT memory_id, typeof(tag), hex(tag) FROM memory_tags ORDER BY 1, 3"), tags)
+        for d in (a, b, c):
+            self.assertEqual(self.hidden(d), [])
+            self.assertEqual(d.query("SELECT h.key, h.col, quote(h.value), w.ins, w.del FROM sync_hidden h JOIN sync_rows w "
+                                     "USING (tbl, key)"), [])
+            d.check()
+
+        # and one that comes now, with all of it
+        late = self.device_with("late", ", of_b, of_a", "CREATE TABLE memory_tags(memory_id TEXT NOT NULL, tag BLOB, "
+                                                        "PRIMARY KEY(memory_id, tag)) WITHOUT ROWID;")
+        self.join(a, late)
+        self.rounds(a, late)
+        self.assertEqual(late.query(ALL), a.query(ALL))
+
+
+if __name__ == "__main__":
+    claw.main()

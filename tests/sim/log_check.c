@@ -1,0 +1,586 @@
+/* What the hub has is looked at from outside: its log and membership are verified once more, every batch is opened, and
+ * the reference model makes of all operations the state that each device must have. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "audit/audit.h"
+#include "crdt/model.h"
+#include "crypto/hash.h"
+#include "sim/system.h"
+
+#define HUB_DATABASE "/hub/live/hub.db"
+
+/* An operation of the log, with the set that it came in. */
+struct entry {
+    struct cs_slice table;
+    struct cs_op op; /* table and device count in `all` */
+    uint64_t incarnation;
+};
+
+struct reading {
+    struct run *r;
+    struct device *by; /* whose keys open it */
+    sqlite3 *db;
+    struct cs_membership members;
+    struct cs_uuid workspace;
+    struct hub_head {
+        uint64_t log_id, refilled, number;
+        uint8_t log_hash[32];
+    } head;
+    struct cs_arena arena;
+    cs_packer *packer;
+    struct cs_delta all; /* every table and device of every set, one behind the other */
+    uint32_t cap_tables, cap_devices;
+    struct entry *entries;
+    size_t n, cap;
+    uint8_t log_hash[32];
+    struct chain {
+        struct cs_uuid device;
+        uint64_t number;
+        uint8_t hash[32];
+        struct cs_audit_anchor audit; /* that its newest batch names */
+    } chain[DEVICES];
+    unsigned nchains;
+};
+
+static sqlite3_stmt *query(struct reading *q, const char *sql)
+{
+    sqlite3_stmt *s = NULL;
+
+    if (sqlite3_prepare_v2(q->db, sql, -1, &s, NULL) != SQLITE_OK)
+        die(q->r, "the hub's database: %s", sqlite3_errmsg(q->db));
+    return s;
+}
+
+static struct cs_slice blob(sqlite3_stmt *s, int i)
+{
+    return cs_slice(sqlite3_column_blob(s, i), (size_t)sqlite3_column_bytes(s, i));
+}
+
+static void copy_blob(struct reading *q, sqlite3_stmt *s, int i, void *out, size_t n)
+{
+    if (blob(s, i).len != n)
+        die(q->r, "the hub's database: a field has %zu bytes, not %zu", blob(s, i).len, n);
+    memcpy(out, blob(s, i).data, n);
+}
+
+/* Room for one more. */
+static void *more(void *p, size_t n, uint32_t *cap, size_t size)
+{
+    if (n < *cap)
+        return p;
+    *cap = *cap == 0 ? 64 : *cap * 2;
+    if ((p = realloc(p, *cap * size)) == NULL)
+        exit(1);
+    return p;
+}
+
+/* ---- membership ---- */
+
+static void read_members(struct run *r, sqlite3 *db, struct cs_membership *m)
+{
+    sqlite3_stmt *s = NULL;
+    struct cs_error err;
+
+    if (sqlite3_prepare_v2(db, "SELECT entry FROM entry ORDER BY seq", -1, &s, NULL) != SQLITE_OK)
+        die(r, "the hub's database: %s", sqlite3_errmsg(db));
+    while (sqlite3_step(s) == SQLITE_ROW)
+        must(r, cs_membership_apply(m, blob(s, 0), 0, &err), &err, "the hub's membership log");
+    sqlite3_finalize(s);
+}
+
+void find_revoked(struct run *r)
+{
+    struct cs_membership m = { 0 };
+    sqlite3 *db;
+    int64_t seq = ask(r, r->hub.disk, HUB_DATABASE, "SELECT max(seq) FROM entry");
+
+    if (seq == r->member_seq)
+        return;
+    r->member_seq = seq;
+    db = look_into(r, r->hub.disk, HUB_DATABASE);
+    read_members(r, db, &m);
+    close_look(r->hub.disk, db);
+    for (unsigned i = 0; i < r->ndevices; i++) {
+        struct device *d = &r->devices[i];
+        struct cs_uuid id;
+        const struct cs_member *member;
+
+        if (!is_there(d) || !cs_uuid_parse(&id, d->id))
+            continue;
+        member = cs_membership_find(&m, &id);
+        if (member == NULL || member->active)
+            continue;
+        note(r, "%s is out", d->name);
+        d->gone = true;
+    }
+    cs_membership_free(&m);
+}
+
+/* ---- batches ---- */
+
+static struct chain *chain_of(struct reading *q, const struct cs_uuid *device)
+{
+    for (unsigned i = 0; i < q->nchains; i++)
+        if (cs_uuid_cmp(&q->chain[i].device, device) == 0)
+            return &q->chain[i];
+    if (q->nchains == DEVICES)
+        die(q->r, "the log has batches of more devices than there are");
+    q->chain[q->nchains] = (struct chain){ .device = *device, .number = CS_CHAIN_BASE(q->head.refilled) };
+    if (q->head.refilled > 0)
+        cs_chain_start(&q->workspace, q->head.log_id, q->chain[q->nchains].hash);
+    return &q->chain[q->nchains++];
+}
+
+static void check_batch(struct reading *q, uint64_t number, const struct cs_batch *b, const struct cs_batch_header *h,
+                        const uint8_t log_hash[32])
+{
+    struct cs_slice header = cs_slice(b->header, sizeof b->header);
+    const struct cs_member *member = cs_membership_find(&q->members, &h->device);
+    struct chain *c = chain_of(q, &h->device);
+    uint8_t hash[32];
+
+    cs_batch_hash(header, cs_buf_slice(&b->hashes), hash);
+    cs_log_next(q->log_hash, number, hash, q->log_hash);
+    if (memcmp(hash, b->hash, 32) != 0 || memcmp(q->log_hash, log_hash, 32) != 0)
+        die(q->r, "number %" PRIu64 " of the log has wrong hashes", number);
+    if (h->number != c->number + 1 || memcmp(h->prev, c->hash, 32) != 0)
+        die(q->r, "number %" PRIu64 " of the log, batch %" PRIu64 " of its device, does not follow batch %" PRIu64,
+            number, h->number, c->number);
+    if (member == NULL || !cs_batch_verify(member->sign_pk, header, cs_buf_slice(&b->hashes), b->signature))
+        die(q->r, "number %" PRIu64 " of the log is not signed by a member", number);
+    if (cs_membership_past_cut(&q->members, &h->device, h->number, hash))
+        die(q->r, "number %" PRIu64 " of the log lies behind its device's removal", number);
+    c->number = h->number;
+    memcpy(c->hash, hash, 32);
+    c->audit.sequence = h->audit_seq;
+    memcpy(c->audit.hash, h->audit_head, 32);
+}
+
+static void read_chunks(struct reading *q, uint64_t number, struct cs_batch *b)
+{
+    sqlite3_stmt *s = query(q, "SELECT payload FROM chunk WHERE number = ?1 ORDER BY seq");
+
+    sqlite3_bind_int64(s, 1, (sqlite3_int64)number);
+    for (b->nchunks = 0; sqlite3_step(s) == SQLITE_ROW; b->nchunks++) {
+        struct cs_slice payload = blob(s, 0);
+        uint8_t hash[32];
+
+        if (b->nchunks == 0)
+            b->chunk_len = (uint32_t)payload.len;
+        cs_hash_plain(payload, hash);
+        if (b->nchunks * 32 >= b->hashes.len || memcmp(hash, b->hashes.data + (size_t)b->nchunks * 32, 32) != 0)
+            die(q->r, "number %" PRIu64 " of the log: a chunk is not the one that was signed", number);
+        cs_buf_put_slice(&b->sealed, payload);
+    }
+    sqlite3_finalize(s);
+}
+
+static struct cs_slice keep(struct reading *q, struct cs_slice s)
+{
+    return cs_arena_copy(&q->arena, s);
+}
+
+static void keep_table(struct reading *q, const struct cs_delta_table *t)
+{
+    struct cs_delta_table *to;
+
+    q->all.tables = more(q->all.tables, q->all.ntables, &q->cap_tables, sizeof *q->all.tables);
+    to = &q->all.tables[q->all.ntables++];
+    *to = (struct cs_delta_table){ .name = keep(q, t->name), .ncolumns = t->ncolumns };
+    to->columns = cs_arena_zalloc(&q->arena, t->ncolumns + 1, sizeof *to->columns);
+    for (uint32_t i = 0; i < t->ncolumns; i++)
+        to->columns[i] = keep(q, t->columns[i]);
+}
+
+static void keep_op(struct reading *q, const struct cs_op *op, uint64_t incarnation, uint32_t tables, uint32_t devices)
+{
+    struct entry *e;
+    uint32_t cap = (uint32_t)q->cap;
+
+    q->entries = more(q->entries, q->n, &cap, sizeof *q->entries);
+    q->cap = cap;
+    e = &q->entries[q->n++];
+    *e = (struct entry){ .op = *op, .incarnation = incarnation };
+    e->op.table += tables;
+    e->op.device += devices;
+    e->op.key = keep(q, op->key);
+    e->op.over = NULL;
+    e->op.nover = 0;
+    e->op.cells = cs_arena_zalloc(&q->arena, op->ncells + 1, sizeof *e->op.cells);
+    for (uint32_t i = 0; i < op->ncells; i++) {
+        e->op.cells[i] = op->cells[i];
+        if (op->cells[i].value.type == CS_TEXT || op->cells[i].value.type == CS_BLOB)
+            e->op.cells[i].value.u.bytes = keep(q, op->cells[i].value.u.bytes);
+    }
+    e->table = q->all.tables[e->op.table].name;
+}
+
+static void keep_delta(struct reading *q, const struct cs_delta *d, uint64_t incarnation)
+{
+    uint32_t tables = q->all.ntables, devices = q->all.ndevices;
+
+    for (uint32_t i = 0; i < d->ntables; i++)
+        keep_table(q, &d->tables[i]);
+    for (uint32_t i = 0; i < d->ndevices; i++) {
+        q->all.devices = more(q->all.devices, q->all.ndevices, &q->cap_devices, sizeof *q->all.devices);
+        q->all.devices[q->all.ndevices++] = d->devices[i];
+    }
+    for (uint32_t i = 0; i < d->nops; i++)
+        keep_op(q, &d->ops[i], incarnation, tables, devices);
+}
+
+static void read_batch(struct reading *q, sqlite3_stmt *s)
+{
+    uint64_t number = (uint64_t)sqlite3_column_int64(s, 0);
+    struct cs_batch b = { 0 };
+    struct cs_batch_header h;
+    struct cs_delta d;
+    const struct cs_epoch_keys *keys;
+    enum cs_unpack_fault fault;
+    struct cs_error err;
+    uint8_t log_hash[32];
+
+    copy_blob(q, s, 1, b.hash, 32);
+    copy_blob(q, s, 2, log_hash, 32);
+    copy_blob(q, s, 3, b.header, sizeof b.header);
+    copy_blob(q, s, 4, b.signature, sizeof b.signature);
+    cs_buf_put_slice(&b.hashes, blob(s, 5));
+    must(q->r, cs_batch_header_decode(&h, cs_slice(b.header, sizeof b.header), &err), &err, "a header in the log");
+    check_batch(q, number, &b, &h, log_hash);
+    read_chunks(q, number, &b);
+    if ((keys = cs_keystore_epoch(q->by->engine->ks, h.epoch)) == NULL)
+        die(q->r, "%s has no key of epoch %" PRIu32, q->by->name, h.epoch);
+    must(q->r, cs_unpack(q->packer, &b, keys, &d, &fault, &err), &err, "a batch in the log");
+    keep_delta(q, &d, h.incarnation);
+    cs_batch_free(&b);
+}
+
+static void read_log(struct reading *q)
+{
+    sqlite3_stmt *s = query(q, "SELECT log_id, refilled, number, log_hash, workspace FROM workspace");
+    uint64_t n = 0;
+
+    if (sqlite3_step(s) != SQLITE_ROW)
+        die(q->r, "the hub has no workspace");
+    q->head = (struct hub_head){ .log_id = (uint64_t)sqlite3_column_int64(s, 0),
+                                 .refilled = (uint64_t)sqlite3_column_int64(s, 1),
+                                 .number = (uint64_t)sqlite3_column_int64(s, 2) };
+    copy_blob(q, s, 3, q->head.log_hash, 32);
+    copy_blob(q, s, 4, q->workspace.b, 16);
+    sqlite3_finalize(s);
+    cs_log_start(&q->workspace, q->head.log_id, q->head.refilled, q->log_hash);
+    s = query(q, "SELECT number, hash, log_hash, header, signature, payload_hashes FROM log ORDER BY number");
+    for (; sqlite3_step(s) == SQLITE_ROW; n++) {
+        if ((uint64_t)sqlite3_column_int64(s, 0) != n + 1)
+            die(q->r, "the hub's log has gaps");
+        read_batch(q, s);
+    }
+    sqlite3_finalize(s);
+    if (n != q->head.number || memcmp(q->head.log_hash, q->log_hash, 32) != 0)
+        die(q->r, "the hub's head is not that of its log");
+}
+
+/* ---- the state that this makes ---- */
+
+static int by_row(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    int c = cs_slice_cmp(x->table, y->table);
+
+    return c != 0 ? c : cs_slice_cmp(x->op.key, y->op.key);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return cs_slice_cmp(((const struct model_cell *)a)->name, ((const struct model_cell *)b)->name);
+}
+
+static void put_frame(struct cs_buf *out, struct cs_slice s)
+{
+    cs_buf_put_u32(out, (uint32_t)s.len);
+    cs_buf_put_slice(out, s);
+}
+
+static void put_version(struct cs_buf *out, struct cs_version v)
+{
+    cs_buf_put_u64(out, (uint64_t)v.stamp);
+    cs_buf_put(out, v.device.b, 16);
+}
+
+/* The writes of one device come in the order of their stamps: where its write stands, it is its last one. */
+static void check_last_write(struct reading *q, const struct model_row *row, const struct model_cell *cell)
+{
+    struct cs_value v;
+    enum column column;
+    unsigned at;
+    int64_t n;
+
+    if (!cs_value_decode(&v, cell->value))
+        die(q->r, "the log has a value that is none");
+    if ((n = write_of(q->r, cell->name, row->key, &v, &column, &at)) < 0)
+        return;
+    if (n == 0)
+        die(q->r, "the log has a value of %.*s that nobody wrote", (int)cell->name.len, (const char *)cell->name.data);
+    for (unsigned i = 0; i < q->r->ndevices; i++) {
+        const struct device *d = &q->r->devices[i];
+        struct cs_uuid id;
+
+        if (!is_there(d) || d->copied || !cs_uuid_parse(&id, d->id) || cs_uuid_cmp(&id, &cell->v.device) != 0)
+            continue;
+        if (d->last[column][at] != n && (column != CONTENT || !q->r->blurred[at]))
+            die(q->r, "%s's write %" PRIu32 " to %.*s of row %u is lost: its write %" PRId64 " stands there", d->name,
+                d->last[column][at], (int)cell->name.len, (const char *)cell->name.data, at, n);
+    }
+}
+
+static void put_row(struct reading *q, struct cs_buf *out, struct model_row *row)
+{
+    if (row->ins.stamp == 0 && row->del.stamp == 0 && row->ncells == 0)
+        return;
+    put_frame(out, row->table);
+    put_frame(out, row->key);
+    put_version(out, row->ins);
+    put_version(out, row->del);
+    cs_buf_put_u32(out, row->ncells);
+    qsort(row->cells, row->ncells, sizeof *row->cells, by_name);
+    for (uint32_t i = 0; i < row->ncells; i++) {
+        put_frame(out, row->cells[i].name);
+        put_version(out, row->cells[i].v);
+        put_frame(out, row->cells[i].value);
+        check_last_write(q, row, &row->cells[i]);
+    }
+}
+
+/* The model takes few rows at a time. */
+static void put_rows(struct reading *q, struct cs_buf *out, size_t from, size_t to)
+{
+    static struct model m; /* large */
+    struct cs_delta d = q->all;
+
+    memset(&m, 0, sizeof m);
+    if ((d.ops = malloc((to - from) * sizeof *d.ops)) == NULL)
+        die(q->r, "out of memory");
+    for (size_t i = from; i < to; i++)
+        d.ops[i - from] = q->entries[i].op;
+    d.nops = (uint32_t)(to - from);
+    model_merge(&m, &d);
+    for (uint32_t i = 0; i < m.n; i++)
+        put_row(q, out, &m.rows[i]);
+    cs_arena_free(&m.arena);
+    free(d.ops);
+}
+
+static void make_state(struct reading *q, struct cs_buf *out)
+{
+    size_t from = 0, rows = 0;
+
+    qsort(q->entries, q->n, sizeof *q->entries, by_row);
+    cs_buf_put_str(out, "claw-sync merged state 1\n");
+    for (size_t i = 0; i < q->n; i++) {
+        if (i > 0 && by_row(&q->entries[i - 1], &q->entries[i]) != 0 && ++rows == MODEL_ROWS) {
+            put_rows(q, out, from, i);
+            from = i;
+            rows = 0;
+        }
+    }
+    put_rows(q, out, from, q->n);
+}
+
+/* ---- stamps ---- */
+
+static int by_stamp(const void *a, const void *b)
+{
+    const struct entry *x = *(const struct entry *const *)a, *y = *(const struct entry *const *)b;
+
+    return x->op.stamp != y->op.stamp ? (x->op.stamp > y->op.stamp) - (x->op.stamp < y->op.stamp) : by_row(x, y);
+}
+
+static bool was_copied(const struct run *r, const struct cs_uuid *device)
+{
+    struct cs_uuid id;
+
+    for (unsigned i = 0; i < r->ndevices; i++)
+        if (r->devices[i].copied && cs_uuid_parse(&id, r->devices[i].id) && cs_uuid_cmp(&id, device) == 0)
+            return true;
+    return false;
+}
+
+/* Are both of one clock? Copies have a clock each, which may agree until they have met; what one of them sends has an
+ * incarnation that the other never had. */
+static bool of_one_clock(const struct reading *q, const struct entry *a, const struct entry *b)
+{
+    const struct cs_uuid *device = &q->all.devices[a->op.device];
+
+    return cs_uuid_cmp(device, &q->all.devices[b->op.device]) == 0 &&
+           (a->incarnation == b->incarnation || !was_copied(q->r, device));
+}
+
+/* No device gives one stamp to two rows. */
+static void check_stamps(struct reading *q)
+{
+    const struct entry **sorted = malloc((q->n + 1) * sizeof(struct entry *));
+
+    if (sorted == NULL)
+        die(q->r, "out of memory");
+    for (size_t i = 0; i < q->n; i++)
+        sorted[i] = &q->entries[i];
+    qsort(sorted, q->n, sizeof *sorted, by_stamp);
+    for (size_t i = 1; i < q->n; i++) {
+        const struct entry *a = sorted[i - 1], *b = sorted[i];
+
+        if (a->op.stamp == b->op.stamp && by_row(a, b) != 0 && of_one_clock(q, a, b))
+            die(q->r, "a device gave the stamp %" PRId64 " to two rows", a->op.stamp);
+    }
+    free(sorted);
+}
+
+/* A write that tells, as its device stamped it. */
+struct stamped {
+    int64_t write, stamp;
+    const struct device *by;
+};
+
+static int by_write(const void *a, const void *b)
+{
+    const struct stamped *x = a, *y = b;
+
+    if (x->by != y->by)
+        return (x->by > y->by) - (x->by < y->by);
+    return x->write != y->write ? (x->write > y->write) - (x->write < y->write)
+                                : (x->stamp > y->stamp) - (x->stamp < y->stamp);
+}
+
+/* Is this cell a write that its device stamped as it made it? Not in tables that came, or were paused, under way, which
+ * are compared later; nor where something was written behind our back. */
+static bool is_stamped(const struct reading *q, const struct entry *e, const struct cs_op_cell *cell,
+                       struct stamped *out)
+{
+    struct cs_slice name = q->all.tables[e->op.table].columns[cell->col];
+    struct cs_uuid id;
+    enum column column;
+    unsigned row;
+
+    out->write = write_of(q->r, name, e->op.key, &cell->value, &column, &row);
+    if (out->write <= 0 || (column != CONTENT && column != WEIGHT) || q->r->blurred[row])
+        return false;
+    out->stamp = e->op.stamp;
+    out->by = writer_of(q->r, out->write);
+    return !out->by->copied && !out->by->went_back && cs_uuid_parse(&id, out->by->id) &&
+           cs_uuid_cmp(&id, &q->all.devices[e->op.device]) == 0;
+}
+
+/* What a device wrote later has a later stamp, in all of its incarnations. */
+static void check_order(struct reading *q)
+{
+    struct stamped *all = NULL;
+    uint32_t n = 0, cap = 0;
+
+    for (size_t i = 0; i < q->n; i++)
+        for (uint32_t k = 0; k < q->entries[i].op.ncells; k++) {
+            all = more(all, n, &cap, sizeof *all);
+            n += is_stamped(q, &q->entries[i], &q->entries[i].op.cells[k], &all[n]);
+        }
+    if (n > 0)
+        qsort(all, n, sizeof *all, by_write);
+    for (uint32_t i = 1; i < n; i++)
+        if (all[i].by == all[i - 1].by && all[i].write != all[i - 1].write && all[i].stamp <= all[i - 1].stamp)
+            die(q->r, "%s gave its write %" PRId64 " the stamp %" PRId64 ", and write %" PRId64 " before it %" PRId64,
+                all[i].by->name, all[i].write, all[i].stamp, all[i - 1].write, all[i - 1].stamp);
+    free(all);
+}
+
+/* ---- the devices ---- */
+
+/* Of a device whose data_dir is an older one, or a copy, the rows that its batches name need not be there. */
+static void check_audit(struct reading *q, struct device *d, const struct cs_audit_anchor *newest)
+{
+    struct cs_audit_verdict v;
+    struct cs_error err;
+    size_t n = d->has_backup || d->copied || newest->sequence == 0 ? 0 : 1;
+
+    must(q->r, cs_audit_verify(d->engine->audit, d->engine->keys->sign.pk, newest, n, 1, &v, &err), &err, "audit log");
+    if (!v.ok)
+        die(q->r, "%s's audit log is broken at row %" PRIu64 ": %s", d->name, v.first_broken_at, v.broken_reason);
+}
+
+/* What both have around the first byte that differs, as far as it can be read. */
+__attribute__((noreturn)) static void tell_states(const struct device *d, struct cs_slice own, struct cs_slice log)
+{
+    enum { BEFORE = 120, SHOWN = 200 };
+    const struct cs_slice both[2] = { own, log };
+    char text[2][SHOWN + 1];
+    size_t at = 0, from;
+
+    while (at < own.len && at < log.len && own.data[at] == log.data[at])
+        at++;
+    from = at < BEFORE ? 0 : at - BEFORE;
+    for (int i = 0; i < 2; i++) {
+        size_t n = 0;
+
+        for (; n < SHOWN && from + n < both[i].len; n++) {
+            uint8_t c = both[i].data[from + n];
+
+            text[i][n] = (char)(c >= 0x20 && c < 0x7f ? c : '.');
+        }
+        text[i][n] = '\0';
+    }
+    die(d->run, "%s has another state than the log makes, from byte %zu of it on:\n  %s\n  %s", d->name, at - from,
+        text[0], text[1]);
+}
+
+static void check_device(struct reading *q, struct device *d, struct cs_slice state)
+{
+    struct cs_buf own = { 0 };
+    struct cs_pull_mark mark;
+    struct cs_error err;
+    uint64_t number;
+    uint8_t hash[32];
+    struct cs_uuid id;
+
+    must(q->r, cs_replica_dump(d->engine->replica, &own, &err), &err, "dump");
+    if (!cs_slice_eq(cs_buf_slice(&own), state))
+        tell_states(d, cs_buf_slice(&own), state);
+    cs_buf_free(&own);
+    cs_replica_pull_mark(d->engine->replica, &mark);
+    /* no position is kept before the first batch */
+    if (mark.number != q->head.number || (mark.number > 0 && memcmp(mark.log_hash, q->log_hash, 32) != 0))
+        die(q->r, "%s has read another log, up to %" PRIu64 " of %" PRIu64, d->name, mark.number, q->head.number);
+    cs_replica_chain(d->engine->replica, &number, hash);
+    if (!cs_uuid_parse(&id, d->id))
+        die(q->r, "%s has no id", d->name);
+    check_audit(q, d, &chain_of(q, &id)->audit);
+    if (number != chain_of(q, &id)->number || memcmp(hash, chain_of(q, &id)->hash, 32) != 0)
+        die(q->r, "%s has %" PRIu64 " batches acknowledged, and the hub has %" PRIu64, d->name, number,
+            chain_of(q, &id)->number);
+}
+
+void check_log(struct run *r)
+{
+    struct reading q = { .r = r, .by = &r->devices[0] };
+    struct cs_buf state = { 0 };
+    struct cs_error err;
+
+    while (!is_there(q.by))
+        q.by++;
+    must(r, cs_packer_new(&q.packer, &q.by->engine->rng, &err), &err, "packer");
+    q.db = look_into(r, r->hub.disk, HUB_DATABASE);
+    read_members(r, q.db, &q.members);
+    read_log(&q);
+    close_look(r->hub.disk, q.db);
+    make_state(&q, &state);
+    check_stamps(&q);
+    check_order(&q);
+    for (unsigned i = 0; i < r->ndevices; i++)
+        if (is_there(&r->devices[i]))
+            check_device(&q, &r->devices[i], cs_buf_slice(&state));
+    cs_sim_note(r->sim, cs_buf_slice(&state));
+    cs_buf_free(&state);
+    cs_packer_free(q.packer);
+    cs_membership_free(&q.members);
+    cs_arena_free(&q.arena);
+    free(q.entries);
+    free(q.all.tables);
+    free(q.all.devices);
+}

@@ -1,0 +1,148 @@
+#include <inttypes.h>
+
+#include "sim/system.h"
+
+enum { MOST_TRIES = 20 };
+
+static bool are_copies_there(const struct run *r)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < r->ndevices; i++)
+        n += is_there(&r->devices[i]) && r->devices[i].copied;
+    return n > 1;
+}
+
+/* Whoever is in the middle of joining is let in by an entry, and a device with an old database fetches back, what the
+ * hub alone may have. */
+bool may_lose(struct run *r)
+{
+    if (are_copies_there(r))
+        return false;
+    for (unsigned i = 0; i < r->ndevices; i++) {
+        const struct device *d = &r->devices[i];
+
+        if (is_there(d) ? d->restored : !d->member && d->asked)
+            return false;
+    }
+    return true;
+}
+
+void back_up_hub(struct device *d)
+{
+    struct run *r = d->run;
+
+    hub_stop(r, 0);
+    sim_disk_copy(r->hub.disk, "/hub/live", "/hub/kept");
+    r->hub_has_backup = true;
+    hub_start(r);
+}
+
+static void lose(struct run *r, const char *folder)
+{
+    hub_stop(r, 0);
+    sim_disk_copy(r->hub.disk, folder, "/hub/live");
+    r->hub_lost = true;
+    hub_start(r);
+}
+
+void hub_goes_back(struct device *d)
+{
+    if (d->run->hub_has_backup && may_lose(d->run))
+        lose(d->run, "/hub/kept");
+}
+
+void empty_hub(struct device *d)
+{
+    if (may_lose(d->run))
+        lose(d->run, "/hub/none");
+}
+
+static bool knows_more(const clawsync_engine *a, const clawsync_engine *b)
+{
+    struct cs_pull_mark x, y;
+
+    cs_replica_pull_mark(a->replica, &x);
+    cs_replica_pull_mark(b->replica, &y);
+    return a->members.seq != b->members.seq ? a->members.seq > b->members.seq : x.number > y.number;
+}
+
+/* By somebody who knows all of the membership that anybody knows: it is given back as that device has it, and whoever
+ * knows more could not follow; and whom the hub knows, if it has anything left. */
+static struct device *knows_most(struct run *r, const struct device *but)
+{
+    struct device *best = NULL;
+
+    for (unsigned i = 0; i < r->ndevices; i++) {
+        struct device *d = &r->devices[i];
+
+        if (d != but && !d->refused && is_there(d) && d->engine != NULL && cs_sim_lives(d->world) &&
+            (best == NULL || knows_more(d->engine, best->engine)))
+            best = d;
+    }
+    return best;
+}
+
+static void refill_begin(struct device *d)
+{
+    note(d->run, "%s refills the hub", d->name);
+    command_begin(d, (struct cs_command){ .kind = CS_CMD_STEPS, .step = { cs_step_refill }, .arg = &d->refill });
+}
+
+static void refill_end(struct device *d)
+{
+    if (d == NULL || !d->commanded)
+        return;
+    if (command_ended(d))
+        note(d->run, "%s has refilled: %d, needed %d %s", d->name, d->command.rc, d->refill.needed, d->command.err.msg);
+    d->commanded = false;
+}
+
+void refill(struct device *d)
+{
+    struct run *r = d->run;
+    struct device *first = knows_most(r, NULL), *second = draw(r, 3) == 0 ? knows_most(r, first) : NULL;
+
+    if (second != NULL && second->engine->members.seq < first->engine->members.seq)
+        second = NULL;
+    if (draw(r, 3) == 0)
+        sim_disk_crash_at(first->disk, 1 + (unsigned)draw(r, 60), draw(r, 2) == 0);
+    if (draw(r, 5) == 0)
+        sim_disk_crash_at(r->hub.disk, 1 + (unsigned)draw(r, 60), draw(r, 2) == 0);
+    refill_begin(first);
+    if (second != NULL) {
+        pass(r, draw(r, 2) * draw(r, 2000));
+        if (cs_sim_lives(second->world))
+            refill_begin(second);
+    }
+    await_commands(r);
+    refill_end(first);
+    refill_end(second);
+}
+
+/* Has the hub, for this device, all that it had? */
+static bool is_refilled(struct device *d)
+{
+    refill_begin(d);
+    await_commands(d->run);
+    if (!command_ended(d))
+        die(d->run, "%s dies", d->name);
+    refill_end(d);
+    d->refused = d->command.rc == CS_EAUTH;
+    pass(d->run, 60000);
+    return d->command.rc == CS_OK && d->refill.needed == 0;
+}
+
+/* Nothing fails any more. */
+void refill_for_good(struct run *r)
+{
+    for (int tries = 0; r->hub_lost; tries++) {
+        struct device *by = knows_most(r, NULL);
+
+        if (by == NULL || tries == MOST_TRIES)
+            die(r, "the hub cannot be refilled");
+        r->hub_lost = !is_refilled(by);
+        for (unsigned i = 0; i < r->ndevices && !r->hub_lost; i++)
+            r->hub_lost = is_there(&r->devices[i]) && !is_refilled(&r->devices[i]);
+    }
+}

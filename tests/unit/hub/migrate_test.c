@@ -1,0 +1,393 @@
+/* Moving a store's data to another one: all of it, cut off anywhere, back again, and never over what lives. */
+#include "unit/hub/batch_maker.h"
+
+#include <sqlite3.h>
+
+#include "hub/migrate.h"
+
+enum { BATCHES = 600, DEVICES = 3 };
+
+struct scene {
+    char dir[32], a_path[64], b_path[64];
+    struct cs_store a, b;
+    struct maker m[DEVICES];
+    struct cs_migrated done;
+    struct cs_error err;
+};
+
+/* ---- a store that is full of everything ---- */
+
+static void fill(uint8_t *p, size_t n, uint64_t from)
+{
+    for (size_t i = 0; i < n; i++)
+        p[i] = (uint8_t)(from + i * 7);
+}
+
+static void put_batches(struct scene *s, const struct cs_store *st, struct cs_store_head *h, uint64_t upto)
+{
+    static uint8_t bytes[70000], hashes[96];
+    const struct cs_uuid *ws = &s->m[0].workspace;
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(st, CS_STORE_WRITE, ws, 1, &tx, &s->err), CS_OK);
+    while (h->number < upto) {
+        size_t n = ++h->number % 3 + 1;
+        struct cs_store_batch b = { .number = h->number,
+                                    .device = s->m[h->number % DEVICES].id,
+                                    .device_number = 1 + h->number / DEVICES,
+                                    .header = cs_slice(bytes, CS_BATCH_HEADER_LEN),
+                                    .signature = cs_slice(bytes, 64),
+                                    .payload_hashes = cs_slice(hashes, n * 32) };
+        struct cs_slice chunks[3] = { cs_slice(bytes, 10), cs_slice(bytes, h->number % 100 == 0 ? sizeof bytes : 1),
+                                      cs_slice(bytes, 100) };
+
+        fill(bytes, sizeof bytes, h->number + h->log_id);
+        for (size_t i = 0; i < n; i++) {
+            cs_hash_plain(chunks[i], hashes + i * 32);
+            h->bytes += chunks[i].len;
+        }
+        cs_batch_hash(b.header, b.payload_hashes, b.hash);
+        cs_log_next(h->log_hash, b.number, b.hash, h->log_hash);
+        memcpy(b.log_hash, h->log_hash, 32);
+        if (h->number % 5 == 0)
+            b.entity_type = cs_slice_str("tag");
+        assert_int_equal(tx->ops->put_batch(tx, ws, &b, chunks, n, &s->err), CS_OK);
+    }
+    assert_int_equal(tx->ops->put_head(tx, ws, h, &s->err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
+}
+
+static void put_entry(struct maker *all, cs_store_tx *tx, struct cs_store_head *h, struct cs_buf *entry)
+{
+    struct cs_error err = { 0 };
+    uint8_t hash[32];
+
+    for (int i = 0; i < DEVICES; i++)
+        maker_learn(&all[i], cs_buf_slice(entry));
+    assert_true(cs_entry_hash(cs_buf_slice(entry), hash));
+    assert_int_equal(tx->ops->put_entry(tx, &all[0].workspace, all[0].members.seq, hash, cs_buf_slice(entry), &err),
+                     CS_OK);
+    h->member_seq = all[0].members.seq;
+    h->epoch = all[0].members.epoch;
+    memcpy(h->entry_hash, hash, 32);
+    cs_buf_free(entry);
+    *entry = (struct cs_buf){ 0 };
+}
+
+static void put_state(struct scene *s, cs_store_tx *tx, const struct cs_uuid *ws)
+{
+    static uint8_t leaves[64];
+    uint8_t tag[16] = { 9 };
+    struct cs_store_offer o = { .device = { { 77 } }, .made_ms = 1000, .offer = cs_slice_str("offer") };
+    struct cs_store_reference r = { .log_id = 5,
+                                    .number = 7,
+                                    .epoch = 1,
+                                    .device = s->m[1].id,
+                                    .whole = true,
+                                    .changed_ms = 12,
+                                    .rows = 4,
+                                    .given = 3 };
+    struct cs_store_proof p = {
+        .device = s->m[2].id, .log_id = 5, .number = 7, .given = 3, .proof = cs_slice_str("p")
+    };
+
+    assert_int_equal(tx->ops->put_offer(tx, ws, &o, &s->err), CS_OK);
+    assert_int_equal(tx->ops->put_reference(tx, ws, &r, &s->err), CS_OK);
+    for (uint32_t i = 0; i < 65536; i += 13107) {
+        struct cs_store_bucket k = { .prefix = i, .rows = 2, .sum = { (uint8_t)i }, .leaves = cs_slice(leaves, 48) };
+
+        assert_int_equal(tx->ops->put_bucket(tx, ws, &k, &s->err), CS_OK);
+    }
+    for (int i = 0; i < DEVICES; i++) {
+        struct cs_store_device d = { .number = 200, .hash = { 3 }, .member_seq = 1, .seen_ms = 1000 + i };
+
+        tag[1] = (uint8_t)i;
+        assert_int_equal(tx->ops->put_wanted(tx, ws, &s->m[i].id, 1, tag, &s->err), CS_OK);
+        assert_int_equal(tx->ops->put_device(tx, ws, &s->m[i].id, &d, &s->err), CS_OK);
+    }
+    assert_int_equal(tx->ops->put_proof(tx, ws, &p, &s->err), CS_OK);
+}
+
+/* A workspace with everything, and two that have hardly begun. */
+static struct cs_store_head make_source(struct scene *s)
+{
+    struct cs_store_head h = { .log_id = 0xfedcba9876543210, .top_stamp = 42 };
+    struct cs_uuid ws = s->m[0].workspace, small = { { 1 } };
+    struct cs_buf entry = { 0 };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->a, CS_STORE_WRITE, &ws, 1, &tx, &s->err), CS_OK);
+    maker_genesis(&s->m[0], &entry);
+    put_entry(s->m, tx, &h, &entry);
+    for (int i = 1; i < DEVICES; i++) {
+        maker_add(&s->m[i], &s->m[0], &entry);
+        put_entry(s->m, tx, &h, &entry);
+    }
+    put_state(s, tx, &ws);
+    cs_log_start(&ws, h.log_id, h.refilled, h.log_hash);
+    assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
+    put_batches(s, &s->a, &h, BATCHES);
+    for (int i = 0; i < 2; i++) {
+        struct cs_store_head begun = { .log_id = 1 + (uint64_t)i };
+
+        small.b[1] = (uint8_t)i;
+        cs_log_start(&small, begun.log_id, 0, begun.log_hash);
+        assert_int_equal(cs_store_begin(&s->a, CS_STORE_WRITE, &small, 1, &tx, &s->err), CS_OK);
+        assert_int_equal(tx->ops->put_head(tx, &small, &begun, &s->err), CS_OK);
+        assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
+    }
+    return h;
+}
+
+static int setup(void **state)
+{
+    struct scene *s = calloc(1, sizeof *s);
+
+    assert_non_null(s);
+    snprintf(s->dir, sizeof s->dir, "/tmp/cs_migrate_XXXXXX");
+    assert_non_null(mkdtemp(s->dir));
+    snprintf(s->a_path, sizeof s->a_path, "%s/a.db", s->dir);
+    snprintf(s->b_path, sizeof s->b_path, "%s/b.db", s->dir);
+    for (int i = 0; i < DEVICES; i++)
+        maker_init(&s->m[i], 'w', (uint8_t)('a' + i));
+    assert_int_equal(cs_store_sqlite_open(&s->a, cs_world_real(), s->a_path, &s->err), CS_OK);
+    assert_int_equal(cs_store_sqlite_open(&s->b, cs_world_real(), s->b_path, &s->err), CS_OK);
+    *state = s;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct scene *s = *state;
+    char command[64];
+
+    cs_store_close(&s->a);
+    cs_store_close(&s->b);
+    for (int i = 0; i < DEVICES; i++)
+        maker_fini(&s->m[i]);
+    snprintf(command, sizeof command, "rm -r %s", s->dir);
+    assert_int_equal(system(command), 0);
+    free(s);
+    return 0;
+}
+
+/* ---- a store that fails ---- */
+
+static int commits_left;                                  /* until one fails */
+static const struct cs_store_ops *real;                   /* the store's own table */
+static struct cs_store_ops failing_store, failing_writes; /* the same, but for one function each */
+
+static int failing_commit(cs_store_tx *tx, struct cs_error *err)
+{
+    tx->ops = real;
+    if (commits_left-- > 0)
+        return cs_store_commit(tx, err);
+    cs_store_rollback(tx);
+    return cs_fail(err, CS_EIO, "the cable was pulled");
+}
+static int failing_begin(void *self, enum cs_store_mode mode, const struct cs_uuid *workspaces, size_t n,
+                         cs_store_tx **out, struct cs_error *err)
+{
+    int rc = real->begin(self, mode, workspaces, n, out, err);
+
+    if (rc == CS_OK && mode == CS_STORE_WRITE)
+        (*out)->ops = &failing_writes;
+    return rc;
+}
+
+/* ---- looking ---- */
+
+static int64_t ask(const struct scene *s, const char *sql)
+{
+    sqlite3 *db;
+    sqlite3_stmt *q;
+    int64_t n;
+    char attach[128];
+
+    snprintf(attach, sizeof attach, "ATTACH '%s' AS other", s->b_path);
+    assert_int_equal(sqlite3_open(s->a_path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, attach, NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &q, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(q), SQLITE_ROW);
+    n = sqlite3_column_int64(q, 0);
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+    return n;
+}
+
+/* Every table's rows are the same in both files, but for the marks. */
+static void assert_same(const struct scene *s)
+{
+    static const char *const tables[] = { "workspace", "device",    "log",    "chunk",  "entry",
+                                          "offer",     "reference", "bucket", "wanted", "proof" };
+
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
+        char sql[600];
+
+        snprintf(sql, sizeof sql,
+                 "SELECT (SELECT count(*) FROM (SELECT * FROM main.\"%s\" WHERE workspace<>zeroblob(16) EXCEPT SELECT *"
+                 " FROM other.\"%s\")) + (SELECT count(*) FROM (SELECT * FROM other.\"%s\" WHERE"
+                 " workspace<>zeroblob(16) EXCEPT SELECT * FROM main.\"%s\"))",
+                 tables[i], tables[i], tables[i], tables[i]);
+        assert_int_equal(ask(s, sql), 0);
+        snprintf(sql, sizeof sql, "SELECT count(*) > 0 FROM other.\"%s\" WHERE workspace<>zeroblob(16)", tables[i]);
+        assert_int_equal(ask(s, sql), 1);
+    }
+}
+
+/* ---- tests ---- */
+
+static void everything_arrives(void **state)
+{
+    struct scene *s = *state;
+
+    make_source(s);
+    assert_int_equal(cs_migrate_check(&s->a, &s->err), CS_OK);
+    if (cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err) != CS_OK)
+        fail_msg("%s", s->err.msg);
+    assert_int_equal(s->done.workspaces, 3);
+    assert_int_equal(s->done.batches, BATCHES);
+    assert_int_equal(s->done.entries, DEVICES);
+    assert_same(s);
+    assert_int_equal(cs_migrate_check(&s->b, &s->err), CS_OK);
+    assert_int_equal(cs_migrate_check(&s->a, &s->err), CS_EABORTED);
+    assert_non_null(strstr(s->err.msg, "moved to another"));
+    /* once more would take back what came since */
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_EABORTED);
+}
+
+static void cut_off_anywhere(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store flaky;
+    int rc;
+
+    make_source(s);
+    real = s->b.ops;
+    failing_store = failing_writes = *real;
+    failing_store.begin = failing_begin;
+    failing_writes.commit = failing_commit;
+    flaky = (struct cs_store){ &failing_store, s->b.self };
+    for (int n = 0;;
+         n++) { /* a move that is cut off before its nth commit, by the one before it only a little shorter */
+        commits_left = n % 9;
+        rc = cs_migrate(&s->a, &flaky, NULL, NULL, &s->done, &s->err);
+        if (rc == CS_OK)
+            break;
+        assert_int_equal(rc, CS_EIO);
+        assert_int_equal(cs_migrate_check(&s->b, &s->err), n == 0 ? CS_OK : CS_EABORTED);
+        assert_true(n < 100);
+    }
+    assert_same(s);
+    assert_int_equal(cs_migrate_check(&s->b, &s->err), CS_OK);
+    assert_int_equal(cs_migrate_check(&s->a, &s->err), CS_EABORTED);
+}
+
+static void back_with_what_came_since(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store_head h = make_source(s);
+
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_OK);
+    put_batches(s, &s->b, &h, BATCHES + 10);
+    assert_int_equal(cs_migrate(&s->b, &s->a, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(s->done.batches, 10);
+    assert_same(s);
+    assert_int_equal(cs_migrate_check(&s->a, &s->err), CS_OK);
+    assert_int_equal(cs_migrate_check(&s->b, &s->err), CS_EABORTED);
+}
+
+/* There a refill has begun another log since. */
+static void back_with_another_log(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store_head h = make_source(s);
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->b, CS_STORE_WRITE, &s->m[0].workspace, 1, &tx, &s->err), CS_OK);
+    assert_int_equal(tx->ops->drop_log(tx, &s->m[0].workspace, &s->err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
+    h.log_id++;
+    h.refilled++;
+    h.number = h.bytes = 0;
+    cs_log_start(&s->m[0].workspace, h.log_id, h.refilled, h.log_hash);
+    put_batches(s, &s->b, &h, 20);
+    assert_int_equal(cs_migrate(&s->b, &s->a, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(s->done.batches, 20);
+    assert_same(s);
+}
+
+static void nothing_that_lives_is_written_over(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store_head other = { .log_id = 9 };
+    struct cs_uuid ws = { { 200 } };
+    cs_store_tx *tx;
+
+    make_source(s);
+    assert_int_equal(cs_store_begin(&s->b, CS_STORE_WRITE, &ws, 1, &tx, &s->err), CS_OK);
+    assert_int_equal(tx->ops->put_head(tx, &ws, &other, &s->err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_EEXIST);
+    assert_int_equal(cs_migrate_check(&s->a, &s->err), CS_OK);
+    assert_int_equal(cs_migrate_check(&s->b, &s->err), CS_OK);
+}
+
+/* Somebody wrote to both sides after the move: neither beginning is the other's. */
+static void forks_are_refused(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store_head h = make_source(s), g = h;
+
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_OK);
+    put_batches(s, &s->a, &h, BATCHES + 2);
+    put_batches(s, &s->b, &g, BATCHES + 1);
+    assert_int_equal(cs_migrate(&s->b, &s->a, NULL, NULL, &s->done, &s->err), CS_EEXIST);
+    assert_non_null(strstr(s->err.msg, "the target has what the source has not"));
+    assert_int_equal(ask(s, "SELECT max(number) FROM main.log"), BATCHES + 2);
+}
+
+static void a_damaged_source_is_told(void **state)
+{
+    static const char *const damage[] = {
+        "DELETE FROM log WHERE number=300",
+        "DELETE FROM chunk WHERE number=300 AND seq=0",
+        "DELETE FROM log WHERE number=600",
+        "DELETE FROM entry WHERE seq=2",
+        "UPDATE chunk SET payload=zeroblob(length(payload)) WHERE number=300",
+        "UPDATE log SET hash=zeroblob(32) WHERE number=300",
+        "UPDATE log SET log_hash=zeroblob(32) WHERE number=300",
+        "UPDATE entry SET entry=zeroblob(length(entry)) WHERE seq=3",
+    };
+
+    for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
+        struct scene *s = *state;
+        sqlite3 *db;
+
+        make_source(s);
+        assert_int_equal(sqlite3_open(s->a_path, &db), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(db, damage[i], NULL, NULL, NULL), SQLITE_OK);
+        sqlite3_close(db);
+        assert_int_not_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_OK);
+        assert_int_equal(cs_migrate_check(&s->a, &s->err), CS_OK);
+        assert_int_equal(cs_migrate_check(&s->b, &s->err), CS_EABORTED);
+        teardown(state);
+        setup(state);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(everything_arrives, setup, teardown),
+        cmocka_unit_test_setup_teardown(cut_off_anywhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(back_with_what_came_since, setup, teardown),
+        cmocka_unit_test_setup_teardown(back_with_another_log, setup, teardown),
+        cmocka_unit_test_setup_teardown(nothing_that_lives_is_written_over, setup, teardown),
+        cmocka_unit_test_setup_teardown(forks_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_damaged_source_is_told, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
