@@ -96,6 +96,11 @@ void cs_metrics_batch_refused(cs_metrics *m)
     m->totals.refused_batches++;
 }
 
+void cs_metrics_batch_repeated(cs_metrics *m)
+{
+    m->totals.repeated_batches++;
+}
+
 void cs_metrics_given(cs_metrics *m, uint64_t batches, uint64_t bytes)
 {
     m->totals.given_batches += batches;
@@ -207,6 +212,7 @@ void cs_metrics_text(const cs_metrics *m, struct cs_buf *out)
         { "claw_sync_stored_operations_total", "Operations in them, by their headers.", t->stored_operations },
         { "claw_sync_stored_bytes_total", "Bytes of ciphertext in them.", t->stored_bytes },
         { "claw_sync_refused_batches_total", "Batches that were refused.", t->refused_batches },
+        { "claw_sync_repeated_batches_total", "Batches that had been stored before, sent once more.", t->repeated_batches },
         { "claw_sync_given_batches_total", "Batches that devices pulled, whole or their envelopes.", t->given_batches },
         { "claw_sync_given_bytes_total", "Bytes of ciphertext in them.", t->given_bytes },
         { "claw_sync_refused_calls_total", "Calls that were refused.", t->refused },

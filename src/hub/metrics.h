@@ -27,6 +27,8 @@ void cs_metrics_refused(cs_metrics *m, int64_t now_ms, const char *method, int s
 void cs_metrics_stored(cs_metrics *m, uint64_t operations, uint64_t bytes);
 /* A batch was refused. */
 void cs_metrics_batch_refused(cs_metrics *m);
+/* A batch that was stored before came once more. */
+void cs_metrics_batch_repeated(cs_metrics *m);
 /* So many bytes of ciphertext were given out. */
 void cs_metrics_given(cs_metrics *m, uint64_t batches, uint64_t bytes);
 /* One transaction of so many writes took the store so long. */
@@ -34,7 +36,7 @@ void cs_metrics_commit(cs_metrics *m, size_t writes, uint64_t ns);
 
 struct cs_metrics_totals {
     uint64_t calls, refused; /* ended; of them with a status that is not OK or CANCELLED */
-    uint64_t stored_batches, stored_operations, stored_bytes, refused_batches;
+    uint64_t stored_batches, stored_operations, stored_bytes, refused_batches, repeated_batches;
     uint64_t given_batches, given_bytes;
     uint64_t commits;
 };

@@ -171,6 +171,8 @@ static void count(const struct cs_push *p, const struct item *it)
         cs_metrics_batch_refused(p->hub->metrics);
     else if (it->write.changed)
         cs_metrics_stored(p->hub->metrics, it->batch.h.nops, it->batch.bytes);
+    else
+        cs_metrics_batch_repeated(p->hub->metrics);
 }
 
 static void answer_send(struct cs_push *p, struct item *it)

@@ -258,7 +258,7 @@ class Batches(claw.ClawTest):
         b.sync()  # which does not fetch it again
         self.assertEqual((self.aside(b), b.status()["batches_set_aside"]), ([], 0))
         a.start()
-        b.claw("reconcile")
+        claw.wait_until(lambda: json.loads(b.claw("reconcile", "--json").stdout)["equal"] == 1, a.daemon_log)  # its daemon is there
         a.stop()
         self.assertEqual(b.query("SELECT id FROM memories ORDER BY id"), [("m0",), ("m1",), ("m2",)])
         self.settle([a, b])
