@@ -213,7 +213,7 @@ class Copies(ClawTest):
         copy = self.device("copy", schema=None)
         self.b.start()
         for d in (self.a, copy):
-            d.start(CLAW_SYNC_INTERVAL_SECS=1)
+            d.start(CLAW_SYNC_INTERVAL_SECS=1, CLAW_RETRY_BASE_MS=20)
         n = 0
 
         def told():
