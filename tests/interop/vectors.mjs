@@ -406,14 +406,59 @@ function reconcile(v) {
   same(sum, r.sum, 'sum');
   same(cat(...children), r.sums_of_children, 'sums');
 
-  const proof = un(r.proof);
   const device = keysIn('device', r.device);
-  const id = un(r.device_id);
-  same(proof.subarray(0, 4), be(r.epoch, 4), 'proof, epoch');
-  const plain = unbox(MAC(stateKey, 32, ascii('proof'), id), proof.subarray(4, 28), proof.subarray(28));
-  const statement = cat(ascii('CSV1'), un(r.workspace), id, be(r.log_id, 8), be(r.log_number, 8), un(r.log_hash),
-    be(r.entities.length, 8), un(r.root), be(r.time, 8), Buffer.alloc(60));
-  same(plain, cat(statement, sign(device.seed, 'state proof', statement)), 'proof');
+  proof(un(r.proof), r, stateKey, un(r.device_id), device.seed, r, r.time, 'proof');
+}
+
+// of the place that a names, and the state that r has
+function proof(sealed, r, stateKey, id, seed, a, time, what) {
+  same(sealed.subarray(0, 4), be(r.epoch, 4), `${what}, epoch`);
+  const plain = unbox(MAC(stateKey, 32, ascii('proof'), id), sealed.subarray(4, 28), sealed.subarray(28));
+  const statement = cat(ascii('CSV1'), un(a.workspace), id, be(a.log_id, 8), be(a.log_number, 8), un(a.log_hash),
+    be(r.entities.length, 8), un(r.root), be(time, 8), Buffer.alloc(60));
+  same(plain, cat(statement, sign(seed, 'state proof', statement)), what);
+}
+
+// ---- snapshots ----
+
+// the state is reconcile's: its tables are the parts
+function snapshot(v) {
+  const [s, r] = [v.snapshot, v.reconcile];
+  const epoch = epochOf(un(r.epoch_key), un(r.workspace), r.epoch);
+  const stateKey = H('entity state', epoch.tag_key);
+  const [author, attester] = [keysIn('device', s.device), keysIn('device', s.attester)];
+  const place = cat(be(s.log_id, 8), be(s.log_number, 8));
+  const tables = [...new Set(r.entities.map((e) => e.table))];
+  const seen = H('seen', un(s.workspace), place, un(s.log_hash), be(s.member_seq, 4), un(s.entry_hash));
+  let digest = H('snapshot start', un(s.workspace), un(s.device_id), place);
+  same(digest, s.digest_start, 'D_0');
+  same(String(s.parts.length), String(tables.length), 'parts');
+  s.parts.forEach((p, i) => {
+    const rows = r.entities.filter((e) => e.table === tables[i]).map((e) => un(e.row));
+    const header = un(p.header);
+    const { hash, number, prev } = batch(p, author.seed, author.pk, epoch);
+    same(cat(...rows), p.packed, 'rows of a part');
+    same(header.subarray(0, 6), cat(ascii('CSB1'), [2, 0]), 'kind of a part');
+    same(header.subarray(96, 100), be(cat(...rows).length, 4), 'length of a part');
+    same(header.subarray(104, 112), cat(be(rows.length, 4), be(s.member_seq, 4)), 'rows, member_seq');
+    same(header.subarray(120, 136), place, 'place of a part');
+    same(header.subarray(136, 168), seen, 'seen digest of a part');
+    same(String(number), String(s.peer_a.number), "number: the chain's");
+    same(prev, s.peer_a.hash, "prev: the chain's");
+    digest = H('snapshot part', digest, be(i, 4), hash);
+    same(digest, p.digest, `D_${i + 1}`);
+  });
+
+  const descriptor = un(s.descriptor);
+  const peers = [s.peer_a, s.peer_b].map((p) => cat(un(p.device), be(p.number, 8), un(p.hash), be(p.member_seq, 4)));
+  const sealed = descriptor.subarray(176, 476);
+  const said = cat(ascii('CSS1'), un(s.workspace), un(s.device_id), place, un(s.log_hash), be(s.top_stamp, 8), be(s.member_seq, 4),
+    un(s.entry_hash), be(s.highest_epoch, 4), be(s.parts.length, 4), be(r.entities.length, 8), digest, sealed,
+    be(peers.length, 4), ...peers);
+  same(descriptor, cat(said, sign(author.seed, 'snapshot', said)), 'descriptor');
+  holds(signed(author.pk, 'snapshot', descriptor.subarray(-64), said), 'descriptor, signature');
+  proof(sealed, r, stateKey, un(s.device_id), author.seed, s, s.time, "the author's proof");
+  proof(un(s.attestation), r, stateKey, un(s.attester_id), attester.seed, s, s.attested_time, 'attestation');
 }
 
 function sessions(v) {
@@ -472,7 +517,7 @@ function audit(a) {
 }
 
 const v = read('crypto');
-for (const part of [primitives, batches, membership, carried, heads, refilled, reconcile, sessions, files]) part(v);
+for (const part of [primitives, batches, membership, carried, heads, refilled, reconcile, snapshot, sessions, files]) part(v);
 audit(read('audit'));
 holds(checks > 1000, `only ${checks} values were compared`);
 console.log(`${checks} values computed anew, all the same`);

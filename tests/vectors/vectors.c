@@ -9,6 +9,7 @@
 #include "crypto/head.h"
 #include "crypto/keystore_format.h"
 #include "crypto/session.h"
+#include "crypto/snapshot.h"
 #include "crypto/state_proof.h"
 #include "identity/code.h"
 #include "identity/membership.h"
@@ -88,7 +89,8 @@ static json_t *labels(void)
         "random key",       "batch",       "member entry", "possession",         "rpc",           "register",
         "log start",        "log entry",   "seen",         "hub head",           "file key",      "code check",
         "audit row",        "audit start", "place",        "phrase check",       "verify heads",  "pair commit",
-        "pair string",      "chain start", "refill",       "entity state",       "state proof",
+        "pair string",      "chain start", "refill",       "entity state",       "state proof",   "snapshot start",
+        "snapshot part",    "snapshot",
     };
     json_t *list = json_array();
     uint8_t input[48], out[32];
@@ -241,7 +243,37 @@ static json_t *chunks(const struct cs_batch *b)
     return list;
 }
 
-/* Packs one stored batch under fixed randomness and writes down every step. text_len: of its one text. */
+/* From now on the packer draws what belongs to this number; the first 32 bytes of it. */
+static void draw(struct bench *s, uint64_t number, uint8_t random[32])
+{
+    cs_random_replay(4711, number);
+    s->f.random_state = number;
+    cs_random(&s->f.rng, random, 32);
+    cs_random_replay(4711, number);
+    s->f.random_state = number;
+}
+
+/* Every step of what was packed. */
+static json_t *steps(const struct bench *s, const struct cs_batch *b, struct cs_slice packed, const uint8_t random[32])
+{
+    json_t *o = json_object();
+    uint8_t both[64];
+
+    cs_mac(s->keys.batch, cs_slice(b->header, sizeof b->header), both, sizeof both);
+    put_bytes(o, "header", b->header, sizeof b->header);
+    put_hex(o, "packed", packed);
+    put_bytes(o, "key", both, 32);
+    put_bytes(o, "commitment", both + 32, 32);
+    put_bytes(o, "random", random, 32);
+    put_bytes(o, "nonce", b->sealed.data + 32, 24);
+    put_hex(o, "sealed", cs_buf_slice(&b->sealed));
+    put(o, "chunks", chunks(b));
+    put_bytes(o, "batch_hash", b->hash, 32);
+    put_bytes(o, "signature", b->signature, 64);
+    return o;
+}
+
+/* Packs one stored batch under fixed randomness. text_len: of its one text. */
 static json_t *batch(struct bench *s, uint64_t number, uint8_t prev[32], size_t text_len, uint8_t padding)
 {
     struct cs_batch_header h = { .codec = CS_CODEC_STORED,
@@ -258,8 +290,8 @@ static json_t *batch(struct bench *s, uint64_t number, uint8_t prev[32], size_t 
     struct cs_batch b = { 0 };
     struct cs_buf plain = { 0 };
     struct cs_delta d;
-    json_t *o = json_object();
-    uint8_t random[32], both[64];
+    json_t *o;
+    uint8_t random[32];
 
     memcpy(h.prev, prev, 32);
     fill(h.seen, 32, 0x20);
@@ -267,24 +299,10 @@ static json_t *batch(struct bench *s, uint64_t number, uint8_t prev[32], size_t 
     cs_arena_reset(&s->a);
     sample_delta(&d, &s->a, 1, text_len);
     d.devices[0] = device_a;
-    cs_random_replay(4711, number);
-    s->f.random_state = number;
-    cs_random(&s->f.rng, random, sizeof random);
-    cs_random_replay(4711, number);
-    s->f.random_state = number;
+    draw(s, number, random);
     must(cs_pack(s->p, &d, &h, &s->keys, &s->device.sign, 1024, &b, NULL) == CS_OK);
     must(cs_delta_encode(&plain, &d, NULL) == CS_OK);
-    cs_mac(s->keys.batch, cs_slice(b.header, sizeof b.header), both, sizeof both);
-    put_bytes(o, "header", b.header, sizeof b.header);
-    put_hex(o, "packed", cs_buf_slice(&plain));
-    put_bytes(o, "key", both, 32);
-    put_bytes(o, "commitment", both + 32, 32);
-    put_bytes(o, "random", random, 32);
-    put_bytes(o, "nonce", b.sealed.data + 32, 24);
-    put_hex(o, "sealed", cs_buf_slice(&b.sealed));
-    put(o, "chunks", chunks(&b));
-    put_bytes(o, "batch_hash", b.hash, 32);
-    put_bytes(o, "signature", b.signature, 64);
+    o = steps(s, &b, cs_buf_slice(&plain), random);
     memcpy(prev, b.hash, 32);
     cs_buf_free(&plain);
     cs_batch_free(&b);
@@ -662,6 +680,8 @@ struct states {
     struct cs_hasher root;
     struct cs_sums sums;
     json_t *rows;
+    struct cs_buf part[2]; /* a snapshot's: a table's rows each */
+    uint32_t nrows[2];
 };
 
 /* One entity: what it is, its row of the dump, tag and state. */
@@ -671,6 +691,7 @@ static void entity(struct states *s, const char *table, const struct cs_value *i
     struct cs_buf key = { 0 }, bytes = { 0 };
     json_t *o = json_object(), *cells = json_array();
     uint8_t leaf[CS_LEAF_LEN];
+    int part = strcmp(table, "memories") != 0;
 
     cs_buf_put_u32(&key, (uint32_t)cs_value_encoded_len(id));
     cs_value_encode(&key, id);
@@ -678,6 +699,8 @@ static void entity(struct states *s, const char *table, const struct cs_value *i
     for (uint32_t i = 0; i < row->ncells; i++)
         cell(&bytes, cells, columns[i], &row->cells[i], &values[i]);
     cs_hasher_update(&s->root, bytes.data, bytes.len);
+    cs_buf_put_slice(&s->part[part], cs_buf_slice(&bytes));
+    s->nrows[part]++;
     cs_entity_tag(s->keys->tag, cs_slice_str(table), cs_buf_slice(&key), leaf);
     cs_entity_state(s->state_key, cs_buf_slice(&bytes), leaf + CS_TAG_LEN);
     cs_sums_add(&s->sums, leaf);
@@ -712,32 +735,48 @@ static void entities(struct states *s)
     entity(s, "notes", &gone, &dead, columns, values);
 }
 
+static struct states *states_new(const struct cs_epoch_keys *keys)
+{
+    struct states *s = calloc(1, sizeof *s);
+    struct cs_buf begin = { 0 };
+
+    must(s != NULL);
+    s->keys = keys;
+    s->rows = json_array();
+    cs_state_key(keys->tag, s->state_key);
+    cs_hasher_init_plain(&s->root);
+    cs_dump_begin(&begin);
+    cs_hasher_update(&s->root, begin.data, begin.len);
+    cs_buf_free(&begin);
+    entities(s);
+    return s;
+}
+
+static void states_free(struct states *s)
+{
+    json_decref(s->rows);
+    cs_buf_free(&s->part[0]);
+    cs_buf_free(&s->part[1]);
+    free(s);
+}
+
 static json_t *reconcile(void)
 {
     struct cs_state_proof p = {
         .workspace = workspace, .device = device_a, .log_id = 0x1122334455667788, .number = 9, .time_ms = 1700000009000
     };
-    struct states *s = calloc(1, sizeof *s);
+    struct states *s;
     uint8_t total[CS_STATE_LEN], children[CS_CHILDREN_LEN], sealed[CS_PROOF_LEN];
     struct cs_range all = { 0, 0 };
     struct cs_device_keys a;
     struct cs_epoch_keys keys;
     struct fixed_world f;
     json_t *o = json_object();
-    struct cs_buf begin = { 0 };
 
-    must(s != NULL);
     fixed_world_init(&f);
     epoch_keys(&keys, 3);
     device(&a, CS_PRINCIPAL_DEVICE, 1);
-    s->keys = &keys;
-    s->rows = json_array();
-    cs_state_key(keys.tag, s->state_key);
-    cs_hasher_init_plain(&s->root);
-    cs_dump_begin(&begin);
-    cs_hasher_update(&s->root, begin.data, begin.len);
-    cs_buf_free(&begin);
-    entities(s);
+    s = states_new(&keys);
     cs_hasher_final(&s->root, p.root, sizeof p.root);
     cs_sums_total(&s->sums, total);
     cs_sums_children(&s->sums, &all, children);
@@ -748,7 +787,7 @@ static json_t *reconcile(void)
     put_int(o, "epoch", 3);
     put_bytes(o, "epoch_key", keys.key, 32);
     put_bytes(o, "state_key", s->state_key, 32);
-    put(o, "entities", s->rows);
+    put(o, "entities", json_incref(s->rows));
     put_bytes(o, "root", p.root, 32);
     put_bytes(o, "sum", total, sizeof total);
     put_bytes(o, "sums_of_children", children, sizeof children);
@@ -760,7 +799,118 @@ static json_t *reconcile(void)
     put_int(o, "time", p.time_ms);
     put_bytes(o, "proof", sealed, sizeof sealed);
     fixed_world_fini(&f);
-    free(s);
+    states_free(s);
+    return o;
+}
+
+/* Snapshots */
+
+/* A part: a batch of kind 2, whose chain and place are those of the descriptor. */
+static json_t *part(struct bench *b, const struct states *s, int i, const struct cs_descriptor *d,
+                    const uint8_t prev[32], uint8_t digest[32])
+{
+    struct cs_batch_header h = { .codec = CS_CODEC_STORED,
+                                 .padding = CS_PADDING_PADME,
+                                 .workspace = d->workspace,
+                                 .device = d->device,
+                                 .incarnation = 0x1122334455667788,
+                                 .epoch = 3,
+                                 .number = 12,
+                                 .member_seq = d->member_seq,
+                                 .seen_log = d->log_id,
+                                 .seen_number = d->number };
+    struct cs_batch packed = { 0 };
+    uint8_t random[32];
+    json_t *o;
+
+    memcpy(h.prev, prev, 32);
+    cs_seen_digest(&d->workspace, d->log_id, d->number, d->log_hash, d->member_seq, d->entry_hash, h.seen);
+    draw(b, 1 + (uint64_t)i, random);
+    must(cs_pack_state(b->p, cs_buf_slice(&s->part[i]), s->nrows[i], &h, &b->keys, &b->device.sign, 1024, &packed,
+                       NULL) == CS_OK);
+    o = steps(b, &packed, cs_buf_slice(&s->part[i]), random);
+    cs_snapshot_digest_next(digest, (uint32_t)i, packed.hash);
+    put_bytes(o, "digest", digest, 32);
+    cs_batch_free(&packed);
+    return o;
+}
+
+/* The state of `reconcile`, given by device a and attested by device b. */
+static json_t *snapshot(void)
+{
+    struct cs_state_proof proof = {
+        .workspace = workspace, .device = device_a, .log_id = 0x1122334455667788, .number = 9, .time_ms = 1700000009000
+    };
+    struct cs_descriptor d = { .workspace = workspace,
+                               .device = device_a,
+                               .log_id = proof.log_id,
+                               .number = proof.number,
+                               .top_stamp = (INT64_C(1700000001000) << 16) + 3,
+                               .member_seq = 4,
+                               .highest_epoch = 3,
+                               .parts = 2,
+                               .npeers = 2 };
+    struct cs_snapshot_peer peers[] = { { .device = device_a, .number = 12, .member_seq = 4 },
+                                        { .device = device_b, .number = 7, .member_seq = 2 } };
+    uint8_t bytes[2 * CS_SNAPSHOT_PEER_LEN], attestation[CS_PROOF_LEN];
+    struct cs_buf descriptor = { 0 };
+    json_t *o = json_object(), *parts = json_array();
+    struct cs_device_keys other;
+    struct states *s;
+    struct bench b;
+
+    bench_init(&b);
+    device(&other, CS_PRINCIPAL_DEVICE, 2);
+    s = states_new(&b.keys);
+    for (uint32_t i = 0; i < 2; i++) {
+        fill(peers[i].hash, 32, (uint8_t)(0x10 + 0x80 * i));
+        cs_snapshot_peer_encode(&peers[i], bytes + (size_t)i * CS_SNAPSHOT_PEER_LEN);
+    }
+    d.peers = cs_slice(bytes, sizeof bytes);
+    fill(d.log_hash, 32, 0x30);
+    fill(d.entry_hash, 32, 0x50);
+    cs_snapshot_digest_start(&workspace, &device_a, d.log_id, d.number, d.digest);
+    put_bytes(o, "digest_start", d.digest, 32);
+    for (int i = 0; i < 2; i++)
+        must(json_array_append_new(parts, part(&b, s, i, &d, peers[0].hash, d.digest)) == 0);
+    put(o, "parts", parts);
+    memcpy(proof.log_hash, d.log_hash, 32);
+    proof.rows = d.rows = s->nrows[0] + s->nrows[1];
+    cs_hasher_final(&s->root, proof.root, sizeof proof.root);
+    cs_state_proof_seal(&proof, &b.device.sign, &b.keys, &b.f.rng, d.proof);
+    cs_descriptor_seal(&descriptor, &d, &b.device.sign);
+    must(!descriptor.failed);
+    proof.device = device_b;
+    proof.time_ms += 5000;
+    cs_state_proof_seal(&proof, &other.sign, &b.keys, &b.f.rng, attestation);
+    put_bytes(o, "workspace", workspace.b, 16);
+    put(o, "device", principal(CS_PRINCIPAL_DEVICE, 1, 32));
+    put_bytes(o, "device_id", device_a.b, 16);
+    put(o, "attester", principal(CS_PRINCIPAL_DEVICE, 2, 32));
+    put_bytes(o, "attester_id", device_b.b, 16);
+    put_int(o, "log_id", (int64_t)d.log_id);
+    put_int(o, "log_number", (int64_t)d.number);
+    put_bytes(o, "log_hash", d.log_hash, 32);
+    put_int(o, "top_stamp", d.top_stamp);
+    put_int(o, "member_seq", d.member_seq);
+    put_bytes(o, "entry_hash", d.entry_hash, 32);
+    put_int(o, "highest_epoch", d.highest_epoch);
+    put_int(o, "time", proof.time_ms - 5000);
+    put_int(o, "attested_time", proof.time_ms);
+    for (int i = 0; i < 2; i++) {
+        json_t *p = json_object();
+
+        put_bytes(p, "device", peers[i].device.b, 16);
+        put_int(p, "number", (int64_t)peers[i].number);
+        put_bytes(p, "hash", peers[i].hash, 32);
+        put_int(p, "member_seq", peers[i].member_seq);
+        put(o, i == 0 ? "peer_a" : "peer_b", p);
+    }
+    put_hex(o, "descriptor", cs_buf_slice(&descriptor));
+    put_bytes(o, "attestation", attestation, sizeof attestation);
+    cs_buf_free(&descriptor);
+    states_free(s);
+    bench_fini(&b);
     return o;
 }
 
@@ -931,6 +1081,7 @@ json_t *cs_vectors_crypto(void)
     put(o, "heads", heads());
     put(o, "refilled", refilled());
     put(o, "reconcile", reconcile());
+    put(o, "snapshot", snapshot());
     put(o, "session", session());
     put(o, "files", keystores());
     put(o, "padme", padme());
