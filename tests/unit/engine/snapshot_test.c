@@ -1,0 +1,261 @@
+/* What a new device checks of a snapshot when members were removed: signed as it should be, and with one thing in it
+ * that must not be. It has its name, and nothing of it is merged; and what is right about a removed device is taken. */
+#include "unit/engine/forger.h"
+
+#include "crypto/snapshot.h"
+
+static const char schema[] = "CREATE TABLE memories(id TEXT PRIMARY KEY, content TEXT);";
+
+enum { AUTHOR, ATTESTER, THIRD, DEVICES };
+
+struct scene {
+    struct hub hub;
+    struct device device[DEVICES], newcomer;
+    struct forger f; /* the author */
+    struct cs_buf given;
+    struct cs_uuid third;
+};
+
+static void on_event(void *arg, const clawsync_event *ev)
+{
+    (void)arg;
+    (void)ev;
+}
+
+static void sync_all(struct scene *s)
+{
+    clawsync_error err = { 0 };
+
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < DEVICES; i++)
+            ok(clawsync_engine_sync_now(s->device[i].engine, NULL, &err), &err);
+}
+
+static void id_of(const struct device *d, struct cs_uuid *out)
+{
+    clawsync_status status = { .size = sizeof status };
+    clawsync_error err = { 0 };
+
+    ok(clawsync_engine_status(d->engine, &status, &err), &err);
+    assert_true(cs_uuid_parse(out, status.device_id));
+}
+
+/* ---- the hub's snapshot ---- */
+
+static void read_descriptor(struct scene *s)
+{
+    sqlite3 *db = hub_open(&s->hub);
+    sqlite3_stmt *q = NULL;
+
+    assert_int_equal(sqlite3_prepare_v2(db, "SELECT descriptor FROM snapshot WHERE state = 3", -1, &q, NULL),
+                     SQLITE_OK);
+    assert_int_equal(sqlite3_step(q), SQLITE_ROW);
+    cs_buf_put(&s->given, sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0));
+    assert_false(s->given.failed);
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+}
+
+static void put_descriptor(const struct scene *s, struct cs_slice bytes)
+{
+    sqlite3 *db = hub_open(&s->hub);
+
+    hub_run(db, "UPDATE snapshot SET descriptor = ? WHERE state = 3", "b", bytes);
+    sqlite3_close(db);
+}
+
+/* Another chain of the third device, under the author's own signature. */
+static void forge(const struct scene *s, void (*bend)(struct cs_snapshot_peer *p))
+{
+    struct cs_buf peers = { 0 }, forged = { 0 };
+    struct cs_descriptor d;
+    struct cs_error err;
+    int bent = 0;
+
+    assert_int_equal(cs_descriptor_read(&d, cs_buf_slice(&s->given), &err), CS_OK);
+    for (uint32_t i = 0; i < d.npeers; i++) {
+        uint8_t bytes[CS_SNAPSHOT_PEER_LEN];
+        struct cs_snapshot_peer p;
+
+        cs_snapshot_peer_at(&d, i, &p);
+        if (cs_uuid_cmp(&p.device, &s->third) == 0) {
+            bend(&p);
+            bent++;
+        }
+        cs_snapshot_peer_encode(&p, bytes);
+        cs_buf_put(&peers, bytes, sizeof bytes);
+    }
+    assert_int_equal(bent, 1);
+    d.peers = cs_buf_slice(&peers);
+    cs_descriptor_seal(&forged, &d, &s->f.keys.sign);
+    assert_false(forged.failed);
+    put_descriptor(s, cs_buf_slice(&forged));
+    cs_buf_free(&peers);
+    cs_buf_free(&forged);
+}
+
+/* ---- the scene ---- */
+
+/* Three devices with the same rows, and a snapshot that the first has given and the second attested. */
+static void begin(struct scene *s)
+{
+    clawsync_compacted done;
+    clawsync_error err = { 0 };
+
+    memset(s, 0, sizeof *s);
+    hub_init(&s->hub);
+    for (int i = 0; i < DEVICES; i++)
+        device_enter(&s->device[i], schema, s->hub.endpoint, i == 0 ? NULL : &s->device[0], on_event, NULL);
+    for (int i = 0; i < DEVICES; i++) {
+        char sql[100];
+
+        snprintf(sql, sizeof sql, "INSERT INTO memories VALUES('of %d', 'x')", i);
+        app(&s->device[i], sql);
+    }
+    sync_all(s);
+    ok(clawsync_engine_compact(s->device[AUTHOR].engine, &done, &err), &err);
+    ok(clawsync_engine_compact(s->device[ATTESTER].engine, &done, &err), &err);
+    assert_true(done.attested);
+    read_descriptor(s);
+    id_of(&s->device[THIRD], &s->third);
+}
+
+static void end(struct scene *s)
+{
+    for (int i = 0; i < DEVICES; i++)
+        device_fini(&s->device[i]);
+    cs_buf_free(&s->given);
+    hub_fini(&s->hub);
+}
+
+static void removes(struct scene *s, int who, int whom)
+{
+    clawsync_error err = { 0 };
+    struct cs_uuid id;
+    char text[CS_UUID_TEXT];
+
+    id_of(&s->device[whom], &id);
+    cs_uuid_text(text, &id);
+    ok(clawsync_engine_revoke_device(s->device[who].engine, text, 0, NULL, NULL, &err), &err);
+    ok(clawsync_engine_sync_now(s->device[who].engine, NULL, &err), &err);
+}
+
+static void comes(struct scene *s, int inviter)
+{
+    struct device *d = &s->newcomer;
+    char code[CLAWSYNC_CODE_MAX];
+    clawsync_error err = { 0 };
+
+    device_init(d, schema);
+    d->config.hub_endpoint = s->hub.endpoint;
+    device_open(d);
+    ok(clawsync_engine_invite(s->device[inviter].engine, 0, code, sizeof code, &err), &err);
+    ok(clawsync_engine_join(d->engine, code, &err), &err);
+}
+
+static void is_refused(struct scene *s, const char *name)
+{
+    static const char changed[] = "SELECT (SELECT count(*) FROM sync_rows) + (SELECT count(*) FROM memories)";
+    clawsync_error err = { 0 };
+    int rc = clawsync_engine_sync_now(s->newcomer.engine, NULL, &err);
+
+    assert_int_equal(rc, CLAWSYNC_EHUB);
+    if (strncmp(err.msg, name, strlen(name)) != 0)
+        fail_msg("%s instead of %s", err.msg, name);
+    assert_int_equal(number_in(&s->newcomer, changed), 0);
+}
+
+static void is_taken(struct scene *s)
+{
+    clawsync_error err = { 0 };
+
+    ok(clawsync_engine_sync_now(s->newcomer.engine, NULL, &err), &err);
+    assert_int_equal(number_in(&s->newcomer, "SELECT count(*) FROM memories"), DEVICES);
+}
+
+/* ---- tests ---- */
+
+static void nothing(struct cs_snapshot_peer *p)
+{
+    (void)p;
+}
+static void behind_the_cut(struct cs_snapshot_peer *p)
+{
+    p->number++;
+}
+static void another_last_batch(struct cs_snapshot_peer *p)
+{
+    p->hash[0] ^= 1;
+}
+static void nobodys(struct cs_snapshot_peer *p)
+{
+    p->device.b[15] ^= 1;
+}
+
+/* Of a removed device, what is up to its cut belongs to the state, and nothing else. */
+static void what_a_removed_device_left(void **state)
+{
+    static const struct {
+        const char *name; /* NULL: nothing is wrong */
+        void (*bend)(struct cs_snapshot_peer *p);
+    } rows[] = { { "PAST_CUT:", behind_the_cut },
+                 { "PAST_CUT:", another_last_batch },
+                 { "NOT_A_MEMBER:", nobodys },
+                 { NULL, nothing } };
+    struct scene *s = malloc(sizeof *s);
+
+    (void)state;
+    assert_non_null(s);
+    begin(s);
+    removes(s, ATTESTER, THIRD);
+    device_close(&s->device[AUTHOR]);
+    forger_init(&s->f, &s->device[AUTHOR]);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        forge(s, rows[i].bend);
+        comes(s, ATTESTER);
+        if (rows[i].name != NULL) {
+            is_refused(s, rows[i].name);
+            put_descriptor(s, cs_buf_slice(&s->given));
+        }
+        is_taken(s);
+        device_fini(&s->newcomer);
+    }
+    forger_fini(&s->f);
+    end(s);
+    free(s);
+}
+
+/* Its word counts no more, whatever it gave or attested before; those who are there give another one. */
+static void of_whom_is_removed(void **state)
+{
+    const int whom = *(const int *)*state, who = whom == AUTHOR ? ATTESTER : AUTHOR;
+    struct scene *s = malloc(sizeof *s);
+    clawsync_compacted done;
+    clawsync_error err = { 0 };
+
+    assert_non_null(s);
+    begin(s);
+    removes(s, who, whom);
+    comes(s, THIRD);
+    is_refused(s, whom == AUTHOR ? "NOT_A_MEMBER:" : "SNAPSHOT_UNATTESTED:");
+    ok(clawsync_engine_compact(s->device[who].engine, &done, &err), &err);
+    ok(clawsync_engine_compact(s->device[THIRD].engine, &done, &err), &err);
+    assert_true(done.attested);
+    is_taken(s);
+    device_fini(&s->newcomer);
+    end(s);
+    free(s);
+}
+
+int main(void)
+{
+    static const int author = AUTHOR, attester = ATTESTER;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_a_removed_device_left),
+        cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&author),
+        cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&attester),
+    };
+
+    return cs_crypto_init(NULL) < 0 ? 1
+                                    : cmocka_run_group_tests_name("snapshots and removed devices", tests, NULL, NULL);
+}
