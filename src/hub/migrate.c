@@ -1,6 +1,6 @@
 /* The logs are append-only, so a target that has a beginning of a workspace's log gets the rest, in transactions that
- * each leave a true, shorter log behind. What is not a log (places, offers, the reference) is put as a whole at its
- * end, together with the head. */
+ * each leave a true, shorter log behind; then the parts of its snapshots, the same way. What is neither (places,
+ * offers, the reference) is put as a whole at the end, together with the head. */
 #include "hub/migrate.h"
 
 #include <inttypes.h>
@@ -10,6 +10,7 @@
 #include "crypto/batch_header.h"
 #include "crypto/hash.h"
 #include "crypto/head.h"
+#include "crypto/snapshot.h"
 #include "identity/membership.h"
 
 enum { GROUP = 256, GROUP_BYTES = 8 << 20, BUCKETS = 1 << 16, BUCKETS_AT_ONCE = 1024, PASSES = 3 };
@@ -26,6 +27,8 @@ struct mover {
     struct cs_buf payload; /* one batch's chunks, one after the other */
     struct cs_slice *chunks;
     size_t nchunks, chunks_cap;
+    /* the source's snapshots, and the target's */
+    struct cs_store_snapshot slots[CS_SNAPSHOT_SLOTS], there[CS_SNAPSHOT_SLOTS];
     cs_store_tx *out; /* where a visitor puts what it sees */
     struct cs_hasher *hash;
     struct cs_error *err;
@@ -259,7 +262,154 @@ static int move_batches(struct mover *m, cs_store_tx *in, const struct cs_store_
     return rc;
 }
 
-/* ---- what is not a log ---- */
+/* ---- snapshots ---- */
+
+/* Of a slot that counts for nothing, nothing is moved. */
+static bool keep_snapshot(void *arg, const struct cs_store_snapshot *s)
+{
+    struct mover *m = arg;
+    struct cs_store_snapshot *mine = &m->slots[s->slot];
+
+    if (s->state == CS_SNAPSHOT_NONE)
+        return true;
+    *mine = *s;
+    mine->descriptor = cs_arena_copy(&m->arena, s->descriptor);
+    mine->attestation = cs_arena_copy(&m->arena, s->attestation);
+    return !m->arena.failed;
+}
+
+static bool note_snapshot(void *arg, const struct cs_store_snapshot *s)
+{
+    struct mover *m = arg;
+
+    m->there[s->slot] = *s;
+    m->there[s->slot].descriptor = m->there[s->slot].attestation = CS_SLICE_NULL;
+    return true;
+}
+
+static int snapshots_read(struct mover *m, cs_store_tx *in, struct cs_error *err)
+{
+    int rc;
+
+    cs_arena_reset(&m->arena);
+    for (unsigned slot = 0; slot < CS_SNAPSHOT_SLOTS; slot++)
+        m->slots[slot] = m->there[slot] = (struct cs_store_snapshot){ .slot = slot };
+    if ((rc = in->ops->snapshots(in, &m->workspace, keep_snapshot, m, err)) == CS_OK)
+        rc = m->out->ops->snapshots(m->out, &m->workspace, note_snapshot, m, err);
+    return rc == CS_OK && m->arena.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : rc;
+}
+
+/* On the way a slot says whose parts it has, how many, and the digest over them; that it counts comes with the rest. */
+static bool is_on_the_way(const struct cs_store_snapshot *have, const struct cs_store_snapshot *s)
+{
+    return have->state == CS_SNAPSHOT_NONE && have->bytes > 0 && have->log_id == s->log_id &&
+           have->number == s->number && have->changed_ms == s->changed_ms &&
+           cs_uuid_cmp(&have->device, &s->device) == 0 && have->parts <= s->parts;
+}
+
+static bool is_there(const struct cs_store_snapshot *have, const struct cs_store_snapshot *s)
+{
+    return have->log_id == s->log_id && have->number == s->number && have->parts == s->parts &&
+           cs_uuid_cmp(&have->device, &s->device) == 0 && memcmp(have->digest, s->digest, sizeof s->digest) == 0;
+}
+
+struct parts_of {
+    struct mover *m;
+    const struct cs_store_snapshot *all;
+    struct cs_store_snapshot *there;
+    size_t bytes; /* that this transaction has put */
+    uint32_t seq; /* chunks of the part at hand that came */
+    struct cs_buf envelope;
+};
+
+static bool bad_part(struct mover *m)
+{
+    m->rc = name_workspace(m, CS_ECORRUPT, "a part of its snapshot is damaged", m->err);
+    return false;
+}
+
+static bool put_part(void *arg, const struct cs_store_part *p)
+{
+    enum { AT_HASHES = CS_BATCH_HEADER_LEN + CS_SIGNATURE_LEN };
+    struct parts_of *of = arg;
+    struct mover *m = of->m;
+    struct cs_slice hashes;
+    uint8_t hash[32];
+
+    if (of->seq == 0 && of->bytes >= GROUP_BYTES)
+        return false;
+    if (of->seq == 0) {
+        cs_buf_reset(&of->envelope);
+        cs_buf_put_slice(&of->envelope, p->envelope);
+    }
+    if (of->envelope.failed)
+        return false;
+    if (p->part != of->there->parts || p->part >= of->all->parts || p->seq != of->seq ||
+        of->envelope.len < AT_HASHES + 32 * ((size_t)of->seq + 1))
+        return bad_part(m);
+    hashes = cs_slice(of->envelope.data + AT_HASHES, of->envelope.len - AT_HASHES);
+    cs_hash_plain(p->payload, hash);
+    if (memcmp(hash, hashes.data + (size_t)of->seq * 32, 32) != 0)
+        return bad_part(m);
+    m->rc = m->out->ops->put_snapshot_part(m->out, &m->workspace, of->there->slot, p, m->err);
+    of->bytes += p->payload.len;
+    of->there->bytes += p->payload.len;
+    m->done.bytes += p->payload.len;
+    if (++of->seq == hashes.len / 32) {
+        cs_batch_hash(cs_slice(of->envelope.data, CS_BATCH_HEADER_LEN), hashes, hash);
+        cs_snapshot_digest_next(of->there->digest, of->there->parts++, hash);
+        of->seq = 0;
+    }
+    return m->rc == CS_OK;
+}
+
+/* A transaction's worth of a slot's parts. */
+static int move_parts(struct mover *m, cs_store_tx *in, const struct cs_store_snapshot *s, size_t *bytes, bool *all,
+                      struct cs_error *err)
+{
+    struct cs_store_snapshot *there = &m->there[s->slot];
+    struct parts_of of = { .m = m, .all = s, .there = there, .bytes = *bytes };
+    int rc = CS_OK;
+
+    if (is_there(there, s))
+        return CS_OK;
+    if (!is_on_the_way(there, s)) {
+        *there = (struct cs_store_snapshot){
+            .slot = s->slot, .log_id = s->log_id, .number = s->number, .device = s->device, .changed_ms = s->changed_ms
+        };
+        cs_snapshot_digest_start(&m->workspace, &s->device, s->log_id, s->number, there->digest);
+        rc = m->out->ops->drop_snapshot_parts(m->out, &m->workspace, s->slot, 0, UINT32_MAX, err);
+    }
+    if (rc == CS_OK && s->state != CS_SNAPSHOT_NONE)
+        rc = in->ops->snapshot_parts(in, &m->workspace, s->slot, there->parts, 0, put_part, &of, err);
+    if (rc == CS_OK && of.envelope.failed)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    rc = rc != CS_OK ? rc : m->rc;
+    *all = there->parts == s->parts;
+    if (rc == CS_OK && (of.seq > 0 || (!*all && of.bytes < GROUP_BYTES)))
+        rc = name_workspace(m, CS_ECORRUPT, "parts of its snapshot are missing", err);
+    if (rc == CS_OK && *all && s->parts > 0 && memcmp(there->digest, s->digest, sizeof s->digest) != 0)
+        rc = name_workspace(m, CS_ECORRUPT, "the parts of its snapshot are not those that came", err);
+    *bytes = of.bytes;
+    cs_buf_free(&of.envelope);
+    return rc != CS_OK ? rc : m->out->ops->put_snapshot(m->out, &m->workspace, there, err);
+}
+
+/* *all: the parts of both are there. */
+static int move_snapshots(struct mover *m, cs_store_tx *in, bool *all, struct cs_error *err)
+{
+    size_t bytes = 0;
+    int rc = snapshots_read(m, in, err);
+
+    m->rc = CS_OK;
+    m->err = err;
+    *all = true;
+    for (unsigned slot = 0; slot < CS_SNAPSHOT_SLOTS && rc == CS_OK && *all; slot++)
+        rc = move_parts(m, in, &m->slots[slot], &bytes, all, err);
+    return rc;
+}
+
+/* ---- the rest ---- */
 
 static bool put_offer(void *arg, const struct cs_store_offer *o)
 {
@@ -338,46 +488,6 @@ static int drop_buckets(struct mover *m, struct cs_error *err)
     return rc;
 }
 
-static bool put_snapshot(void *arg, const struct cs_store_snapshot *s)
-{
-    struct mover *m = arg;
-
-    m->rc = m->out->ops->put_snapshot(m->out, &m->workspace, s, m->err);
-    return m->rc == CS_OK;
-}
-
-struct parts_of {
-    struct mover *m;
-    unsigned slot;
-};
-static bool put_part(void *arg, const struct cs_store_part *p)
-{
-    struct parts_of *of = arg;
-    struct mover *m = of->m;
-
-    m->rc = m->out->ops->put_snapshot_part(m->out, &m->workspace, of->slot, p, m->err);
-    m->done.bytes += p->payload.len;
-    return m->rc == CS_OK;
-}
-
-static int move_snapshots(struct mover *m, cs_store_tx *in, struct cs_error *err)
-{
-    int rc = CS_OK;
-
-    for (unsigned slot = 0; slot < CS_SNAPSHOT_SLOTS && rc == CS_OK; slot++) {
-        struct cs_store_snapshot none = { .slot = slot };
-        struct parts_of of = { m, slot };
-
-        if ((rc = m->out->ops->put_snapshot(m->out, &m->workspace, &none, err)) == CS_OK &&
-            (rc = m->out->ops->drop_snapshot_parts(m->out, &m->workspace, slot, 0, UINT32_MAX, err)) == CS_OK)
-            rc = in->ops->snapshot_parts(in, &m->workspace, slot, 0, 0, put_part, &of, err);
-        rc = rc != CS_OK ? rc : m->rc;
-    }
-    if (rc == CS_OK)
-        rc = in->ops->snapshots(in, &m->workspace, put_snapshot, m, err);
-    return rc != CS_OK ? rc : m->rc;
-}
-
 static int move_rest(struct mover *m, cs_store_tx *in, const struct cs_store_head *head, struct cs_error *err)
 {
     struct cs_store_reference reference;
@@ -396,8 +506,12 @@ static int move_rest(struct mover *m, cs_store_tx *in, const struct cs_store_hea
         return rc;
     if ((rc = in->ops->bucket_leaves(in, &m->workspace, 0, BUCKETS - 1, put_bucket, m, err)) != CS_OK ||
         (rc = m->rc) != CS_OK || (rc = in->ops->proofs(in, &m->workspace, put_proof, m, err)) != CS_OK ||
-        (rc = m->rc) != CS_OK || (rc = move_snapshots(m, in, err)) != CS_OK)
+        (rc = m->rc) != CS_OK)
         return rc;
+    for (unsigned slot = 0; slot < CS_SNAPSHOT_SLOTS; slot++)
+        if (m->slots[slot].state != CS_SNAPSHOT_NONE &&
+            (rc = m->out->ops->put_snapshot(m->out, &m->workspace, &m->slots[slot], err)) != CS_OK)
+            return rc;
     return m->out->ops->put_head(m->out, &m->workspace, head, err);
 }
 
@@ -472,10 +586,12 @@ static int move_some(struct mover *m, cs_store_tx *in, const struct cs_store_hea
     if (next.number < head->number && (rc = move_batches(m, in, head, &next, err)) != CS_OK)
         return rc;
     *all = next.number == head->number;
+    if (*all && memcmp(next.log_hash, head->log_hash, 32) != 0)
+        return name_workspace(m, CS_ECORRUPT, "its log does not lead to its head", err);
+    if (*all && (rc = move_snapshots(m, in, all, err)) != CS_OK)
+        return rc;
     if (!*all)
         return m->out->ops->put_head(m->out, &m->workspace, &next, err);
-    if (memcmp(next.log_hash, head->log_hash, 32) != 0)
-        return name_workspace(m, CS_ECORRUPT, "its log does not lead to its head", err);
     return move_rest(m, in, head, err);
 }
 
@@ -585,8 +701,11 @@ static void hash_head(struct mover *m, const struct cs_store_head *h)
 
 static bool hash_snapshot(void *arg, const struct cs_store_snapshot *s)
 {
-    if (s->state == CS_SNAPSHOT_NONE && s->parts == 0)
+    struct mover *m = arg;
+
+    if (s->state == CS_SNAPSHOT_NONE)
         return true;
+    m->slots[s->slot].state = s->state;
     hash_u64(arg, s->slot);
     hash_u64(arg, s->state);
     hash_u64(arg, s->log_id);
@@ -613,10 +732,14 @@ static bool hash_part(void *arg, const struct cs_store_part *p)
 
 static int hash_snapshots(struct mover *m, cs_store_tx *tx, struct cs_error *err)
 {
-    int rc = tx->ops->snapshots(tx, &m->workspace, hash_snapshot, m, err);
+    int rc;
 
+    for (unsigned slot = 0; slot < CS_SNAPSHOT_SLOTS; slot++)
+        m->slots[slot] = (struct cs_store_snapshot){ 0 };
+    rc = tx->ops->snapshots(tx, &m->workspace, hash_snapshot, m, err);
     for (unsigned slot = 0; slot < CS_SNAPSHOT_SLOTS && rc == CS_OK; slot++)
-        rc = tx->ops->snapshot_parts(tx, &m->workspace, slot, 0, 0, hash_part, m, err);
+        if (m->slots[slot].state != CS_SNAPSHOT_NONE)
+            rc = tx->ops->snapshot_parts(tx, &m->workspace, slot, 0, 0, hash_part, m, err);
     return rc;
 }
 

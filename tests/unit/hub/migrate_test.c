@@ -3,9 +3,10 @@
 
 #include <sqlite3.h>
 
+#include "crypto/snapshot.h"
 #include "hub/migrate.h"
 
-enum { BATCHES = 600, DEVICES = 3 };
+enum { BATCHES = 600, DEVICES = 3, PARTS = 7, PART_BYTES = 3 << 19 };
 
 struct scene {
     char dir[32], a_path[64], b_path[64];
@@ -74,6 +75,72 @@ static void put_entry(struct maker *all, cs_store_tx *tx, struct cs_store_head *
     *entry = (struct cs_buf){ 0 };
 }
 
+/* One that is whole, of several transactions' size, or one that is being given: a part less. */
+static void put_snapshot(struct scene *s, const struct cs_store *st, unsigned slot, enum cs_snapshot_state state,
+                         struct cs_store_head *h)
+{
+    static uint8_t bytes[PART_BYTES], envelope[CS_BATCH_HEADER_LEN + 64 + 64];
+    static uint8_t made; /* none is like another */
+    const size_t at_hashes = sizeof envelope - 64;
+    const struct cs_uuid *ws = &s->m[0].workspace;
+    struct cs_store_snapshot n = { .slot = slot,
+                                   .state = state,
+                                   .log_id = h->log_id,
+                                   .number = 400 + slot,
+                                   .device = s->m[slot].id,
+                                   .parts = state == CS_SNAPSHOT_SERVED ? PARTS : PARTS - 1,
+                                   .changed_ms = 1700000000000 + ++made };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(st, CS_STORE_WRITE, ws, 1, &tx, &s->err), CS_OK);
+    assert_int_equal(tx->ops->drop_snapshot_parts(tx, ws, slot, 0, UINT32_MAX, &s->err), CS_OK);
+    cs_snapshot_digest_start(ws, &n.device, n.log_id, n.number, n.digest);
+    for (uint32_t part = 0; part < n.parts; part++) {
+        struct cs_slice payload[2] = { cs_slice(bytes, PART_BYTES - part), cs_slice(bytes, 5) };
+        uint8_t hash[32];
+
+        fill(bytes, sizeof bytes, part + 50 * (uint64_t)made);
+        fill(envelope, at_hashes, part + slot);
+        for (uint32_t i = 0; i < 2; i++)
+            cs_hash_plain(payload[i], envelope + at_hashes + (size_t)i * 32);
+        for (uint32_t i = 0; i < 2; i++) {
+            struct cs_store_part p = { .part = part, .seq = i, .payload = payload[i] };
+
+            if (i == 0)
+                p.envelope = cs_slice(envelope, sizeof envelope);
+            assert_int_equal(tx->ops->put_snapshot_part(tx, ws, slot, &p, &s->err), CS_OK);
+            n.bytes += p.payload.len;
+        }
+        cs_batch_hash(cs_slice(envelope, CS_BATCH_HEADER_LEN), cs_slice(envelope + at_hashes, 64), hash);
+        cs_snapshot_digest_next(n.digest, part, hash);
+    }
+    if (state == CS_SNAPSHOT_SERVED) {
+        n.descriptor = cs_slice_str("descriptor");
+        n.attestation = cs_slice_str("attestation");
+        n.attester = s->m[2].id;
+    }
+    h->bytes += n.bytes;
+    assert_int_equal(tx->ops->put_snapshot(tx, ws, &n, &s->err), CS_OK);
+    assert_int_equal(tx->ops->put_head(tx, ws, h, &s->err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
+}
+
+static void prune(struct scene *s, const struct cs_store *st, struct cs_store_head *h, uint64_t to)
+{
+    const struct cs_uuid *ws = &s->m[0].workspace;
+    uint64_t bytes;
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(st, CS_STORE_WRITE, ws, 1, &tx, &s->err), CS_OK);
+    assert_int_equal(tx->ops->prune_log(tx, ws, h->pruned + 1, to, &bytes, &s->err), CS_OK);
+    h->pruned = to;
+    h->bytes -= bytes;
+    h->prune_to = to + 50;
+    h->prune_ms = 1700000000000;
+    assert_int_equal(tx->ops->put_head(tx, ws, h, &s->err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
+}
+
 static void put_state(struct scene *s, cs_store_tx *tx, const struct cs_uuid *ws)
 {
     static uint8_t leaves[64];
@@ -108,7 +175,7 @@ static void put_state(struct scene *s, cs_store_tx *tx, const struct cs_uuid *ws
     assert_int_equal(tx->ops->put_proof(tx, ws, &p, &s->err), CS_OK);
 }
 
-/* A workspace with everything, and two that have hardly begun. */
+/* A workspace with everything, its log whole, and two that have hardly begun. */
 static struct cs_store_head make_source(struct scene *s)
 {
     struct cs_store_head h = { .log_id = 0xfedcba9876543210, .top_stamp = 42 };
@@ -127,6 +194,8 @@ static struct cs_store_head make_source(struct scene *s)
     cs_log_start(&ws, h.log_id, h.refilled, h.log_hash);
     assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
     put_batches(s, &s->a, &h, BATCHES);
+    put_snapshot(s, &s->a, 0, CS_SNAPSHOT_SERVED, &h);
+    put_snapshot(s, &s->a, 1, CS_SNAPSHOT_GIVING, &h);
     for (int i = 0; i < 2; i++) {
         struct cs_store_head begun = { .log_id = 1 + (uint64_t)i };
 
@@ -218,8 +287,8 @@ static int64_t ask(const struct scene *s, const char *sql)
 /* Every table's rows are the same in both files, but for the marks. */
 static void assert_same(const struct scene *s)
 {
-    static const char *const tables[] = { "workspace", "device",    "log",    "chunk",  "entry",
-                                          "offer",     "reference", "bucket", "wanted", "proof" };
+    static const char *const tables[] = { "workspace", "device", "log",    "chunk", "entry",    "offer",
+                                          "reference", "bucket", "wanted", "proof", "snapshot", "snapshot_part" };
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         char sql[600];
@@ -256,18 +325,22 @@ static void everything_arrives(void **state)
     assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_EABORTED);
 }
 
-static void cut_off_anywhere(void **state)
+static struct cs_store flaky_store(const struct scene *s)
 {
-    struct scene *s = *state;
-    struct cs_store flaky;
-    int rc;
-
-    make_source(s);
     real = s->b.ops;
     failing_store = failing_writes = *real;
     failing_store.begin = failing_begin;
     failing_writes.commit = failing_commit;
-    flaky = (struct cs_store){ &failing_store, s->b.self };
+    return (struct cs_store){ &failing_store, s->b.self };
+}
+
+static void cut_off_anywhere(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store flaky = flaky_store(s);
+    int rc;
+
+    make_source(s);
     for (int n = 0;;
          n++) { /* a move that is cut off before its nth commit, by the one before it only a little shorter */
         commits_left = n % 9;
@@ -281,6 +354,81 @@ static void cut_off_anywhere(void **state)
     assert_same(s);
     assert_int_equal(cs_migrate_check(&s->b, &s->err), CS_OK);
     assert_int_equal(cs_migrate_check(&s->a, &s->err), CS_EABORTED);
+}
+
+/* Of a snapshot, what a cut-off move has brought over is not brought again; unless another one is there by now. */
+static void a_snapshot_is_gone_on_with(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store flaky = flaky_store(s);
+    struct cs_store_head h = make_source(s);
+    const uint64_t part = PART_BYTES + 5;
+    int64_t had;
+
+    for (commits_left = 0; ask(s, "SELECT count(*) FROM other.snapshot_part") == 0; commits_left++) {
+        int n = commits_left;
+
+        assert_true(n < 20);
+        assert_int_equal(cs_migrate(&s->a, &flaky, NULL, NULL, &s->done, &s->err), CS_EIO);
+        commits_left = n;
+    }
+    had = ask(s, "SELECT count(*) FROM other.snapshot_part WHERE seq = 1");
+    assert_in_range(had, 1, PARTS - 1);
+    assert_int_equal(ask(s, "SELECT sum(state) FROM other.snapshot"), CS_SNAPSHOT_NONE); /* it counts for nothing yet */
+    commits_left = 4; /* the mark, two small workspaces, and a transaction's worth of parts */
+    assert_int_equal(cs_migrate(&s->a, &flaky, NULL, NULL, &s->done, &s->err), CS_EIO);
+    assert_int_equal(s->done.batches, 0);
+    assert_in_range(s->done.bytes, part, part * (PARTS * 2 - 1 - (uint64_t)had));
+    put_snapshot(s, &s->a, 1, CS_SNAPSHOT_SERVED, &h);
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(s->done.bytes, part * PARTS - PARTS * (PARTS - 1) / 2); /* that one, from its first part on */
+    assert_same(s);
+}
+
+/* What is left of one that counts for nothing stays behind, and what the target had of another one goes. */
+static void a_slot_that_is_being_cleared(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store_snapshot gone = { .slot = 1, .parts = 2 };
+    const struct cs_uuid *ws = &s->m[0].workspace;
+    cs_store_tx *tx;
+
+    make_source(s);
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->b, CS_STORE_WRITE, ws, 1, &tx, &s->err), CS_OK);
+    assert_int_equal(tx->ops->drop_snapshot_parts(tx, ws, 1, 2, UINT32_MAX, &s->err), CS_OK);
+    assert_int_equal(tx->ops->put_snapshot(tx, ws, &gone, &s->err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &s->err), CS_OK);
+    assert_int_equal(cs_migrate(&s->b, &s->a, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(s->done.bytes, 0); /* the other slot's were there */
+    assert_int_equal(ask(s, "SELECT count(DISTINCT part) FROM main.snapshot_part WHERE slot = 0"), PARTS);
+    assert_int_equal(ask(s, "SELECT count(*) FROM main.snapshot_part WHERE slot = 1"), 0);
+    assert_int_equal(ask(s, "SELECT parts FROM main.snapshot WHERE slot = 1"), 0);
+}
+
+/* There and back: the side that is gone back to has all of it, or its beginning, or ends before the other one begins.
+ */
+static void a_pruned_log(void **state)
+{
+    struct scene *s = *state;
+    struct cs_store_head h = make_source(s);
+
+    prune(s, &s->a, &h, 350);
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(s->done.batches, BATCHES - 350);
+    assert_same(s);
+    prune(s, &s->b, &h, 380);
+    put_batches(s, &s->b, &h, BATCHES + 10);
+    assert_int_equal(cs_migrate(&s->b, &s->a, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(s->done.batches, 10);
+    assert_same(s);
+    put_batches(s, &s->a, &h, BATCHES + 300);
+    prune(s, &s->a, &h, BATCHES + 20);
+    assert_int_equal(cs_migrate(&s->a, &s->b, NULL, NULL, &s->done, &s->err), CS_OK);
+    assert_int_equal(s->done.batches, 280);
+    assert_same(s);
+    assert_int_equal(ask(s, "SELECT min(number) FROM other.log"), BATCHES + 21);
+    assert_int_equal(ask(s, "SELECT min(number) FROM other.chunk"), BATCHES + 21);
 }
 
 static void back_with_what_came_since(void **state)
@@ -313,6 +461,7 @@ static void back_with_another_log(void **state)
     h.number = h.bytes = 0;
     cs_log_start(&s->m[0].workspace, h.log_id, h.refilled, h.log_hash);
     put_batches(s, &s->b, &h, 20);
+    put_snapshot(s, &s->b, 0, CS_SNAPSHOT_SERVED, &h);
     assert_int_equal(cs_migrate(&s->b, &s->a, NULL, NULL, &s->done, &s->err), CS_OK);
     assert_int_equal(s->done.batches, 20);
     assert_same(s);
@@ -359,6 +508,13 @@ static void a_damaged_source_is_told(void **state)
         "UPDATE log SET hash=zeroblob(32) WHERE number=300",
         "UPDATE log SET log_hash=zeroblob(32) WHERE number=300",
         "UPDATE entry SET entry=zeroblob(length(entry)) WHERE seq=3",
+        "UPDATE snapshot_part SET payload=zeroblob(length(payload)) WHERE part=3 AND seq=1",
+        "UPDATE snapshot_part SET envelope=zeroblob(length(envelope)) WHERE part=3 AND seq=0",
+        "UPDATE snapshot SET digest=zeroblob(32)",
+        "DELETE FROM snapshot_part WHERE part=3",
+        "DELETE FROM snapshot_part WHERE part=6 AND seq=1",
+        "DELETE FROM snapshot_part WHERE part=5",
+        "UPDATE snapshot SET parts=parts - 1",
     };
 
     for (size_t i = 0; i < sizeof damage / sizeof damage[0]; i++) {
@@ -382,6 +538,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(everything_arrives, setup, teardown),
         cmocka_unit_test_setup_teardown(cut_off_anywhere, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_snapshot_is_gone_on_with, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_slot_that_is_being_cleared, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_pruned_log, setup, teardown),
         cmocka_unit_test_setup_teardown(back_with_what_came_since, setup, teardown),
         cmocka_unit_test_setup_teardown(back_with_another_log, setup, teardown),
         cmocka_unit_test_setup_teardown(nothing_that_lives_is_written_over, setup, teardown),
