@@ -16,7 +16,7 @@ struct doctor {
     const clawsync_config *config; /* with the keystore's passphrase */
     json_t *checks;
     int warnings, failures;
-    bool offline;
+    bool offline, modes_fine;
 };
 
 /* One line per check. What a file or the hub says reaches the terminal without controls. */
@@ -76,7 +76,8 @@ static void check_modes(struct doctor *d, const char *device)
         fine = is_private(d, path, 0600) && fine;
     }
     snprintf(path, sizeof path, "%s/audit-%s.db", dir, device);
-    if (is_private(d, path, 0600) && fine)
+    d->modes_fine = is_private(d, path, 0600) && fine;
+    if (d->modes_fine)
         say(d, "file modes", OK, "nobody else may read %s and what is in it", dir);
 }
 
@@ -244,6 +245,28 @@ static bool check_identity(struct doctor *d)
     return rc == CS_OK;
 }
 
+static void check_queue(struct doctor *d)
+{
+    struct cs_arena arena = { 0 };
+    struct cs_queue_counts n;
+    struct cs_error err;
+    cs_queue *q;
+    int rc = cs_queue_open_beside(&q, &arena, d->config, NULL, &err);
+
+    if (rc == CS_OK)
+        rc = cs_queue_counts(q, &n, &err);
+    cs_queue_close(q);
+    cs_arena_free(&arena);
+    if (rc == CS_ENOTFOUND)
+        say(d, "queue", OK, "there is none yet");
+    else if (rc != CS_OK)
+        say(d, "queue", FAILED, "%s", err.msg);
+    else if (n.failed > 0)
+        say(d, "queue", WARNING, "the hub has refused %" PRIu64 " sets; see: claw-sync queue list", n.failed);
+    else
+        say(d, "queue", OK, "%" PRIu64 " sets wait", n.pending + n.in_flight);
+}
+
 static void check_audit(struct doctor *d)
 {
     clawsync_audit_report r;
@@ -370,6 +393,8 @@ static int examine(void *arg, const clawsync_config *config, clawsync_error *err
     d->config = config;
     known = check_identity(d);
     set_up = config->db_path != NULL && check_database(d);
+    if (known && d->modes_fine) /* what SQLite makes beside the file gets its mode */
+        check_queue(d);
     if (known)
         check_audit(d);
     if (known && set_up)

@@ -37,7 +37,7 @@ class Doctor(ClawTest):
         found = self.doctor(a)
         self.assertEqual(self.files(a), before)
         self.assertEqual(set(found), {"configuration", "place", "file modes", "membership", "database", "SQLite",
-                                      "triggers", "audit log", "TLS", "hub", "clock", "ciphertext"})
+                                      "triggers", "queue", "audit log", "TLS", "hub", "clock", "ciphertext"})
         self.assertEqual([name for name, c in found.items() for r, _ in c if r != "ok" and name != "SQLite"], [])
         version = tuple(map(int, a.sql("SELECT sqlite_version();").strip().split(".")))
         self.assertIn("{}.{}.{}".format(*version), found["SQLite"][0][1])
@@ -50,6 +50,38 @@ class Doctor(ClawTest):
         plain = a.claw("doctor").stdout.splitlines()
         self.assertTrue(all(x.startswith(("ok ", "warning ")) for x in plain[:-1]), plain)
         self.assertTrue(plain[-1].startswith("0 failed, "), plain)
+
+    def damage(self, path, head):
+        """The first bytes, or those of every page but the first."""
+        good = path.read_bytes()
+        bad = bytearray(good)
+        for at in [0] if head else range(4096, len(bad), 4096):
+            bad[at:at + 16] = b"\xff" * 16
+        path.write_bytes(bad)
+        return good
+
+    def test_damaged_files(self):
+        """Each is named, with what to do; done, all goes on."""
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        for file, check in ((a.path, "database"), (a.data / "queue.db", "queue"), (a.data / "audit.db", "audit log")):
+            for head in (False, True):
+                with self.subTest(file=file.name, head=head):
+                    b.sql("INSERT INTO memories(id, content) VALUES (hex(randomblob(8)), 'x');")
+                    b.sync()
+                    good = self.damage(file, head)
+                    done = a.claw("sync", want=1)
+                    self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+                    self.assertIn("the file is damaged", done.stderr)
+                    found = self.doctor(a, want=1)
+                    self.assertIn("the file is damaged", dict(found[check])["failed"])
+                    if check == "database":
+                        file.write_bytes(good)
+                    else:
+                        file.unlink()
+                    a.sync()
+                    self.settle([a, b])
+        a.claw("audit", "verify")
 
     def test_beside_a_daemon(self):
         a = self.one()

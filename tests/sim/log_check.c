@@ -376,7 +376,8 @@ static void make_state(struct reading *q, struct cs_buf *out)
 {
     size_t from = 0, rows = 0;
 
-    qsort(q->entries, q->n, sizeof *q->entries, by_row);
+    if (q->n > 0)
+        qsort(q->entries, q->n, sizeof *q->entries, by_row);
     cs_buf_put_str(out, "claw-sync merged state 1\n");
     for (size_t i = 0; i < q->n; i++) {
         if (i > 0 && by_row(&q->entries[i - 1], &q->entries[i]) != 0 && ++rows == MODEL_ROWS) {

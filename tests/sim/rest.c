@@ -491,6 +491,72 @@ static void rot_hub(struct run *r)
     die(r, "the hub's disk has rotted, devices differ, and nobody says so");
 }
 
+/* A device's files, as far as its disk can have them rot. The keystore is sealed, and is tested for each bit. */
+static void rot_files(struct device *d)
+{
+    const struct {
+        const char *folder, *name;
+    } files[] = { { d->db, "" },
+                  { d->db, "-wal" },
+                  { d->state, "/queue.db" },
+                  { d->state, "/queue.db-wal" },
+                  { d->state, "/audit.db" } };
+    struct run *r = d->run;
+
+    for (uint64_t n = 1 + draw(r, UINT64_C(1) << draw(r, 6)); n > 0; n--) {
+        uint64_t which = draw(r, 2 * (sizeof files / sizeof files[0]));
+        char path[64];
+
+        which = which < sizeof files / sizeof files[0] ? which : 0;
+        snprintf(path, sizeof path, "%s%s", files[which].folder, files[which].name);
+        sim_disk_rot(d->disk, path);
+    }
+}
+
+/* Bits of a device's databases have rotted. What it shows and sends from then on is its own matter, and a changed value
+ * that it finds as it reconciles is an edit; but it does not crash, and the others go on, are equal and accuse nobody.
+ */
+static void rot_device(struct run *r)
+{
+    struct device *d = &r->devices[draw(r, r->ndevices)];
+    clawsync_error err = { 0 };
+    unsigned there = 0;
+
+    for (unsigned i = 0; i < r->ndevices; i++)
+        there += is_there(&r->devices[i]) ? 1 : 0;
+    if (there < 2 || !is_there(d) || d->copied)
+        return;
+    note(r, "%s's disk rots", d->name);
+    if (draw(r, 2) == 0)
+        device_close(d);
+    else
+        device_kill(d, false);
+    d->gone = true;
+    d->told = false;
+    rot_files(d);
+    if (device_try_open(d, &err) != CLAWSYNC_OK || clawsync_engine_start(d->engine, &err) != CLAWSYNC_OK)
+        note(r, "%s does not start: %s", d->name, err.msg);
+    for (int i = 0; i < 3; i++) {
+        for (unsigned k = 0; k < r->ndevices; k++) {
+            pass(r, draw(r, 60000));
+            if (is_there(&r->devices[k]))
+                write_own(&r->devices[k], 1 + (unsigned)draw(r, 5));
+        }
+        if (d->engine != NULL) {
+            reconcile_begin(d);
+            await_commands(r);
+            note(r, "%s reconciles: %d %s", d->name, d->command.rc, d->command.err.msg);
+            d->commanded = false;
+        }
+    }
+    wait_for_rest(r);
+    for (unsigned i = 0; i < r->ndevices; i++)
+        if (is_there(&r->devices[i]))
+            check_files(&r->devices[i]);
+    if (!all_equal(r))
+        die(r, "a device's disk has rotted, and the others differ");
+}
+
 /* The hub is as it was before: nobody takes that for the truth, and nobody loses what it has. */
 static void roll_hub_back(struct run *r)
 {
@@ -538,6 +604,9 @@ void last_acts(struct run *r)
         return;
     case 1:
         roll_hub_back(r);
+        return;
+    case 2:
+        rot_device(r);
         return;
     default:
         return;

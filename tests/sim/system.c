@@ -202,17 +202,25 @@ static void on_event(void *arg, const clawsync_event *ev)
              ev->error.msg);
 }
 
+int device_try_open(struct device *d, clawsync_error *err)
+{
+    int rc;
+
+    sim_disk_faults(d->disk, NULL);
+    sim_disk_crash_at(d->disk, 0, false);
+    sim_disk_choose(d->disk);
+    if ((rc = cs_engine_open_world(&d->engine, d->world, &d->config, err)) != CLAWSYNC_OK)
+        d->engine = NULL;
+    return rc == CLAWSYNC_OK ? clawsync_engine_subscribe(d->engine, on_event, d, err) : rc;
+}
+
 void device_open(struct device *d)
 {
     struct run *r = d->run;
     clawsync_status st = { .size = sizeof st };
     clawsync_error err = { 0 };
 
-    sim_disk_faults(d->disk, NULL);
-    sim_disk_crash_at(d->disk, 0, false);
-    sim_disk_choose(d->disk);
-    must(r, cs_engine_open_world(&d->engine, d->world, &d->config, &err), &err, d->name);
-    must(r, clawsync_engine_subscribe(d->engine, on_event, d, &err), &err, d->name);
+    must(r, device_try_open(d, &err), &err, d->name);
     must(r, clawsync_engine_status(d->engine, &st, &err), &err, d->name);
     memcpy(d->id, st.device_id, sizeof d->id);
 }

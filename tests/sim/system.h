@@ -101,6 +101,7 @@ void hub_kill(struct run *r, bool power);
 
 /* The next device, whose database has the tables already. */
 struct device *device_init(struct run *r);
+int device_try_open(struct device *d, clawsync_error *err);
 void device_open(struct device *d);
 void device_start(struct device *d);
 void device_close(struct device *d); /* also of one that is dead */
@@ -174,7 +175,7 @@ const char *kind_name(unsigned kind); /* NULL: there are no more */
 void reconcile_begin(struct device *d);
 /* All is well from now on; dies unless all come to rest, are equal and have lost nothing. */
 void settle(struct run *r, bool last);
-void last_acts(struct run *r); /* what ends a run: bits rot, the hub goes back to a backup */
+void last_acts(struct run *r); /* what ends a run: bits rot, of the hub or a device; the hub goes back to a backup */
 
 /* log_check.c: the hub's log and membership hold, and what is in them is the state of every device, by the model. */
 void check_log(struct run *r);
