@@ -159,7 +159,8 @@ static inline void relay_closed(cs_rpc_call *c, void *service)
 
 #define RELAYED(X)                                                                                                     \
     X(OpenSession)                                                                                                     \
-    X(RegisterDevice) X(Push) X(Pull) X(Heartbeat) X(Watch) X(GetMembership) X(AppendMembership) X(ReconcileRanges)
+    X(RegisterDevice)                                                                                                  \
+    X(Refill) X(Push) X(Pull) X(Heartbeat) X(Watch) X(GetMembership) X(AppendMembership) X(ReconcileRanges)
 #define START(method)                                                                                                  \
     static inline void start_##method(cs_rpc_call *c, void *service)                                                   \
     {                                                                                                                  \
