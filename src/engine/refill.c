@@ -156,6 +156,8 @@ static bool names(const struct cs_error *err, const char *finding)
 
 const char *cs_finding_command(const struct cs_error *err)
 {
+    if (names(err, "HUB_LOST:") && strstr(err->msg, "made the workspace") == NULL)
+        return "claw-sync hub refill, on a device that joined earlier; here, if the hub has nothing left";
     if (names(err, "HUB_LOST:") || names(err, "HUB_ROLLBACK:") || names(err, "LOG_REPLACED:"))
         return "claw-sync hub refill";
     return names(err, "HUB_KEY_CHANGED:") ? "claw-sync hub accept" : NULL;
@@ -336,17 +338,28 @@ static void given_done(struct clawsync_engine *e, struct cs_job *j)
         cs_step_push(e, pushed);
 }
 
-/* Not this log: what was written down for it is not needed. */
-static void aborted_run(struct clawsync_engine *e, struct cs_job *j)
+static void say_refused(struct clawsync_engine *e, struct cs_job *j)
 {
-    struct cs_error err = { 0 };
-
-    j->rc = CS_EABORTED;
+    j->rc = e->refill.call.rc;
     j->err = e->refill.call.err;
-    if (strstr(j->err.msg, "of the membership is another one") != NULL)
+    if (j->rc == CS_EAUTH)
+        cs_fail(&j->err, CS_EAUTH,
+                "hub %.150s has the workspace without this device, as before it joined, and takes a refill only from "
+                "one that it knows. Run claw-sync hub refill on a device that joined earlier; this one then follows "
+                "by itself, and what it has is kept",
+                e->config.hub_endpoint);
+    else if (strstr(j->err.msg, "of the membership is another one") != NULL)
         j->rc = cs_member_forked(&j->err, "the hub's membership log is not the one that this device knows");
     else
         cs_fail_context(&j->err, "another device refills the hub, or its log has moved");
+}
+
+/* Not this log, or not from this device: what was written down for it is not needed. */
+static void refused_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_error err = { 0 };
+
+    say_refused(e, j);
     if (cs_replica_meta_drop(e->replica, record, &err) != CS_OK) {
         j->err = err;
         return;
@@ -355,7 +368,7 @@ static void aborted_run(struct clawsync_engine *e, struct cs_job *j)
     cs_log_update(e);
 }
 
-static void aborted_done(struct clawsync_engine *e, struct cs_job *j)
+static void refused_done(struct clawsync_engine *e, struct cs_job *j)
 {
     finish(e, j->rc, &j->err);
 }
@@ -366,17 +379,10 @@ static void on_given(struct cs_hub_call *c)
 
     if (!c->ended)
         return;
-    if (c->rc == CS_EABORTED) {
-        next_job(e, aborted_run, aborted_done);
+    if (c->rc == CS_EABORTED || (c->rc == CS_EAUTH && c->status == CS_RPC_UNAUTHENTICATED)) {
+        next_job(e, refused_run, refused_done);
         return;
     }
-    if (c->rc == CS_EAUTH && c->status == CS_RPC_UNAUTHENTICATED)
-        cs_fail(
-            &c->err, CS_EAUTH,
-            "hub %.150s has the workspace without this device, as before it joined, and takes a refill only from one "
-            "that it knows. Run claw-sync hub refill on a device that joined earlier; this one then follows "
-            "by itself, and what it has is kept",
-            e->config.hub_endpoint);
     if (c->rc != CS_OK) {
         finish(e, c->rc, &c->err);
         return;

@@ -213,15 +213,19 @@ static void fold_done(struct clawsync_engine *e, struct cs_job *j)
     finish(e, j->rc, &j->err);
 }
 
+/* Which device can give the hub what it lost, it does not say: strangers are not told what it has. But whatever it has
+ * of a workspace begins with who made that. */
 void cs_hub_lost(struct cs_hub_call *c)
 {
     struct clawsync_engine *e = c->e;
 
-    if (c->rc == CS_EAUTH && c->status == CS_RPC_UNAUTHENTICATED && cs_is_member(e))
-        c->rc = cs_fail(&c->err, CS_EHUB,
-                        "HUB_LOST: hub %.150s does not know this device, which is a member of the workspace: it lost "
-                        "what it had. If it still knows others, one of them has to refill it",
-                        e->config.hub_endpoint);
+    if (c->rc != CS_EAUTH || c->status != CS_RPC_UNAUTHENTICATED || !cs_is_member(e))
+        return;
+    c->rc =
+        cs_fail(&c->err, CS_EHUB, "HUB_LOST: hub %.150s does not know this device, which %s", e->config.hub_endpoint,
+                cs_membership_find(&e->members, &e->device)->added_seq == 1
+                    ? "made the workspace: it lost all that it had"
+                    : "is a member of the workspace: it lost what it had, or all since before this device joined");
 }
 
 static void on_membership(struct cs_hub_call *c)
