@@ -221,6 +221,12 @@ static const char *aside_meaning(const char *finding)
     return "it could not be taken in";
 }
 
+/* A removal is for ever: so is where it drew the line. */
+static bool never_counts(const struct cs_review_aside *a)
+{
+    return strncmp(a->finding, "PAST_CUT:", 9) == 0;
+}
+
 static json_t *aside_json(const struct cs_review_aside *a)
 {
     char device[CS_UUID_TEXT];
@@ -243,6 +249,14 @@ static void say_aside(struct hidden_list *l, const struct cs_review_aside *a)
         return;
     cs_cli_say(l->c, "what     %s", aside_meaning(a->finding));
     say_time(l->c, "noticed", a->noticed_ms);
+    if (never_counts(a)) {
+        cs_cli_say(
+            l->c,
+            "It counts on no device, however often it is tried: who removed its device drew the line before it.\n"
+            "Nothing that counts is missing. To take it off the list: claw-sync hidden dismiss %" PRIu64,
+            a->log_number);
+        return;
+    }
     cs_cli_say(l->c,
                "It is fetched once more whenever claw-sync starts, and by: claw-sync hidden retry. What it held\n"
                "comes from the device that has it by: claw-sync reconcile, there or here. If it never opens:\n"
@@ -360,10 +374,15 @@ int cs_cmd_hidden_export(struct cs_cli *c)
     return rc == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
 }
 
+struct tried {
+    int64_t batches, past_cut;
+};
+
 static int count_aside(void *arg, const struct cs_review_aside *a)
 {
-    (void)a;
-    ++*(int64_t *)arg;
+    struct tried *t = arg;
+
+    ++*(never_counts(a) ? &t->past_cut : &t->batches);
     return 0;
 }
 
@@ -371,35 +390,41 @@ int cs_cmd_hidden_retry(struct cs_cli *c)
 {
     struct cs_replica_options o;
     struct cs_replica_counts n = { 0 };
-    int64_t batches = 0;
+    struct tried t = { 0 };
     cs_replica *r = NULL;
     clawsync_error err;
     int rc = cs_cli_open_replica(c, false, &o, &r, &err);
 
     if (rc == CS_OK && (rc = cs_replica_counts(r, &n, (struct cs_error *)&err)) == CS_OK)
-        rc = cs_review_aside(r, count_aside, &batches, (struct cs_error *)&err);
+        rc = cs_review_aside(r, count_aside, &t, (struct cs_error *)&err);
     if (rc == CS_OK)
         rc = cs_review_ask_retry(r, (struct cs_error *)&err);
     cs_replica_close(r);
     if (rc != CS_OK)
         return cs_cli_fail(c, &err);
-    if (c->json)
-        cs_cli_json(json_pack("{s:I, s:I}", "rows", (json_int_t)n.hidden, "batches", (json_int_t)batches));
-    else
-        cs_cli_say(c, "rows=%" PRId64 ", batches=%" PRId64 ": tried again with the next round", n.hidden, batches);
+    if (c->json) {
+        cs_cli_json(json_pack("{s:I, s:I, s:I}", "rows", (json_int_t)n.hidden, "batches", (json_int_t)t.batches,
+                              "past_cut", (json_int_t)t.past_cut));
+        return CS_EXIT_DONE;
+    }
+    cs_cli_say(c, "rows=%" PRId64 ", batches=%" PRId64 ": tried again with the next round", n.hidden, t.batches);
+    if (t.past_cut > 0)
+        cs_cli_say(c, "past_cut=%" PRId64 ": of devices that were removed before, and never taken in", t.past_cut);
     return CS_EXIT_DONE;
 }
 
 struct sought {
     uint64_t batch;
-    bool found;
+    bool found, never_counts;
 };
 
 static int seek_aside(void *arg, const struct cs_review_aside *a)
 {
     struct sought *x = arg;
 
-    return x->found = a->log_number == x->batch;
+    x->found = a->log_number == x->batch;
+    x->never_counts = x->found && never_counts(a);
+    return x->found;
 }
 
 int cs_cmd_hidden_dismiss(struct cs_cli *c)
@@ -424,9 +449,8 @@ int cs_cmd_hidden_dismiss(struct cs_cli *c)
     if (c->json)
         cs_cli_json(json_pack("{s:I}", "dismissed", (json_int_t)x.batch));
     else
-        cs_cli_say(c,
-                   "batch %" PRIu64 " of the log is not fetched again; what it held comes by claw-sync reconcile alone",
-                   x.batch);
+        cs_cli_say(c, "batch %" PRIu64 " of the log is not fetched again%s", x.batch,
+                   x.never_counts ? "" : "; what it held comes by claw-sync reconcile alone");
     return CS_EXIT_DONE;
 }
 

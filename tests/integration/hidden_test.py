@@ -2,6 +2,8 @@
 exported, and goes when its cause goes; the row is there then, with all its values."""
 import contextlib
 import json
+import shutil
+import subprocess
 
 import claw
 
@@ -188,7 +190,7 @@ class EachReason(claw.ClawTest):
         claw.wait_until(lambda: "connected" in b.daemon_log(), b.daemon_log)
         b.sql("DELETE FROM refused;")
         self.assertEqual(json.loads(b.claw("hidden", "retry", "--json").stdout),
-                         {"rows": sum(x.reason is not None for x in REASONS), "batches": 0})
+                         {"rows": sum(x.reason is not None for x in REASONS), "batches": 0, "past_cut": 0})
         claw.wait_until(lambda: b.value(f"SELECT count(*) FROM {t}") == 1, "the row")
         b.stop()
         self.assertEqual(self.content(b, t), self.content(a, t))
@@ -231,7 +233,7 @@ class Batches(claw.ClawTest):
         self.assertEqual(json.loads(b.claw("hidden", "show", str(number), "--json").stdout)["batches_set_aside"], [one])
         self.assertEqual([json.loads(x) for x in b.claw("hidden", "export").stdout.splitlines()], [one])
         self.assertEqual(b.claw("hidden", "export", "memories").stdout, "")
-        self.assertEqual(json.loads(b.claw("hidden", "retry", "--json").stdout), {"rows": 0, "batches": 1})
+        self.assertEqual(json.loads(b.claw("hidden", "retry", "--json").stdout), {"rows": 0, "batches": 1, "past_cut": 0})
         self.assertEqual(b.claw("sync").stderr, "")  # still so, and no news
         self.assertEqual(self.aside(b), [one])
         b.sql("UPDATE memories SET content = 'of b' WHERE id = 'm0';")
@@ -285,6 +287,111 @@ class Batches(claw.ClawTest):
         self.settle([a, b])
         self.assertEqual(b.value("SELECT count(*) FROM memories"), 3)
 
+    def forge(self, *args):
+        done = subprocess.run([next(claw.BUILD.resolve().rglob("bin/forge")), *map(str, args)], capture_output=True, text=True,
+                              timeout=claw.PATIENCE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return [bytes.fromhex(x) for x in done.stdout.split()]
+
+    def vouched(self, db):
+        """The hub's log is what is in the tables: hashes as they follow, and its head."""
+        batches = [h for h, in db.execute("SELECT hash FROM log ORDER BY number")]
+        id, refilled = db.execute("SELECT log_id, refilled FROM workspace").fetchone()
+        for n in range(len(batches), 0, -1):
+            l, = self.forge("log", self.workspace.replace("-", ""), id, refilled, *(h.hex() for h in batches[:n]))
+            db.execute("UPDATE log SET log_hash = ? WHERE number = ?", (l, n))
+            if n == len(batches):
+                db.execute("UPDATE workspace SET number = ?, log_hash = ?", (n, l))
+
+    def never_opens(self, d, number, device, finding, meaning):
+        """Listed and shown; tried again to no end, and nothing is lost by that; dismissed."""
+        rows = d.dump()
+        one, = self.aside(d)
+        self.assertEqual((one["log_number"], one["device"], one["meaning"]), (number, device, meaning))
+        self.assertTrue(one["finding"].startswith(finding + ": "), one)
+        self.assertIn(f"batch {number} of the log was set aside: {one['finding']} (device {device})", d.claw("hidden", "list").stdout)
+        shown = d.claw("hidden", "show", str(number)).stdout
+        self.assertIn(meaning, shown)
+        self.assertIn(f"claw-sync hidden dismiss {number}", shown)
+        self.assertEqual(json.loads(d.claw("hidden", "show", str(number), "--json").stdout)["batches_set_aside"], [one])
+        told = json.loads(d.claw("hidden", "retry", "--json").stdout), d.claw("hidden", "retry").stdout
+        for _ in range(2):
+            self.assertEqual(d.claw("sync").stderr, "")  # no news
+            self.assertEqual((self.aside(d), d.dump()), ([one], rows))
+        gone = d.claw("hidden", "dismiss", str(number)).stdout
+        self.assertIn(f"batch {number} of the log is not fetched again", gone)
+        d.sync()
+        self.assertEqual((self.aside(d), d.status()["batches_set_aside"], d.dump()), ([], 0, rows))
+        return shown, *told, gone
+
+    def test_content_that_cannot_be_read(self):
+        """Signed, sealed under the workspace's key, and no set of edits: a member's program is bent. The log goes on behind it."""
+        a, b, c = self.workspace_of(3)
+        self.settle([a, b, c])
+        c.sql("INSERT INTO memories(id, content) VALUES ('bent', 'x');")
+        c.claw("push")
+        self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db, db:
+            number, header = db.execute("SELECT number, header FROM log ORDER BY number DESC LIMIT 1").fetchone()
+            header, signature, chunk, payload, digest = self.forge("content", c.data, header.hex())
+            db.execute("UPDATE log SET header = ?, signature = ?, payload_hashes = ?, hash = ? WHERE number = ?",
+                       (header, signature, payload, digest, number))
+            db.execute("UPDATE chunk SET payload = ? WHERE number = ?", (chunk, number))
+            self.vouched(db)
+        self.hub.start()
+        a.sql("INSERT INTO memories(id, content) VALUES ('behind', 'x');")
+        a.claw("push")
+        self.assertIn("BAD_CONTENT", b.claw("sync", want=4).stderr)
+        self.assertEqual(b.query("SELECT id FROM memories"), [("behind",)])
+        shown, retry, words, gone = self.never_opens(b, number, c.status()["device_id"], "BAD_CONTENT",
+                                                     "what is in it cannot be read, by this version at least")
+        self.assertIn("claw-sync hidden retry", shown)
+        self.assertEqual(retry, {"rows": 0, "batches": 1, "past_cut": 0})
+        self.assertEqual(words, "rows=0, batches=1: tried again with the next round\n")
+        self.assertIn("claw-sync reconcile", gone)
+
+    def test_what_a_removed_device_sent_afterwards(self):
+        """A batch of c's from before, that the hub shows behind the removal. It counts nowhere, and no retry changes that."""
+        a, b, c = self.workspace_of(3)
+        self.settle([a, b, c])
+        columns = "device, device_number, hash, log_hash, header, signature, payload_hashes, entity_type"
+        self.hub.stop()
+        shutil.copytree(self.hub.folder / "data", self.folder / "before")
+        self.hub.start()
+        c.sql("INSERT INTO memories(id, content) VALUES ('back-dated', 'x');")
+        c.claw("push")
+        self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db:
+            late = db.execute(f"SELECT {columns} FROM log ORDER BY number DESC LIMIT 1").fetchone()
+            chunks = db.execute("SELECT seq, payload FROM chunk WHERE number = (SELECT max(number) FROM log)").fetchall()
+        shutil.rmtree(self.hub.folder / "data")
+        shutil.move(self.folder / "before", self.hub.folder / "data")
+        self.hub.start()
+        device = c.status()["device_id"]
+        a.claw("devices", "revoke", device)
+        a.sql("INSERT INTO memories(id, content) VALUES ('after', 'x');")
+        a.claw("push")
+        self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db, db:
+            number = db.execute("SELECT max(number) + 1 FROM log").fetchone()[0]
+            db.execute(f"INSERT INTO log(workspace, number, {columns}) SELECT workspace, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM workspace",
+                       (number, *late))
+            db.executemany("INSERT INTO chunk SELECT workspace, ?, ?, ? FROM workspace", [(number, *x) for x in chunks])
+            self.vouched(db)
+        self.hub.start()
+        a.sql("INSERT INTO memories(id, content) VALUES ('behind', 'x');")
+        for d in (a, b):  # also who sends something finds it
+            self.assertIn("PAST_CUT", d.claw("sync", want=4).stderr)
+            self.assertEqual(d.query("SELECT id FROM memories ORDER BY id"), [("after",), ("behind",)])
+        shown, retry, words, gone = self.never_opens(b, number, device, "PAST_CUT", "its device sent it when it was removed already")
+        self.assertIn("It counts on no device, however often it is tried", shown)
+        self.assertNotIn("claw-sync hidden retry", shown)
+        self.assertEqual(retry, {"rows": 0, "batches": 0, "past_cut": 1})
+        self.assertEqual(words, "rows=0, batches=0: tried again with the next round\n"
+                                "past_cut=1: of devices that were removed before, and never taken in\n")
+        self.assertNotIn("reconcile", gone)
+        self.settle([a, b])
+
     def test_wrong_use(self):
         a, = self.workspace_of(1)
         for args in (("hidden", "show"), ("hidden", "show", "memories"), ("hidden", "show", "0"), ("hidden", "show", "-1"),
@@ -293,7 +400,7 @@ class Batches(claw.ClawTest):
                      ("hidden", "list", "a", "b"), ("hidden", "list", "nothing"), ("hidden", "lost"), ("hidden",)):
             done = a.claw(*args, want=2)
             self.assertEqual((len(done.stderr.splitlines()), done.stdout), (1, ""), (args, done.stderr))
-        self.assertEqual(json.loads(a.claw("hidden", "retry", "--json").stdout), {"rows": 0, "batches": 0})
+        self.assertEqual(json.loads(a.claw("hidden", "retry", "--json").stdout), {"rows": 0, "batches": 0, "past_cut": 0})
         for command in ("list", "show", "export", "retry"):
             self.assertIn(f"hidden {command}", a.claw("hidden", command, "--help").stdout)
 
