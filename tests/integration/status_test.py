@@ -412,6 +412,114 @@ class NeedsYou(StatusTest):
         self.in_sync(a)
         self.needs(b, "was replicated by device", "claw-sync identity new, then claw-sync join CODE", CLAW_DATA_DIR=str(a.data))
 
+    def rotated_badly(self, by, victim):
+        """The hub has an entry by which a device changes the key, and gives another one no share that opens."""
+        by.stop()
+        done = subprocess.run([next(claw.BUILD.resolve().rglob("bin/forge")), "rotate", by.data / "identity" / "membership.log",
+                               by.data, self.look(victim, "--local")["device_id"].replace("-", "")],
+                              capture_output=True, text=True, timeout=claw.PATIENCE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        entry, digest = map(bytes.fromhex, done.stdout.split())
+        self.hub.stop()
+        with contextlib.closing(self.hub.database()) as db, db:
+            seq = db.execute("SELECT max(seq) + 1 FROM entry").fetchone()[0]
+            db.execute("INSERT INTO entry(workspace, seq, hash, entry) SELECT workspace, ?, ?, ? FROM workspace", (seq, digest, entry))
+            db.execute("UPDATE workspace SET member_seq = ?, entry_hash = ?, epoch = epoch + 1", (seq, digest))
+        self.hub.start()
+        return seq
+
+    def test_a_share_of_the_key_that_is_none(self):
+        a, b, c = self.workspace_of(3)
+        self.settle([a, b, c])
+        by = self.look(a)["device_id"]
+        seq = self.rotated_badly(a, b)
+        self.put(b, "unsent")
+        reason = rf"^BAD_WRAP: device {by} .*changed the workspace's key in entry {seq} and did not share it rightly"
+        command = "claw-sync keys rotate, on another device"
+        done = b.claw("sync", want=4)
+        self.assertRegex(done.stderr, "BAD_WRAP.*have another device run: claw-sync keys rotate")
+        self.assertEqual(json.loads(b.claw("sync", "--json", want=4).stdout)["error"]["code"], "auth")
+        self.needs(b, reason, command)
+        self.assertIsNone(self.look(b)["daemon"])
+        self.daemon_of(b)
+        claw.wait_until(lambda: (self.look(b)["daemon"] or {}).get("failure"), b.daemon_log)
+        self.needs(b, reason, command)
+        self.assertEqual(self.look(b)["daemon"]["failure"]["code"], "auth")
+        self.assertEqual(b.value("SELECT count(*) FROM memories"), 1)
+        c.claw("keys", "rotate")
+        self.in_sync(b)  # its daemon has the next epoch's key, and goes on
+        b.stop()
+        self.settle([b, c])
+        self.assertEqual(c.value("SELECT id FROM memories"), "unsent")
+
+    def late(self, secs):
+        asan = claw.os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+        return {"LD_PRELOAD": next(claw.BUILD.resolve().rglob("late_clock.so")), "LATE_CLOCK_SECS": secs, "ASAN_OPTIONS": asan.lstrip(":")}
+
+    def put_late(self, device, id, secs):
+        """By an application with that clock: stamps are of the earlier one of its clock and ours."""
+        subprocess.run(["sqlite3", device.path, f"INSERT INTO memories(id, content) VALUES ('{id}', 'of tomorrow');"],
+                       env=claw.clean_env(**self.late(secs)), check=True)
+
+    def test_a_clock_that_is_ahead(self):
+        """Its edits go out under the hub's time; that it is ahead it says as long as it is."""
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        late = self.late(3600)
+        self.put_late(b, "m", 3600)
+        self.assertEqual(json.loads(b.claw("sync", "--json", **late).stdout)["pushed"], 1)
+        here = "set the clock right, best by NTP, here or there"
+        reason = r"^this clock is 3(600|59\d) s ahead of the hub's, which refuses edits from more than a minute ahead"
+        self.needs(b, reason, here, **late)
+        self.assertEqual([r["do"] for r in self.look(b, **late)["needs_you"]], [here])
+        b.start(**FAST | late)
+        self.needs(b, reason, here, **late)
+        b.stop()
+        self.in_sync(b)
+        a.sync()
+        a.sql("UPDATE memories SET content = 'of today' WHERE id = 'm';")  # is newer
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT content FROM memories"), "of today")
+
+    def test_stamps_that_the_hub_does_not_take(self):
+        """The hub's clock was a day ahead, and of what it took then it knows nothing any more: what comes behind that is refused."""
+        a, b = self.workspace_of(2)
+        self.settle([a, b])
+        day = 86400
+        self.hub.with_clock(day)
+        self.put_late(a, "of a", day)
+        a.claw("sync", **self.late(day))
+        b.sync()
+
+        def top_stamp(stamp):
+            self.hub.stop()
+            with contextlib.closing(self.hub.database()) as db, db:
+                was, = db.execute("SELECT top_stamp FROM workspace").fetchone()
+                db.execute("UPDATE workspace SET top_stamp = ?", (stamp,))
+            self.hub.with_clock(0)
+            return was
+        was = top_stamp(0)
+        b.sql("UPDATE memories SET content = 'kept' WHERE id = 'of a';")
+        found, command = "^this device's clock is too far ahead of the hub's: .*changes stay queued", "set the clock right, best by NTP"
+        self.assertIn("clock is too far ahead of the hub's", b.claw("sync", want=1).stderr)
+        self.assertEqual(json.loads(b.claw("sync", "--json", want=1).stdout)["error"]["code"], "clock")
+        self.needs(b, found, command)
+        self.assertIsNone(self.look(b)["daemon"])
+        b.start(**FAST)
+        claw.wait_until(lambda: (self.look(b)["daemon"] or {}).get("failure"), b.daemon_log)
+        self.assertEqual(self.look(b)["daemon"]["failure"]["code"], "clock")
+        self.needs(b, found, command)
+        self.assertEqual([r["do"] for r in self.look(b)["needs_you"]], [command])
+        b.stop()
+        self.needs(b, found, command)
+        a.sync()
+        self.assertEqual([d.value("SELECT content FROM memories") for d in (a, b)], ["of tomorrow", "kept"])
+        top_stamp(was)
+        b.sync()
+        self.in_sync(b)
+        self.settle([a, b])
+        self.assertEqual(a.value("SELECT content FROM memories"), "kept")
+
     def test_a_batch_of_a_newer_version(self):
         a, b = self.workspace_of(2)
         self.settle([a, b])
