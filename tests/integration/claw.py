@@ -95,6 +95,11 @@ class Hub:
     def database(self):
         return sqlite3.connect(self.folder / "data" / "hub.db", timeout=30)
 
+    def numbers(self, sql):
+        """The numbers that SQL finds in what it stores."""
+        with contextlib.closing(self.database()) as db:
+            return [r[0] for r in db.execute(sql)]
+
 
 class Device:
     """A database, a data_dir, and the client program on them."""

@@ -117,6 +117,11 @@ class OnPostgres(PostgresCase):
         self.assertEqual(gaps, "0")
 
 
+class PostgresHub(Hub):
+    def numbers(self, sql):
+        return [int(line) for line in self.postgres.sql(f"SET search_path TO claw_sync; {sql}").splitlines()]
+
+
 class News(PostgresCase):
     """Two hubs that look at everything once a day: what one takes, watchers at the other learn because they are told."""
     SEED = {"CLAW_SYNC_SERVER_KEY_SEED": "0123456789abcdef0123456789abcdef"}
@@ -393,6 +398,51 @@ class Moving(PostgresCase):
             self.assertEqual(d.stop(), 0)
             self.assertNotIn("HUB_", d.daemon_log())
             self.assertEqual(json.loads(d.claw("status", "--json").stdout)["state"], "in-sync")
+
+    def test_pruned_there_and_back(self):
+        """A snapshot moves along: who is new begins with it at the new store, and who was there goes on, to the next one."""
+        self.hub.stop()
+        self.hub.env["CLAW_SYNC_RETENTION_SECONDS"] = 0
+        self.hub.start()
+        here, there = f"sqlite:{self.file}", self.postgres.url
+        hubs = {here: self.hub, there: PostgresHub(self.hub.folder, CLAW_SYNC_HUB_DATABASE_URL=there, **self.hub.env)}
+        hubs[there].postgres = self.postgres
+        hubs[there].port = self.hub.port
+        devices = self.workspace_of(2)
+        devices[0].sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)"
+                       " INSERT INTO memories(id, content) SELECT 'm' || i, hex(randomblob(9000)) FROM n;")
+        self.settle(devices)
+
+        def round_at(hub, newcomer):
+            for i, d in enumerate(devices):  # each goes on
+                d.sql(f"DELETE FROM memories WHERE id = 'm{len(devices) * 10 + i}';"
+                      f"INSERT INTO memories(id, content) VALUES ('{newcomer} {i}', 'x');")
+            self.settle(devices)
+            number = json.loads(devices[0].claw("compact", "--json").stdout)["log_number"]
+            self.assertTrue(json.loads(devices[-1].claw("compact", "--json").stdout)["attested"])
+            for d in devices:
+                d.sync()
+            wait_until(lambda: hub.numbers("SELECT min(number) FROM log") == [number], "a pruned log")
+
+        def moved(source, target, newcomer):
+            self.hub.stop()
+            self.migrate("--from", source, "--to", target)
+            self.hub = hubs[target].start()
+            self.assertGreater(self.hub.numbers("SELECT min(number) FROM log")[0], 1)
+            d = self.device(newcomer)
+            self.join(devices[0], d)
+            d.sync()
+            self.assertGreater(len(d.dump()["memories"]), 250)
+            devices.append(d)
+            self.settle(devices)
+
+        round_at(self.hub, "here")
+        moved(here, there, "c")
+        round_at(self.hub, "there")
+        moved(there, here, "d")
+        round_at(self.hub, "here again")
+        moved(here, there, "e")  # a target that ends before the source begins
+        self.assertEqual(len({json.loads(d.claw("prove", "--json", want=None).stdout)["root"] for d in devices}), 1)
 
     def test_killed_on_the_way(self):
         a, b = self.workspace_of(2)
