@@ -43,6 +43,7 @@ void cs_compact_step_free(struct clawsync_engine *e)
     if (s->timer != NULL)
         cs_timer_close(s->timer);
     s->timer = NULL;
+    cs_buf_free(&s->said_peers);
     forget(e);
 }
 
@@ -199,13 +200,13 @@ static int is_aside(void *arg, const struct cs_review_aside *a)
     return a->log_id == e->head.log_id;
 }
 
-static int put_peers(struct clawsync_engine *e, struct cs_buf *out, uint32_t *npeers, struct cs_error *err)
+static int put_peers(struct clawsync_engine *e, struct cs_buf *out, struct cs_error *err)
 {
     struct cs_known_peer *peer = NULL;
     size_t n = 0;
     int rc = cs_replica_peers(e->replica, &e->compact.arena, &peer, &n, err);
 
-    *npeers = 0;
+    cs_buf_reset(out);
     for (size_t i = 0; i < n && rc == CS_OK; i++) {
         struct cs_snapshot_peer p = { .device = peer[i].device };
         uint8_t bytes[CS_SNAPSHOT_PEER_LEN];
@@ -218,7 +219,6 @@ static int put_peers(struct clawsync_engine *e, struct cs_buf *out, uint32_t *np
         memcpy(p.hash, known.hash, 32);
         cs_snapshot_peer_encode(&p, bytes);
         cs_buf_put(out, bytes, sizeof bytes);
-        (*npeers)++;
     }
     return rc == CS_OK && out->failed ? cs_fail(err, CS_ENOMEM, "out of memory") : rc;
 }
@@ -235,20 +235,18 @@ static int describe(struct clawsync_engine *e, const struct reading *r, struct c
                                .member_seq = e->members.seq,
                                .highest_epoch = mark->highest_epoch,
                                .parts = cs_parts_count(s->parts),
-                               .rows = r->all };
-    struct cs_buf peers = { 0 };
-    int rc = put_peers(e, &peers, &d.npeers, err);
+                               .rows = r->all,
+                               .peers = cs_buf_slice(&s->said_peers),
+                               .npeers = (uint32_t)(s->said_peers.len / CS_SNAPSHOT_PEER_LEN) };
+    int rc = CS_OK;
 
     memcpy(d.log_hash, mark->log_hash, 32);
     memcpy(d.entry_hash, e->members.head, 32);
     memcpy(d.digest, r->digest, 32);
     memcpy(d.proof, s->said_proof, sizeof d.proof);
-    d.peers = cs_buf_slice(&peers);
     cs_buf_reset(&s->descriptor);
-    if (rc == CS_OK)
-        cs_descriptor_seal(&s->descriptor, &d, &e->keys->sign);
-    cs_buf_free(&peers);
-    if (rc == CS_OK && s->descriptor.failed)
+    cs_descriptor_seal(&s->descriptor, &d, &e->keys->sign);
+    if (s->descriptor.failed)
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
     if (rc == CS_OK && s->descriptor.len > CS_DESCRIPTOR_MAX)
         rc = cs_fail(err, CS_ELIMIT, "too many devices for a snapshot");
@@ -259,9 +257,13 @@ static int say(struct clawsync_engine *e, const struct reading *r, struct cs_err
 {
     struct cs_compact_step *s = &e->compact;
     const struct cs_epoch_keys *keys = cs_keystore_epoch(e->ks, e->members.epoch);
+    int rc;
 
     if (keys == NULL)
         return cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+    s->said.number = 0;
+    if ((rc = put_peers(e, &s->said_peers, err)) != CS_OK)
+        return rc;
     s->said = (struct cs_state_proof){ .workspace = e->workspace,
                                        .device = e->device,
                                        .log_id = r->info->mark.log_id,
@@ -351,6 +353,34 @@ static bool has_said(const struct cs_compact_step *s, const Clawsync__V1__Snapsh
     return s->said.number != 0 && s->said.log_id == i->log_id && s->said.number == i->log_number;
 }
 
+/* The next device's last batch, of those that the log has: what a log before this one had is not compared. */
+static const uint8_t *next_chain(struct cs_slice peers, uint64_t base, size_t *at)
+{
+    while (*at < peers.len) {
+        const uint8_t *p = peers.data + *at;
+
+        *at += CS_SNAPSHOT_PEER_LEN;
+        if (cs_load_u64(p + 16) > base)
+            return p;
+    }
+    return NULL;
+}
+
+/* Who begins with the snapshot goes on from there in each device's chain: the root does not say whether that is so. */
+static bool same_chains(const struct clawsync_engine *e, const struct cs_descriptor *d)
+{
+    struct cs_slice ours = cs_buf_slice(&e->compact.said_peers);
+    uint64_t base = CS_CHAIN_BASE(e->log.generation);
+    size_t at = 0, ours_at = 0;
+    const uint8_t *p, *q;
+
+    do {
+        p = next_chain(d->peers, base, &at);
+        q = next_chain(ours, base, &ours_at);
+    } while (p != NULL && q != NULL && memcmp(p, q, CS_SNAPSHOT_PEER_LEN) == 0);
+    return p == NULL && q == NULL;
+}
+
 /* Does its author have what this device has there? */
 static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i, enum next *next, struct cs_error *err)
 {
@@ -376,6 +406,12 @@ static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i
                        "SNAPSHOT_DIFFERS: the snapshot of number %" PRIu64
                        " is of another state than this device has there; it was not attested. Level the two with: "
                        "claw-sync reconcile",
+                       i->log_number);
+    if (!same_chains(e, &d))
+        return cs_fail(err, CS_ECORRUPT,
+                       "SNAPSHOT_DIFFERS: the snapshot of number %" PRIu64
+                       " names other last batches of devices than the log has up to there; it was not attested. The "
+                       "device that gave it is to give another one with: claw-sync compact",
                        i->log_number);
     *next = request(e, ACTION(ATTEST), PHASE_ATTESTED);
     s->request.attestation = (ProtobufCBinaryData){ sizeof s->said_proof, s->said_proof };

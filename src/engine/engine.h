@@ -518,7 +518,8 @@ struct cs_compact_step {
     /* What this device had there: the newest state that was read. number 0: none */
     struct cs_state_proof said;
     uint8_t said_proof[CS_PROOF_LEN];
-    uint64_t known; /* log number of the newest snapshot that was seen, and of its log */
+    struct cs_buf said_peers; /* as in a descriptor */
+    uint64_t known;           /* log number of the newest snapshot that was seen, and of its log */
     uint64_t known_log;
     uint64_t again_at; /* log number before which none is given by itself */
     clawsync_compacted result, *result_to;
