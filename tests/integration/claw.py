@@ -228,9 +228,7 @@ class ClawTest(unittest.TestCase):
         return d
 
     def join(self, inviter, newcomer):
-        file = self.folder / f"invite-{newcomer.folder.name}"
-        inviter.claw("keys", "export", file, "--passphrase-file", self.passphrase)
-        newcomer.claw("keys", "import", file, "--passphrase-file", self.passphrase)
+        newcomer.claw("join", json.loads(inviter.claw("invite", "--json").stdout)["code"])
 
     def workspace_of(self, n, **kw):
         """n devices a, b, c … of one workspace."""
