@@ -170,7 +170,7 @@ static void check_sound(struct run *r, struct sim_disk *disk, const char *path)
 }
 
 /* A version names two values where two devices had the same identity, from the time on when one became the other, or
- * where one value was changed behind our back. */
+ * where one value was changed behind our back, by somebody or by a disk. */
 static bool may_be_double(struct device *d, struct cs_slice key, int64_t stamp, struct cs_slice device)
 {
     const struct run *r = d->run;
@@ -179,6 +179,8 @@ static bool may_be_double(struct device *d, struct cs_slice key, int64_t stamp, 
     struct cs_uuid id;
     unsigned row;
 
+    if (r->device_rotten)
+        return true;
     for (unsigned i = 0; i < r->ndevices; i++)
         if (r->devices[i].copied && cs_uuid_parse(&id, r->devices[i].id) &&
             cs_slice_eq(device, cs_slice(id.b, sizeof id.b)) && stamp > r->copied_at_hlc)
@@ -514,8 +516,8 @@ static void rot_files(struct device *d)
 }
 
 /* Bits of a device's databases have rotted. What it shows and sends from then on is its own matter, and a changed value
- * that it finds as it reconciles is an edit; but it does not crash, and the others go on, are equal and accuse nobody.
- */
+ * that it finds as it reconciles is an edit, or one of two that want a decision; but it does not crash, and the others
+ * go on, are equal and accuse nobody. */
 static void rot_device(struct run *r)
 {
     struct device *d = &r->devices[draw(r, r->ndevices)];
@@ -531,8 +533,7 @@ static void rot_device(struct run *r)
         device_close(d);
     else
         device_kill(d, false);
-    d->gone = true;
-    d->told = false;
+    d->gone = r->device_rotten = true;
     rot_files(d);
     if (device_try_open(d, &err) != CLAWSYNC_OK || clawsync_engine_start(d->engine, &err) != CLAWSYNC_OK)
         note(r, "%s does not start: %s", d->name, err.msg);

@@ -78,6 +78,7 @@ struct run {
     bool hub_has_backup;
     bool hub_lost;         /* something that it had, and it may not have got it back */
     bool hub_rotten;       /* bits of its disk are others */
+    bool device_rotten;    /* of a device's */
     bool unseen;           /* something was written behind our back, and nobody has reconciled since */
     bool blurred[IDS];     /* shared memories to which that happened: a version may name two values */
     int64_t copied_at_hlc; /* clock of the device that was copied, when it was */
