@@ -218,8 +218,8 @@ class ClawTest(unittest.TestCase):
                 sys.stderr.write(f"--- {f.name} of {f.parent.name}\n{f.read_text()[-3000:]}\n")
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start_hub(self, **env):
-        self.hub = Hub(self.folder / "hub", **env).start()
+    def start_hub(self, kind=Hub, **env):
+        self.hub = kind(self.folder / "hub", **env).start()
         return self.hub
 
     def device(self, name, **kw):

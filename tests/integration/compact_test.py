@@ -7,9 +7,11 @@ ROWS = 300
 
 
 class CompactTest(ClawTest):
+    HUB = {"CLAW_SYNC_RETENTION_SECONDS": 0}
+
     def setUp(self):
         super().setUp()
-        self.start_hub(CLAW_SYNC_RETENTION_SECONDS=0)
+        self.start_hub(**self.HUB)
 
     def fill(self, device, rows=ROWS):
         with device.connect() as db:
@@ -29,12 +31,10 @@ class CompactTest(ClawTest):
         return json.loads(device.claw("compact", "--json", want=want, **env).stdout)
 
     def numbers(self):
-        with contextlib.closing(self.hub.database()) as db:
-            return [r[0] for r in db.execute("SELECT number FROM log ORDER BY number")]
+        return self.hub.numbers("SELECT number FROM log ORDER BY number")
 
     def head(self, column="number"):
-        with contextlib.closing(self.hub.database()) as db:
-            return db.execute(f"SELECT {column} FROM workspace").fetchone()[0]
+        return self.hub.numbers(f"SELECT {column} FROM workspace")[0]
 
     def wait_pruned_to(self, first):
         wait_until(lambda: self.numbers()[:1] == [first], lambda: f"log from {first}: {self.numbers()[:3]}")
@@ -131,9 +131,8 @@ class Pruning(CompactTest):
         self.assertGreater(second, first)
         self.assertTrue(self.compact(a)["attested"])
         self.wait_pruned_to(second)
-        with contextlib.closing(self.hub.database()) as db:
-            wait_until(lambda: db.execute("SELECT count(DISTINCT slot) FROM snapshot_part").fetchone()[0] == 1,
-                       "the first snapshot's parts are gone")
+        wait_until(lambda: self.hub.numbers("SELECT count(DISTINCT slot) FROM snapshot_part") == [1],
+                   "the first snapshot's parts are gone")
         c = self.device("c")
         self.join(b, c)
         c.sync()
@@ -183,14 +182,11 @@ class ByItself(CompactTest):
             b.sql(f"INSERT INTO memory_records(id, title) VALUES ('m{i}', 'x');")
             b.sync()
         self.wait_equal([a, b])
-        with contextlib.closing(self.hub.database()) as db:
-            self.assertEqual(db.execute("SELECT count(*) FROM snapshot").fetchone()[0], 0)
+        self.assertEqual(self.hub.numbers("SELECT count(*) FROM snapshot"), [0])
 
 
 class Silent(CompactTest):
-    def setUp(self):
-        ClawTest.setUp(self)
-        self.start_hub(CLAW_SYNC_RETENTION_SECONDS=0, CLAW_SYNC_SILENT_SECONDS=1)
+    HUB = {"CLAW_SYNC_RETENTION_SECONDS": 0, "CLAW_SYNC_SILENT_SECONDS": 1}
 
     def test_it_comes_back_with_its_edits(self):
         a, b, c = self.workspace_of(3)

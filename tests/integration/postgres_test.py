@@ -2,6 +2,7 @@
 import signal
 import threading
 
+import compact_test
 from claw import *
 
 POSTGRES = ROOT / "tests" / "fixtures" / "postgres"
@@ -120,6 +121,23 @@ class OnPostgres(PostgresCase):
 class PostgresHub(Hub):
     def numbers(self, sql):
         return [int(line) for line in self.postgres.sql(f"SET search_path TO claw_sync; {sql}").splitlines()]
+
+
+class CompactCase(PostgresCase):
+    """The tests of compact_test, at a hub whose store this is."""
+
+    def start_hub(self, **env):
+        super().start_hub(PostgresHub, CLAW_SYNC_HUB_DATABASE_URL=self.postgres.url, **env)
+        self.hub.postgres = self.postgres
+        return self.hub
+
+
+class Pruning(compact_test.Pruning, CompactCase):
+    pass
+
+
+class Silent(compact_test.Silent, CompactCase):
+    pass
 
 
 class News(PostgresCase):
