@@ -25,12 +25,8 @@ static const char walk_sql[] = "SELECT " COLUMNS " FROM sync_audit_log WHERE seq
 
 int cs_audit_fail_db(cs_audit *a, const char *what, struct cs_error *err)
 {
-    int code = cs_sqlite_code(sqlite3_errcode(a->db));
-
-    return cs_fail(err, code, "audit log: cannot %s: %s%s", what, cs_sqlite_cause(a->db),
-                   code != CS_ECORRUPT ? ""
-                                       : "; the file is damaged: keep it as evidence and move it away; a new "
-                                         "log begins");
+    return cs_sqlite_fail(a->db, err, "audit log: cannot ", what,
+                          "keep it as evidence and move it away; a new log begins");
 }
 
 /* ---- rows ---- */

@@ -36,6 +36,15 @@ const char *cs_sqlite_cause(sqlite3 *db)
     return sqlite3_errmsg(db);
 }
 
+int cs_sqlite_fail(sqlite3 *db, struct cs_error *err, const char *prefix, const char *what, const char *if_damaged)
+{
+    int code = cs_sqlite_code(sqlite3_errcode(db));
+    bool damaged = code == CS_ECORRUPT;
+
+    return cs_fail(err, code, "%s%s: %s%s%s", prefix, what, cs_sqlite_cause(db),
+                   damaged ? "; the file is damaged: " : "", damaged ? if_damaged : "");
+}
+
 /* A checkpoint begins by syncing the log. Whether it can then do more does not matter. */
 bool cs_sqlite_sync_found(struct sqlite3 *db)
 {

@@ -9,9 +9,15 @@
 int cs_sqlite_code(int rc);
 
 struct sqlite3;
+struct cs_error;
 /* Why the connection's last call failed, as sqlite3_errmsg says it; where that says no more than "disk I/O error" and
  * the disk is full, it says so. Lasts until the next call. */
 const char *cs_sqlite_cause(struct sqlite3 *db);
+
+/* Fails with the code and the cause of the connection's last call: "<prefix><what>: <cause>", and what to do if it is
+ * that the file is damaged. Returns the code. */
+int cs_sqlite_fail(struct sqlite3 *db, struct cs_error *err, const char *prefix, const char *what,
+                   const char *if_damaged);
 
 /* For a connection that was just opened. A process that dies between writing a commit to a write-ahead log and syncing
  * it leaves one that is read all the same, and may be gone after a power failure: this syncs it. False: that failed. */

@@ -53,12 +53,8 @@ const char *cs_queue_state_name(enum cs_queue_state s)
 
 int cs_queue_fail_db(cs_queue *q, const char *what, struct cs_error *err)
 {
-    int code = cs_sqlite_code(sqlite3_errcode(q->db));
-
-    return cs_fail(err, code, "queue: cannot %s: %s%s", what, cs_sqlite_cause(q->db),
-                   code != CS_ECORRUPT ? ""
-                                       : "; the file is damaged: move it away; what is unsent is in the database, but "
-                                         "for what the hub has refused");
+    return cs_sqlite_fail(q->db, err, "queue: cannot ", what,
+                          "move it away; what is unsent is in the database, but for what the hub has refused");
 }
 
 sqlite3_stmt *cs_queue_stmt(cs_queue *q, int which, struct cs_error *err)

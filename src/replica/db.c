@@ -82,12 +82,9 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
 
 int(cs_db_fail)(struct cs_replica *r, struct cs_error *err, const char *what)
 {
-    int code = cs_sqlite_code(sqlite3_errcode(r->db));
-
-    return cs_fail(err, code, "%s: %s%s", what, cs_sqlite_cause(r->db),
-                   code != CS_ECORRUPT ? ""
-                                       : "; the file is damaged: keep it, put a backup or an empty database with the "
-                                         "same tables in its place, and the rest comes back from the hub");
+    return cs_sqlite_fail(r->db, err, "", what,
+                          "keep it, put a backup or an empty database with the same tables in its place, and the rest "
+                          "comes back from the hub");
 }
 
 int cs_db_exec(struct cs_replica *r, const char *sql, struct cs_error *err)
