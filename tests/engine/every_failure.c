@@ -16,6 +16,7 @@
 #include "crypto/rng.h"
 #include "engine/engine.h"
 #include "hub/hub.h"
+#include "sim/memo.h"
 #include "sim/sim_disk.h"
 
 void *__wrap_malloc(size_t n);
@@ -727,6 +728,7 @@ int main(int argc, char **argv)
     now.report = mmap(NULL, sizeof *now.report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (now.report == MAP_FAILED)
         return 2;
+    memo_init();
     count_sqlites_allocations();
     for (enum kind kind = o.from; kind < o.to; kind++) {
         now.stride = o.every != 0 ? o.every : strides[kind];

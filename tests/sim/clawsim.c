@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "crypto/rng.h"
+#include "sim/memo.h"
 #include "sim/system.h"
 
 struct options {
@@ -319,6 +320,7 @@ int main(int argc, char **argv)
     uint64_t n = 0, failed = 0;
     time_t begun = time(NULL);
 
+    memo_init();
     mallopt(M_MMAP_THRESHOLD, 64 << 20); /* a run's memory is used again and again */
     mallopt(M_TRIM_THRESHOLD, 256 << 20);
     sqlite3_config(SQLITE_CONFIG_SINGLETHREAD);

@@ -441,6 +441,7 @@ static void check_stamps(struct reading *q)
 struct stamped {
     int64_t write, stamp;
     const struct device *by;
+    uint64_t life; /* incarnations that must have one order are one life */
 };
 
 static int by_write(const void *a, const void *b)
@@ -449,6 +450,8 @@ static int by_write(const void *a, const void *b)
 
     if (x->by != y->by)
         return (x->by > y->by) - (x->by < y->by);
+    if (x->life != y->life)
+        return (x->life > y->life) - (x->life < y->life);
     return x->write != y->write ? (x->write > y->write) - (x->write < y->write)
                                 : (x->stamp > y->stamp) - (x->stamp < y->stamp);
 }
@@ -468,11 +471,12 @@ static bool is_stamped(const struct reading *q, const struct entry *e, const str
         return false;
     out->stamp = e->op.stamp;
     out->by = writer_of(q->r, out->write);
-    return !out->by->copied && !out->by->went_back && cs_uuid_parse(&id, out->by->id) &&
-           cs_uuid_cmp(&id, &q->all.devices[e->op.device]) == 0;
+    out->life = out->by->copied ? e->incarnation : 0;
+    return cs_uuid_parse(&id, out->by->id) && cs_uuid_cmp(&id, &q->all.devices[e->op.device]) == 0;
 }
 
-/* What a device wrote later has a later stamp, in all of its incarnations. */
+/* What a device wrote later has a later stamp, in all of its incarnations, whatever backup it went back to between
+ * them; of one that has a copy, in each. */
 static void check_order(struct reading *q)
 {
     struct stamped *all = NULL;
@@ -486,7 +490,8 @@ static void check_order(struct reading *q)
     if (n > 0)
         qsort(all, n, sizeof *all, by_write);
     for (uint32_t i = 1; i < n; i++)
-        if (all[i].by == all[i - 1].by && all[i].write != all[i - 1].write && all[i].stamp <= all[i - 1].stamp)
+        if (all[i].by == all[i - 1].by && all[i].life == all[i - 1].life && all[i].write != all[i - 1].write &&
+            all[i].stamp <= all[i - 1].stamp)
             die(q->r, "%s gave its write %" PRId64 " the stamp %" PRId64 ", and write %" PRId64 " before it %" PRId64,
                 all[i].by->name, all[i].write, all[i].stamp, all[i - 1].write, all[i - 1].stamp);
     free(all);

@@ -41,7 +41,6 @@ struct device {
     bool backup_is_ahead; /* unsealed edits in it have times to come: they would win over later ones */
     bool told;            /* an event told of something wrong */
     bool restored;        /* it went back to a backup, and may not have fetched what it had since */
-    bool went_back;       /* it ever did: some of its writes may have been sealed twice */
     char code[CLAWSYNC_CODE_MAX];
     bool commanded; /* `command` was handed to the engine */
     struct cs_command command;
