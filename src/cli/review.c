@@ -221,12 +221,6 @@ static const char *aside_meaning(const char *finding)
     return "it could not be taken in";
 }
 
-/* A removal is for ever: so is where it drew the line. */
-static bool never_counts(const struct cs_review_aside *a)
-{
-    return strncmp(a->finding, "PAST_CUT:", 9) == 0;
-}
-
 static json_t *aside_json(const struct cs_review_aside *a)
 {
     char device[CS_UUID_TEXT];
@@ -249,7 +243,7 @@ static void say_aside(struct hidden_list *l, const struct cs_review_aside *a)
         return;
     cs_cli_say(l->c, "what     %s", aside_meaning(a->finding));
     say_time(l->c, "noticed", a->noticed_ms);
-    if (never_counts(a)) {
+    if (cs_review_never_counts(a)) {
         cs_cli_say(
             l->c,
             "It counts on no device, however often it is tried: who removed its device drew the line before it.\n"
@@ -382,7 +376,7 @@ static int count_aside(void *arg, const struct cs_review_aside *a)
 {
     struct tried *t = arg;
 
-    ++*(never_counts(a) ? &t->past_cut : &t->batches);
+    ++*(cs_review_never_counts(a) ? &t->past_cut : &t->batches);
     return 0;
 }
 
@@ -423,7 +417,7 @@ static int seek_aside(void *arg, const struct cs_review_aside *a)
     struct sought *x = arg;
 
     x->found = a->log_number == x->batch;
-    x->never_counts = x->found && never_counts(a);
+    x->never_counts = x->found && cs_review_never_counts(a);
     return x->found;
 }
 

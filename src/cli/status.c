@@ -45,8 +45,7 @@ static int count_aside(void *arg, const struct cs_review_aside *a)
 {
     struct cs_looked *l = arg;
 
-    (void)a;
-    l->batches_aside++;
+    ++*(cs_review_never_counts(a) ? &l->batches_past_cut : &l->batches_aside);
     return 0;
 }
 
@@ -249,8 +248,9 @@ static void status_json(const struct cs_cli *c, const struct cs_looked *l, json_
                                         "manual_conflicts", (json_int_t)n->manual_conflicts, "held_back",
                                         (json_int_t)n->held_back, "taking_in", (json_int_t)n->taking_in, "log_number",
                                         (json_int_t)l->mark.number, "batches_set_aside", (json_int_t)l->batches_aside));
-    json_object_update_new(o, json_pack("{s:I, s:I, s:I, s:b}", "set_aside", (json_int_t)l->queue.failed, "queued",
-                                        (json_int_t)queued, "altered_tables", (json_int_t)l->health.altered,
+    json_object_update_new(o, json_pack("{s:I, s:I, s:I, s:I, s:b}", "batches_past_cut",
+                                        (json_int_t)l->batches_past_cut, "set_aside", (json_int_t)l->queue.failed,
+                                        "queued", (json_int_t)queued, "altered_tables", (json_int_t)l->health.altered,
                                         "schema_unseen", (int)l->health.schema_unseen));
     cs_cli_json(o);
 }
@@ -406,6 +406,10 @@ static void say_counts(const struct cs_cli *c, const struct cs_looked *l)
     if (l->batches_aside > 0)
         cs_cli_say(c, "set aside       %" PRId64 " batches of others that cannot be read: claw-sync hidden list",
                    l->batches_aside);
+    if (l->batches_past_cut > 0)
+        cs_cli_say(c,
+                   "set aside       %" PRId64 " batches of removed devices, which count nowhere: claw-sync hidden list",
+                   l->batches_past_cut);
     if (l->queue.failed > 0)
         cs_cli_say(c, "set aside       %" PRIu64 " sets that the hub refused: claw-sync queue list", l->queue.failed);
 }

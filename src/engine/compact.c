@@ -193,11 +193,18 @@ static int is_ahead(struct clawsync_engine *e, bool *out, struct cs_error *err)
     return rc;
 }
 
-static int is_aside(void *arg, const struct cs_review_aside *a)
-{
-    struct clawsync_engine *e = arg;
+/* What is noted of a log that is no more is not in the way. */
+struct lack {
+    uint64_t log_id;
+    bool found;
+};
 
-    return a->log_id == e->head.log_id;
+static int is_lacking(void *arg, const struct cs_review_aside *a)
+{
+    struct lack *l = arg;
+
+    l->found = a->log_id == l->log_id && !cs_review_never_counts(a);
+    return l->found;
 }
 
 static int put_peers(struct clawsync_engine *e, struct cs_buf *out, struct cs_error *err)
@@ -278,11 +285,12 @@ static int say(struct clawsync_engine *e, const struct reading *r, struct cs_err
 
 static int all_is_here(struct clawsync_engine *e, const struct cs_merged_info *info, struct cs_error *err)
 {
-    int rc = cs_review_aside(e->replica, is_aside, e, err);
+    struct lack l = { .log_id = e->head.log_id };
+    int rc = cs_review_aside(e->replica, is_lacking, &l, err);
 
-    if (rc < 0)
+    if (rc != CS_OK)
         return rc;
-    if (rc != 0)
+    if (l.found)
         return cs_fail(
             err, CS_EINVAL,
             "a batch of the log was set aside (claw-sync hidden list), so that this device does not have all "

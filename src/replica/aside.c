@@ -3,6 +3,7 @@
  *   1 u8 ‖ follows u8 ‖ log id u64 ‖ noticed i64 ‖ device 16 ‖ hash 32 ‖ finding */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "replica/apply.h"
 #include "replica/review.h"
@@ -87,6 +88,11 @@ int cs_review_aside(cs_replica *r, int (*fn)(void *arg, const struct cs_review_a
     sqlite3_finalize(s);
     cs_buf_free(&text);
     return rc;
+}
+
+bool cs_review_never_counts(const struct cs_review_aside *a)
+{
+    return strncmp(a->finding, "PAST_CUT:", 9) == 0;
 }
 
 int cs_review_aside_settled(cs_replica *r, struct cs_error *err)

@@ -38,6 +38,10 @@ struct cs_review_aside {
     int64_t noticed_ms;
 };
 
+/* It is from behind its device's removal, which is for ever: it counts on no device, and nothing that counts is
+ * missing. */
+bool cs_review_never_counts(const struct cs_review_aside *a);
+
 /* Calls fn for each, by number; all of it is valid until the callback returns, in which nothing else is asked of r. fn
  * returns 0 to go on, anything else ends it. */
 int cs_review_aside(cs_replica *r, int (*fn)(void *arg, const struct cs_review_aside *a), void *arg,

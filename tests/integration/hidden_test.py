@@ -321,7 +321,8 @@ class Batches(claw.ClawTest):
         gone = d.claw("hidden", "dismiss", str(number)).stdout
         self.assertIn(f"batch {number} of the log is not fetched again", gone)
         d.sync()
-        self.assertEqual((self.aside(d), d.status()["batches_set_aside"], d.dump()), ([], 0, rows))
+        said = d.status()
+        self.assertEqual((self.aside(d), said["batches_set_aside"], said["batches_past_cut"], d.dump()), ([], 0, 0, rows))
         return shown, *told, gone
 
     def test_content_that_cannot_be_read(self):
@@ -383,6 +384,9 @@ class Batches(claw.ClawTest):
         for d in (a, b):  # also who sends something finds it
             self.assertIn("PAST_CUT", d.claw("sync", want=4).stderr)
             self.assertEqual(d.query("SELECT id FROM memories ORDER BY id"), [("after",), ("behind",)])
+        said = b.status()
+        self.assertEqual((said["batches_set_aside"], said["batches_past_cut"], said["needs_you"]), (0, 1, []))
+        self.assertIn("1 batches of removed devices, which count nowhere", b.claw("status", want=None).stdout)
         shown, retry, words, gone = self.never_opens(b, number, device, "PAST_CUT", "its device sent it when it was removed already")
         self.assertIn("It counts on no device, however often it is tried", shown)
         self.assertNotIn("claw-sync hidden retry", shown)

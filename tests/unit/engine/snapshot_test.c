@@ -4,6 +4,8 @@
 #include "unit/engine/forger.h"
 
 #include "crypto/snapshot.h"
+#include "engine/engine.h"
+#include "replica/review.h"
 
 static const char schema[] = "CREATE TABLE memories(id TEXT PRIMARY KEY, content TEXT);";
 
@@ -286,12 +288,41 @@ static void of_whom_is_removed(void **state)
     free(s);
 }
 
+/* Who lacks what a batch holds gives no snapshot, as the log would be pruned of it; of what counts nowhere nobody lacks
+ * anything. */
+static void with_a_batch_set_aside(void **state)
+{
+    static const char *const findings[] = { "PAST_CUT: behind its removal", "BAD_CHUNK: other bytes" };
+    struct scene s;
+    clawsync_compacted done;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    begin(&s);
+    for (int i = 0; i < 2; i++) {
+        clawsync_engine *e = s.device[THIRD].engine;
+        struct cs_review_aside a = { .log_id = e->head.log_id, .log_number = 1, .finding = findings[i] };
+
+        app(&s.device[THIRD], i == 0 ? "INSERT INTO memories VALUES('more', 'x')" : "DELETE FROM memories");
+        sync_all(&s);
+        ok(cs_review_put_aside(e->replica, &a, (struct cs_error *)&err), &err);
+        if (i == 0) {
+            ok(clawsync_engine_compact(e, &done, &err), &err);
+        } else {
+            assert_int_equal(clawsync_engine_compact(e, &done, &err), CLAWSYNC_EINVAL);
+            assert_non_null(strstr(err.msg, "it gives no snapshot"));
+        }
+    }
+    end(&s);
+}
+
 int main(void)
 {
     static const int author = AUTHOR, attester = ATTESTER;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_removed_device_left),
         cmocka_unit_test(chains_that_the_log_has_not),
+        cmocka_unit_test(with_a_batch_set_aside),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&author),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&attester),
     };
