@@ -15,12 +15,14 @@ else()
   if(EXISTS ${BLAKE3_DIR}/blake3.c)
     set(sources ${BLAKE3_DIR}/blake3.c ${BLAKE3_DIR}/blake3_dispatch.c ${BLAKE3_DIR}/blake3_portable.c)
     if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-      list(APPEND sources ${BLAKE3_DIR}/blake3_sse2_x86-64_unix.S ${BLAKE3_DIR}/blake3_sse41_x86-64_unix.S
-        ${BLAKE3_DIR}/blake3_avx2_x86-64_unix.S ${BLAKE3_DIR}/blake3_avx512_x86-64_unix.S)
+      # not SSE4.1: 11 KiB for processors from before AVX2, which have SSE2
+      list(APPEND sources ${BLAKE3_DIR}/blake3_sse2_x86-64_unix.S ${BLAKE3_DIR}/blake3_avx2_x86-64_unix.S
+        ${BLAKE3_DIR}/blake3_avx512_x86-64_unix.S)
     elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
       list(APPEND sources ${BLAKE3_DIR}/blake3_neon.c)
     endif()
     add_library(cs_blake3 STATIC ${sources})
+    target_compile_definitions(cs_blake3 PRIVATE BLAKE3_NO_SSE41)
     target_include_directories(cs_blake3 SYSTEM PUBLIC ${BLAKE3_DIR})
     add_library(Blake3::Blake3 ALIAS cs_blake3)
     set(Blake3_FOUND TRUE)

@@ -26,6 +26,11 @@ target_link_options(clawsync PRIVATE -Wl,--as-needed -Wl,--version-script=${CMAK
 if(NOT CS_SANITIZE) # a sanitizer's runtime is the program's
   target_link_options(clawsync PRIVATE -Wl,-z,defs)
 endif()
+include(CheckLinkerFlag)
+check_linker_flag(C -Wl,-z,pack-relative-relocs CS_PACKS_RELOCATIONS)
+if(CS_PACKS_RELOCATIONS)
+  target_link_options(clawsync PRIVATE -Wl,-z,pack-relative-relocs)
+endif()
 set_target_properties(clawsync PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} LINKER_LANGUAGE C
   LINK_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/clawsync.map)
 

@@ -1,4 +1,5 @@
-# cs_room(NAME ROOM... LINK library...): the object library cs_NAME of src/NAME/*.c, which may use the named rooms.
+# cs_room(NAME [SMALL] ROOM... LINK library...): the object library cs_NAME of src/NAME/*.c, which may use the named rooms.
+# SMALL: it decides and waits more than it computes, and is compiled for its size.
 add_library(cs_warnings INTERFACE)
 target_compile_options(cs_warnings INTERFACE -Wall -Wextra -Wconversion -Wshadow -Wformat=2 -Wstrict-prototypes
   -Wmissing-prototypes -Wvla -Werror -fno-strict-aliasing)
@@ -14,7 +15,7 @@ if(CS_SANITIZE MATCHES "thread")
 endif()
 
 function(cs_room name)
-  cmake_parse_arguments(R "" "" "ROOMS;LINK" ${ARGN})
+  cmake_parse_arguments(R "SMALL" "" "ROOMS;LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.c)
   list(FILTER sources EXCLUDE REGEX "/(main|test_[a-z_]+)\\.c$")
   if(NOT sources)
@@ -22,6 +23,9 @@ function(cs_room name)
   endif()
   add_library(cs_${name} STATIC ${sources})
   target_link_libraries(cs_${name} PUBLIC cs_warnings ${R_LINK})
+  if(R_SMALL AND NOT CS_SANITIZE)
+    target_compile_options(cs_${name} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-Os>)
+  endif()
   foreach(room ${R_ROOMS})
     target_link_libraries(cs_${name} PUBLIC cs_${room})
   endforeach()

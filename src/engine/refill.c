@@ -181,7 +181,7 @@ static int refill_entry(struct clawsync_engine *e, void *arg, struct cs_buf *ent
 {
     struct cs_known_peer *peer = NULL;
     struct cs_arena a = { 0 };
-    struct cs_cut *head;
+    struct cs_cut *head = NULL;
     struct cs_floor to;
     size_t n = 0;
     int rc;
