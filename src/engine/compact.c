@@ -430,9 +430,12 @@ static void note_known(struct clawsync_engine *e, const Clawsync__V1__SnapshotRe
 {
     struct cs_compact_step *s = &e->compact;
     const Clawsync__V1__SnapshotInfo *best = a->served;
+    uint64_t later = e->head.number + e->config.compact_after / 8 + 1;
 
-    if (a->given != NULL && (best == NULL || a->given->log_number > best->log_number))
+    if (a->given != NULL && a->given->whole && (best == NULL || a->given->log_number > best->log_number))
         best = a->given;
+    else if (a->given != NULL && !a->given->whole && !is_ours(e, a->given) && s->again_at < later)
+        s->again_at = later; /* its giver may die over it; what this device left unfinished stays so */
     s->known_log = e->head.log_id;
     s->known = best == NULL ? 0 : best->log_number;
     s->result.served_number = a->served == NULL ? 0 : a->served->log_number;

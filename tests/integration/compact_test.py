@@ -1,5 +1,6 @@
 """compact with the real programs: snapshots in place of all that ever happened, and logs without their beginning."""
 import json
+import os
 
 from claw import *
 
@@ -211,6 +212,198 @@ class Silent(CompactTest):
             self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'new of c'"), "unsent")
         self.assertIn("r0001", c.claw("conflicts", "list", "--all", want=None).stdout + c.claw("conflicts", "list").stdout)
 
+
+class Killed(CompactTest):
+    """kill -9 in the middle of it: all come to rest by themselves, are equal, and somebody new can join."""
+    BATCHES, STEP = 2600, 256  # in the log that is pruned; that one transaction takes out of it
+
+    def setUp(self):
+        super().setUp()
+        self.a, self.b = self.workspace_of(2)
+
+    def fill_large(self, rows=4000):
+        """A state of several parts."""
+        with self.a.connect() as db:
+            db.execute("BEGIN")
+            db.executemany("INSERT INTO memory_records(id, body) VALUES (?, ?)",
+                           ((f"r{i:05}", os.urandom(1000).hex()) for i in range(rows)))
+            db.execute("COMMIT")
+        self.settle([self.a, self.b])
+
+    def touch(self):
+        """A batch more."""
+        self.a.sql("UPDATE memory_records SET title = coalesce(title, '') || 'x' WHERE id = 'r00010';")
+
+    def run_daemon(self, device, compact_after=0):
+        device.start(CLAW_COMPACT_AFTER=compact_after, CLAW_HEARTBEAT_INTERVAL_SECS=1)
+
+    def snapshots(self, where="1"):
+        with contextlib.closing(self.hub.database()) as db:
+            return db.execute(f"SELECT state, parts, number, device, attester FROM snapshot WHERE {where}").fetchall()
+
+    def wait_snapshot(self, where):
+        return wait_until(lambda: self.snapshots(where), lambda: f"{where}: {self.snapshots()}")[0]
+
+    def wait_pruned(self, number):
+        wait_until(lambda: self.numbers()[0] >= number and self.head("prune_to") == 0,
+                   lambda: f"pruned to {number}: {self.numbers()[:2]}, to {self.head('prune_to')}, {self.snapshots()}")
+
+    def check_hub(self):
+        """What holds at any moment, also of a hub that has just died."""
+        with contextlib.closing(self.hub.database()) as db:
+            self.assertEqual(db.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+            head, pruned, prune_to = db.execute("SELECT number, pruned, prune_to FROM workspace").fetchone()
+            log = [r[0] for r in db.execute("SELECT number FROM log ORDER BY number")]
+            chunks = [r[0] for r in db.execute("SELECT DISTINCT number FROM chunk ORDER BY number")]
+            served = [r[0] for r in db.execute("SELECT number FROM snapshot WHERE state = 3 AND attestation <> x''")]
+            stored = sum(db.execute(f"SELECT coalesce(sum(length(payload)), 0) FROM {t}").fetchone()[0]
+                         for t in ("chunk", "snapshot_part"))
+        self.assertEqual(log, list(range(pruned + 1, head + 1)))
+        self.assertEqual(chunks, log)
+        if pruned > 0:  # the batch of the snapshot's own number stays
+            self.assertGreater(max(served), pruned)
+        self.assertGreaterEqual(max(served, default=0), prune_to)
+        self.assertEqual(self.head("bytes"), stored)  # so nothing was taken off twice
+        return pruned
+
+    def all_is_well(self, *others):
+        """All go on, and stop; what they have is compared, and somebody new joins."""
+        devices = [self.a, self.b, *others]
+        for d in devices:
+            d.sql(f"INSERT INTO memory_records(id, title) VALUES ('later', 'of all')"
+                  f"  ON CONFLICT(id) DO UPDATE SET title = 'once more';"
+                  f"INSERT INTO memory_records(id) VALUES ('of {d.folder.name}');")
+        self.wait_equal(devices)
+        for d in devices:
+            self.assertEqual(d.stop(), 0, d.daemon_log()[-2000:])
+        self.check_hub()
+        new = self.device("new")
+        self.join(self.b, new)
+        new.sync()
+        devices.append(new)
+        self.settle(devices)
+        for d in devices:
+            d.claw("prove", "--quiet", want=None)
+        for d in devices:
+            self.assertEqual(json.loads(d.claw("prove", "--json").stdout)["equal"], len(devices) - 1)
+        found = json.loads(self.a.claw("reconcile", "--json").stdout)
+        self.assertEqual([found[x] for x in ("missing_here", "missing_there", "conflicting", "published")], [0] * 4)
+
+    def test_who_gives(self):
+        self.fill_large()
+        self.run_daemon(self.b)
+        died = 0
+        for _ in range(20):
+            before = self.snapshots("state = 1")
+            self.run_daemon(self.a, compact_after=1)
+            wait_until(lambda: self.snapshots(f"state > 0 AND parts > 0") not in ([], before),
+                       lambda: f"it begins anew: {before}, {self.snapshots()}, {self.a.daemon_log()}")
+            self.assertEqual(self.a.stop(signal.SIGKILL), -signal.SIGKILL)
+            died += self.snapshots("state = 1") != []
+            self.check_hub()
+            if died == 2:
+                break
+            if self.snapshots("state > 1"):  # it was faster: there is to be another one
+                self.touch()
+        self.assertEqual(died, 2)
+        self.run_daemon(self.a, compact_after=1)
+        number = self.wait_snapshot("state = 3 AND attestation <> x''")[2]
+        self.wait_pruned(number)
+        self.all_is_well()
+
+    def test_the_hub_as_it_prunes(self):
+        self.fill(self.a, rows=100)
+        self.settle([self.a, self.b])
+        for d in (self.a, self.b):
+            self.run_daemon(d)
+            wait_until(lambda d=d: "connected" in d.daemon_log(), d.daemon_log)
+        seen, stops = 0, set()
+        for n in range(10):
+            self.lengthen(n)
+            given = self.compact(self.a)
+            self.assertGreater(given["parts"], 0)
+            while seen < given["log_number"] - 1:
+                seen = self.kill_as_it_prunes(seen, given["log_number"])
+                stops |= {seen} if seen < given["log_number"] - 1 else set()
+                self.hub.start()
+            self.wait_pruned(given["log_number"])
+            if len(stops) > 1:
+                break
+        self.assertGreater(len(stops), 1)
+        self.all_is_well()
+
+    def lengthen(self, n):
+        """By so many batches, of one row each."""
+        self.b.stop()
+        with self.b.connect() as db:
+            db.execute("BEGIN")
+            db.executemany("INSERT INTO memory_records(id) VALUES (?)", ((f"l{n}-{i:05}",) for i in range(self.BATCHES)))
+            db.execute("COMMIT")
+        self.b.claw("sync", CLAW_MAX_DELTA_ROWS=1)
+        self.run_daemon(self.b)
+        self.wait_equal([self.a, self.b])
+
+    def kill_as_it_prunes(self, seen, number):
+        """As soon as it has taken more out of the log. Returns the number up to which it has."""
+        with contextlib.closing(self.hub.database()) as db:
+            wait_until(lambda: db.execute("SELECT pruned FROM workspace").fetchone()[0] > seen,
+                       lambda: f"pruned beyond {seen}, to {number}: {self.snapshots()}")
+        self.assertEqual(self.hub.stop(signal.SIGKILL), -signal.SIGKILL)
+        pruned = self.check_hub()
+        self.assertGreaterEqual(pruned, seen)
+        self.assertLess(pruned, number)
+        return pruned
+
+    def test_who_joins_as_it_merges(self):
+        self.fill_large()
+        for d in (self.a, self.b):
+            self.run_daemon(d)
+        number = self.compact(self.a)["log_number"]
+        self.wait_pruned(number)
+        c = self.device("c")
+        self.join(self.a, c)
+        count, seen, died = "SELECT count(*) FROM memory_records", 0, 0
+        for _ in range(20):
+            self.run_daemon(c)
+            wait_until(lambda: c.value(count) > seen, c.daemon_log)
+            self.assertEqual(c.stop(signal.SIGKILL), -signal.SIGKILL)
+            c.check()
+            had, seen = seen, c.value(count)
+            self.assertGreaterEqual(seen, had)
+            if seen == 4000:
+                break
+            died += 1
+            self.assertEqual(c.status()["log_number"], 0)  # what it has of the snapshot is no place in the log
+            if died == 2:
+                break
+        self.assertGreater(died, 0)
+        c.sql("UPDATE memory_records SET title = 'as it came' WHERE id = 'r00000';")
+        self.run_daemon(c)
+        self.wait_equal([self.a, self.b, c])
+        self.assertEqual(self.a.value("SELECT title FROM memory_records WHERE id = 'r00000'"), "as it came")
+        self.all_is_well(c)
+
+    def test_who_attests(self):
+        self.fill_large()
+        self.run_daemon(self.a)
+        for where in ("state > 0", "state > 1", "state = 3"):  # begun: it reads its own; whole: it attests; attested
+            self.run_daemon(self.b)
+            wait_until(lambda: "connected" in self.b.daemon_log(), self.b.daemon_log)
+            giving = subprocess.Popen(self.a.command(CLIENT, "compact", "--json"), env=self.a.env(),
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            number = self.wait_snapshot(f"{where} AND number > {self.head('pruned') + 1}")[2]
+            self.assertEqual(self.b.stop(signal.SIGKILL), -signal.SIGKILL)
+            giving.wait(PATIENCE)
+            self.wait_snapshot(f"state > 1 AND number = {number}")
+            self.check_hub()
+            self.run_daemon(self.b)
+            self.wait_snapshot(f"state = 3 AND attestation <> x'' AND number = {number}")
+            self.wait_pruned(number)
+            self.touch()
+            self.wait_equal([self.a, self.b])
+            self.b.stop()
+        self.run_daemon(self.b)
+        self.all_is_well()
 
 class Hostile(CompactTest):
     """Each lie about a snapshot has its name, its exit code, a row in the audit log, and changes nothing in the database of
