@@ -304,7 +304,7 @@ static void syncing(const struct cs_looked *l, char *out, size_t size)
 static void say_state(const struct cs_cli *c, const struct cs_looked *l)
 {
     static const char settle[] = "claw-sync run, or once: claw-sync sync";
-    char detail[CS_REASON_MAX + 160] = "", since[32], rest[160];
+    char since[32], rest[160], detail[2 + CS_REASON_MAX + sizeof rest] = "";
     struct cs_reasons r;
     enum cs_word word;
 
