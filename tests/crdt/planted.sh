@@ -10,7 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 flags="-std=c17 -O1 -g0 -w -D_GNU_SOURCE -I$root/src -I$root/tests -I$root/tests/crdt -DCS_TESTS_DIR=\"$root/tests\""
 libs="$(pkg-config --cflags --libs cmocka jansson) -lm"
-tests="small_scope vectors property"
+tests="vectors small_scope property" # the cheapest first
 
 for source in "$root"/src/crdt/*.c "$root"/tests/crdt/*.c "$root"/tests/unit/crdt/vectors_test.c \
     "$root"/src/base/arena.c "$root"/src/base/bytes.c "$root"/src/base/error.c "$root"/src/base/uuid.c; do

@@ -12,11 +12,12 @@
 #include <sqlite3.h>
 
 #include "audit/audit.h"
+#include "scratch.h"
 
 enum { ROWS = 6 };
 
 struct scene {
-    char dir[64], path[96];
+    char dir[SCRATCH_LEN], path[96];
     struct cs_audit_owner owner;
     struct cs_sign_key key;
     cs_audit *log;
@@ -40,9 +41,8 @@ static void scene_open(struct scene *s)
     static const uint8_t seed[32] = { 1, 2, 3 };
 
     *s = (struct scene){ 0 };
-    snprintf(s->dir, sizeof s->dir, "%s/cs-audit-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     assert_int_equal(cs_crypto_init(NULL), CS_OK);
-    assert_non_null(mkdtemp(s->dir));
+    assert_non_null(scratch_folder(s->dir, "audit"));
     snprintf(s->path, sizeof s->path, "%s/audit.db", s->dir);
     memset(s->owner.workspace.b, 7, 16);
     memset(s->owner.device.b, 9, 16);

@@ -5,6 +5,7 @@
 #include "unit/base/base_fixture.h"
 
 #include "base/test_world.h"
+#include "scratch.h"
 
 enum kind { REAL, SIMULATED };
 static enum kind real = REAL, simulated = SIMULATED;
@@ -20,7 +21,7 @@ struct bench {
     struct cs_world *world;
     cs_loop *loop;
     cs_timer *guard;
-    char dir[64]; /* an empty folder */
+    char dir[SCRATCH_LEN]; /* an empty folder */
 };
 
 static inline void bench_stuck(void *arg)
@@ -42,7 +43,7 @@ static inline void bench_world(struct bench *b, void **state)
     *b = (struct bench){ .world = cs_world_real() };
     snprintf(b->dir, sizeof b->dir, "/tmp/cs-base-XXXXXX");
     if (*(enum kind *)*state == REAL) {
-        assert_non_null(mkdtemp(b->dir));
+        assert_non_null(scratch_folder(b->dir, "base"));
         return;
     }
     assert_non_null(b->sim = cs_sim_new(1));

@@ -15,20 +15,15 @@
 #include <sqlite3.h>
 #include <string.h>
 
+#include "scratch.h"
+
 #define WORKSPACE "6f0d8c52-3a53-4c0e-9d5f-0e4a1d1f7b11"
 
 struct device {
-    char dir[64], db[96], data[96], hub[64];
+    char dir[SCRATCH_LEN], db[96], data[96], hub[64];
     clawsync_config config;
     clawsync_engine *engine;
 };
-
-/* A folder in memory where there is one: these tests sync often, and power does not fail in them. */
-static inline void scratch_folder(char dir[64], const char *name)
-{
-    snprintf(dir, 64, "%s/cs-%s-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
-    assert_non_null(mkdtemp(dir));
-}
 
 /* The result of a call that must succeed. */
 static inline void ok(int rc, const clawsync_error *err)
@@ -70,7 +65,7 @@ static inline int64_t number_in(const struct device *d, const char *sql)
 static inline void device_init(struct device *d, const char *schema)
 {
     memset(d, 0, sizeof *d);
-    scratch_folder(d->dir, "engine");
+    assert_non_null(scratch_folder(d->dir, "engine"));
     snprintf(d->db, sizeof d->db, "%s/app.db", d->dir);
     snprintf(d->data, sizeof d->data, "%s/state", d->dir);
     snprintf(d->hub, sizeof d->hub, "http://127.0.0.1:1");

@@ -11,7 +11,7 @@
 #include "hub/hub.h"
 
 struct hub {
-    char dir[64], database[96], endpoint[64];
+    char dir[SCRATCH_LEN], database[96], endpoint[64];
     cs_loop *loop;
     cs_hub *hub;
     cs_wake *end;
@@ -79,7 +79,7 @@ static inline void hub_stop(struct hub *h)
 
 static inline void hub_init(struct hub *h)
 {
-    scratch_folder(h->dir, "hub");
+    assert_non_null(scratch_folder(h->dir, "hub"));
     snprintf(h->database, sizeof h->database, "%s/hub.db", h->dir);
     hub_start(h);
 }

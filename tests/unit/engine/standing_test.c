@@ -11,12 +11,13 @@
 #include <cmocka.h>
 
 #include "engine/standing.h"
+#include "scratch.h"
 
-static char dir[] = "/tmp/claw-sync-standing.XXXXXX";
+static char dir[SCRATCH_LEN];
 
 static void put(const char *text)
 {
-    char path[64];
+    char path[96];
     FILE *f;
 
     snprintf(path, sizeof path, "%s/standing.json", dir);
@@ -45,7 +46,7 @@ static void what_is_written_is_read(void **state)
     struct cs_standing s = sample(), got;
     struct cs_error err;
     struct stat st;
-    char path[64];
+    char path[96];
 
     (void)state;
     assert_int_equal(cs_standing_load(&got, w, dir, &err), CS_ENOTFOUND);
@@ -116,10 +117,10 @@ int main(void)
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(what_cannot_be_read_is_nothing),
     };
-    char path[64];
+    char path[96];
     int failed;
 
-    assert_non_null(mkdtemp(dir));
+    assert_non_null(scratch_folder(dir, "standing"));
     failed = cmocka_run_group_tests_name("standing", t, NULL, NULL);
     snprintf(path, sizeof path, "%s/standing.json", dir);
     unlink(path);

@@ -12,6 +12,7 @@
 
 #include "crypto/keys.h"
 #include "hub/config.h"
+#include "scratch.h"
 
 #define DEFAULT_SEED "claw-sync-server-default-key-seed"
 #define GOOD_SEED    "0123456789abcdef0123456789abcdef"
@@ -248,14 +249,14 @@ static void key_from_seed(void **state)
 static void key_in_a_file(void **state)
 {
     struct cs_hub_config config = { 0 };
-    char dir[] = "/tmp/cs_hub_config_XXXXXX", path[100];
+    char dir[SCRATCH_LEN], path[100];
     struct cs_world *w = cs_world_real();
     uint8_t first[32], second[32];
     struct cs_error err = { 0 };
     struct stat st;
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
+    assert_non_null(scratch_folder(dir, "config"));
     snprintf(config.data_dir, sizeof config.data_dir, "%s", dir);
     snprintf(path, sizeof path, "%s/hub.key", dir);
     assert_int_equal(cs_crypto_init(&err), CS_OK);

@@ -5,11 +5,12 @@
 
 #include "crypto/snapshot.h"
 #include "hub/migrate.h"
+#include "scratch.h"
 
 enum { BATCHES = 600, DEVICES = 3, PARTS = 7, PART_BYTES = 3 << 19 };
 
 struct scene {
-    char dir[32], a_path[64], b_path[64];
+    char dir[SCRATCH_LEN], a_path[96], b_path[96];
     struct cs_store a, b;
     struct maker m[DEVICES];
     struct cs_migrated done;
@@ -213,8 +214,7 @@ static int setup(void **state)
     struct scene *s = calloc(1, sizeof *s);
 
     assert_non_null(s);
-    snprintf(s->dir, sizeof s->dir, "/tmp/cs_migrate_XXXXXX");
-    assert_non_null(mkdtemp(s->dir));
+    assert_non_null(scratch_folder(s->dir, "migrate"));
     snprintf(s->a_path, sizeof s->a_path, "%s/a.db", s->dir);
     snprintf(s->b_path, sizeof s->b_path, "%s/b.db", s->dir);
     for (int i = 0; i < DEVICES; i++)
@@ -228,7 +228,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct scene *s = *state;
-    char command[64];
+    char command[96];
 
     cs_store_close(&s->a);
     cs_store_close(&s->b);

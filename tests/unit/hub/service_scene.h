@@ -10,6 +10,7 @@
 #include "base/loop.h"
 #include "hub/hub.h"
 #include "rpc/rpc.h"
+#include "scratch.h"
 
 #define SERVICE "/clawsync.v1.SyncService/"
 
@@ -20,7 +21,7 @@ struct scene {
     cs_rpc_channel *channel;
     cs_timer *timer;
     bool timed_out;
-    char dir[64], database[128];
+    char dir[SCRATCH_LEN], database[128];
     struct maker a, b;
     struct cs_session session; /* the channel's */
     uint64_t counter;
@@ -324,8 +325,7 @@ static inline int setup(void **state)
     assert_non_null(s);
     signal(SIGPIPE, SIG_IGN);
     s->world = cs_world_real();
-    snprintf(s->dir, sizeof s->dir, "/tmp/cs_hub_service_XXXXXX");
-    assert_non_null(mkdtemp(s->dir));
+    assert_non_null(scratch_folder(s->dir, "service"));
     snprintf(s->database, sizeof s->database, "%s/hub.db", s->dir);
     assert_int_equal(cs_loop_new(s->world, &s->loop, &err), CS_OK);
     assert_int_equal(cs_timer_new(s->loop, timed_out, s, &s->timer), CS_OK);

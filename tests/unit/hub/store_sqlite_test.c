@@ -1,14 +1,16 @@
 /* The store contract on SQLite, and what is SQLite's own. */
 #include "unit/hub/store_suite.h"
 
+#include "scratch.h"
+
 #include <sqlite3.h>
 #include <sys/stat.h>
 
 static void fresh(char place[256])
 {
-    char dir[] = "/tmp/cs_hub_store_XXXXXX";
+    char dir[SCRATCH_LEN];
 
-    assert_non_null(mkdtemp(dir));
+    assert_non_null(scratch_folder(dir, "store"));
     snprintf(place, 256, "%s/hub.db", dir);
 }
 static int open_at(struct cs_store *out, const char *place, struct cs_error *err)

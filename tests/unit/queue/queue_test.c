@@ -13,9 +13,10 @@
 #include "crypto/keys.h"
 #include "fixtures/fault_vfs.h"
 #include "queue/queue.h"
+#include "scratch.h"
 
 struct scene {
-    char dir[64], path[96];
+    char dir[SCRATCH_LEN], path[96];
     uint8_t key[32];
     struct cs_rng rng;
     cs_queue *q;
@@ -54,8 +55,7 @@ static int setup(void **state)
 
     assert_non_null(s);
     assert_int_equal(cs_crypto_init(NULL), CS_OK);
-    snprintf(s->dir, sizeof s->dir, "%s/cs-queue-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-    assert_non_null(mkdtemp(s->dir));
+    assert_non_null(scratch_folder(s->dir, "queue"));
     snprintf(s->path, sizeof s->path, "%s/queue.db", s->dir);
     memset(s->key, 5, sizeof s->key);
     s->rng.world = cs_world_real();

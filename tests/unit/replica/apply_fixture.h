@@ -15,6 +15,7 @@
 #include <sqlite3.h>
 
 #include "replica/internal.h"
+#include "scratch.h"
 
 /* ---- delta sets ---- */
 
@@ -154,7 +155,7 @@ static inline struct cs_uuid device_id(int i)
 /* ---- the database ---- */
 
 struct fixture {
-    char dir[64], path[128];
+    char dir[SCRATCH_LEN], path[128];
     sqlite3 *app; /* the application's connection */
     cs_replica *r;
     uint64_t number; /* of the last batch applied */
@@ -171,8 +172,7 @@ static inline void app_exec(struct fixture *f, const char *sql)
 static inline void fixture_open(struct fixture *f, const char *schema)
 {
     memset(f, 0, sizeof *f);
-    snprintf(f->dir, sizeof f->dir, "%s/cs-apply-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-    assert_non_null(mkdtemp(f->dir));
+    assert_non_null(scratch_folder(f->dir, "apply"));
     snprintf(f->path, sizeof f->path, "%s/app.db", f->dir);
     assert_int_equal(sqlite3_open(f->path, &f->app), SQLITE_OK);
     sqlite3_busy_timeout(f->app, 5000);

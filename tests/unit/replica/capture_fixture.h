@@ -18,9 +18,10 @@
 
 #include "crdt/state.h"
 #include "replica/replica.h"
+#include "scratch.h"
 
 struct capture {
-    char dir[64], path[128];
+    char dir[SCRATCH_LEN], path[128];
     bool shell;   /* the application is the sqlite3 shell, a process of its own for each text of SQL */
     sqlite3 *app; /* otherwise this connection; always there for looking */
     cs_replica *r;
@@ -70,8 +71,7 @@ static inline void open_database(struct capture *c, bool shell, const char *sche
 {
     memset(c, 0, sizeof *c);
     c->shell = shell;
-    snprintf(c->dir, sizeof c->dir, "%s/cs-capture-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-    assert_non_null(mkdtemp(c->dir));
+    assert_non_null(scratch_folder(c->dir, "capture"));
     snprintf(c->path, sizeof c->path, "%.100s/app.db", c->dir);
     assert_int_equal(sqlite3_open(c->path, &c->app), SQLITE_OK);
     sqlite3_busy_timeout(c->app, 5000);

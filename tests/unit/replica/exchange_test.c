@@ -12,6 +12,7 @@
 #include <sqlite3.h>
 
 #include "replica/review.h"
+#include "scratch.h"
 
 enum { MAX_DEVICES = 4, MAX_BATCHES = 4000 };
 
@@ -49,7 +50,7 @@ static const char *const schemas[] = {
 enum { NSCHEMAS = sizeof schemas / sizeof schemas[0] };
 
 static struct cs_world *world;
-static char dir[] = "/tmp/claw-sync-exchange.XXXXXX";
+static char dir[SCRATCH_LEN];
 static uint64_t prng;
 
 struct device {
@@ -543,7 +544,7 @@ int main(int argc, char **argv)
     count = argc > 2 ? strtoul(argv[2], NULL, 10) : argc > 1 ? 1 : 60;
     world = cs_world_real();
     log_entries = calloc(MAX_BATCHES + 1, sizeof *log_entries);
-    if (log_entries == NULL || mkdtemp(dir) == NULL)
+    if (log_entries == NULL || scratch_folder(dir, "exchange") == NULL)
         return 1;
     rc = cmocka_run_group_tests(tests, NULL, NULL);
     rmdir(dir);

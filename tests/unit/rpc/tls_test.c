@@ -3,9 +3,10 @@
 #include <openssl/ssl.h>
 #include <unistd.h>
 
+#include "scratch.h"
 #include "unit/rpc/wire_fixture.h"
 
-static char dir[64];
+static char dir[SCRATCH_LEN];
 static char ca[128], other_ca[128], cert[128], key[128], pin[65];
 
 __attribute__((format(printf, 1, 2))) static void sh(const char *fmt, ...)
@@ -26,8 +27,7 @@ static int make_keys(void **state)
     FILE *f;
 
     (void)state;
-    snprintf(dir, sizeof dir, "/tmp/cs-rpc-tls-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    assert_non_null(scratch_folder(dir, "tls"));
     snprintf(ca, sizeof ca, "%s/ca.pem", dir);
     snprintf(other_ca, sizeof other_ca, "%s/other.pem", dir);
     snprintf(cert, sizeof cert, "%s/cert.pem", dir);
