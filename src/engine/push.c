@@ -423,12 +423,21 @@ static int seal_anew(struct clawsync_engine *e, struct cs_error *err)
     int rc = cs_push_take_back(e, err);
     int64_t highest = e->pull.head.time_ms * 65536; /* of a moment ago: a hub's clock is put right too */
     struct cs_pull_mark mark;
+    size_t renamed;
 
     /* Where the hub's clock is the wrong one, never below what others have seen: fresh stamps come after that. */
     cs_replica_pull_mark(e->replica, &mark);
     if (mark.top_stamp > highest)
         highest = mark.top_stamp;
-    return rc == CS_OK ? cs_replica_reseal(e->replica, highest, err) : rc;
+    if (rc != CS_OK || (rc = cs_replica_reseal(e->replica, highest, &renamed, err)) != CS_OK)
+        return rc;
+    if (renamed > 0)
+        cs_note(
+            e, CLAWSYNC_EVENT_WARNING, CS_ECLOCK, "",
+            "this device's clock was ahead of the hub's: %zu unsent edits were given earlier times, in their order; "
+            "set the clock right, here or there, best by NTP",
+            renamed);
+    return CS_OK;
 }
 
 static bool refused_by_clock(const struct cs_push_step *s)

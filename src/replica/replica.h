@@ -161,8 +161,9 @@ int cs_replica_extract_state(cs_replica *r, struct cs_arena *a, uint32_t max_ops
                              struct cs_delta *out, bool *more, struct cs_error *err);
 
 /* After the hub refused the clock: fresh stamps above `highest` for everything unsent, in one transaction (DESIGN:
- * re-seal). Nothing may be bound (cs_replica_unbind first). */
-int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err);
+ * re-seal). Nothing may be bound (cs_replica_unbind first). *renamed (NULL: not wanted): how many stamps that were,
+ * zero if none was above it. */
+int cs_replica_reseal(cs_replica *r, int64_t highest, size_t *renamed, struct cs_error *err);
 /* This database is another device's from now on, with a chain of its own: what was sent stays the old one's, what is
  * unsent goes out as the new one's. Waiting batches are dropped (cs_replica_unbind first). One transaction. */
 int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err);

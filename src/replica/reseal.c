@@ -170,10 +170,13 @@ static void renaming_free(struct renaming *m)
     free(m->rows);
 }
 
-int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
+int cs_replica_reseal(cs_replica *r, int64_t highest, size_t *renamed, struct cs_error *err)
 {
     struct renaming m = { .highest = highest };
     int rc;
+
+    if (renamed != NULL)
+        *renamed = 0;
 
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
@@ -207,6 +210,8 @@ int cs_replica_reseal(cs_replica *r, int64_t highest, struct cs_error *err)
         rc = cs_db_commit(r, err);
     else
         cs_db_rollback(r);
+    if (rc == CS_OK && renamed != NULL)
+        *renamed = m.n;
     renaming_free(&m);
     return rc;
 }

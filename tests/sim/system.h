@@ -38,7 +38,8 @@ struct device {
     bool asked;   /* it has an invite's code */
     bool refused; /* the hub that lost what it had does not know it, and takes no refill from it */
     bool has_backup, backup_extra, backup_context;
-    bool backup_is_ahead; /* unsealed edits in it have times to come: they would win over later ones */
+    bool backup_is_ahead; /* unsent edits in it have times to come, or were sent with others: they would win over later
+                             ones */
     bool told;            /* an event told of something wrong */
     bool restored;        /* it went back to a backup, and may not have fetched what it had since */
     char code[CLAWSYNC_CODE_MAX];

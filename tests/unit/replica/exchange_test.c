@@ -258,7 +258,7 @@ static void push(int i)
         if (below(6) == 0 && getenv("NOUNBIND") == NULL) { /* refused: taken back, and extracted again later */
             ok(cs_replica_unbind(d->r, &e->delta, 1, &err), &err, "unbind");
             if (below(2) && getenv("NORESEAL") == NULL)
-                ok(cs_replica_reseal(d->r, highest(), &err), &err, "reseal");
+                ok(cs_replica_reseal(d->r, highest(), NULL, &err), &err, "reseal");
             cs_arena_free(&e->arena);
             continue;
         }

@@ -175,7 +175,7 @@ static void taken_back_and_sealed_again(void **state)
     run_here(&c, "UPDATE t SET a = 0 WHERE id IN (50, 150)");
     seal_at_once(&c);
     must(cs_replica_unbind(c.r, &d, 1, &err), &err, "unbind");
-    must(cs_replica_reseal(c.r, 1000, &err), &err, "reseal");
+    must(cs_replica_reseal(c.r, 1000, NULL, &err), &err, "reseal");
     assert_int_equal(send_in(&c, 64), ROWS + 2);
     cs_arena_free(&a);
     close_all(&c);

@@ -152,7 +152,7 @@ static bool send_some(struct capture *c, bool all)
     if (n > 0 && back) {
         must(cs_replica_unbind(c->r, d, n, &err), &err, "unbind");
         if (below(3) == 0)
-            must(cs_replica_reseal(c->r, highest(), &err), &err, "reseal");
+            must(cs_replica_reseal(c->r, highest(), NULL, &err), &err, "reseal");
     }
     for (size_t i = 0; i < n && !back; i++) {
         c->number++;
