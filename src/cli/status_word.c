@@ -41,7 +41,7 @@ static const char *what_settles(const struct cs_error *err)
         return "claw-sync join CODE";
     if (begins(err, "BAD_WRAP"))
         return "claw-sync keys rotate, on another device";
-    if (begins(err, "HUB_FORK") || begins(err, "BATCH_FORK"))
+    if (begins(err, "HUB_FORK"))
         return "claw-sync verify-heads, here and on another device";
     switch (err->code) {
     case CS_EVERSION:

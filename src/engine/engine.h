@@ -244,6 +244,7 @@ struct cs_pull_step {
     bool salvage;
     struct cs_hub_head salvage_head;
     uint64_t salvaged; /* the last number that was looked at */
+    bool apart;        /* the batch does not follow its device's last one, and counts as merged state */
     /* Behind the log's end: what was set aside is fetched once more, number by number. Where the pull stands stays. */
     bool want_again, again;
     bool sought, asked_snapshot; /* a snapshot was looked for: instead of the log's beginning, for what is pruned */

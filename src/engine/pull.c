@@ -66,21 +66,21 @@ static int advance(struct clawsync_engine *e, struct cs_pull_mark *mark, const s
     }
     mark->number = s->log_number;
     mark->header_refused = h == NULL;
-    if (h != NULL) {
+    if (h != NULL && !(s->salvage && s->apart)) {
         mark->device = h->device;
         mark->device_number = h->number;
         memcpy(mark->device_hash, s->batch.hash, 32);
         mark->device_member_seq = h->member_seq;
-        if (h->epoch > mark->highest_epoch)
-            mark->highest_epoch = h->epoch;
-        if (h->top_stamp > mark->top_stamp)
-            mark->top_stamp = h->top_stamp;
     } else {
         memset(&mark->device, 0, sizeof mark->device);
         mark->device_number = 0;
         memset(mark->device_hash, 0, 32);
         mark->device_member_seq = 0;
     }
+    if (h != NULL && h->epoch > mark->highest_epoch)
+        mark->highest_epoch = h->epoch;
+    if (h != NULL && h->top_stamp > mark->top_stamp)
+        mark->top_stamp = h->top_stamp;
     if ((rc = cs_replica_apply(e->replica, d, mark, result, err)) == CS_OK)
         s->mark = *mark;
     return rc;
@@ -198,6 +198,7 @@ static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_heade
         cs_fail_context(err, "%s", cs_unpack_fault_name(fault));
         return fault == CS_FAULT_BAD_CHUNK ? bad_chunk(e, h, err) : set_aside(e, h, cs_unpack_fault_name(fault), err);
     }
+    delta.state = delta.state || (s->salvage && s->apart);
     if (rc == CS_OK)
         rc = advance(e, &mark, h, &delta, &result, err);
     if (rc != CS_OK)
@@ -281,8 +282,19 @@ static int look(struct cs_pull_step *s, struct cs_error *err)
     return CS_OK;
 }
 
-/* A batch of a log that is over. Whoever signed it is a member, and its chain goes on from what is known of it: so its
- * content counts, wherever in the log it stands. All else is passed over. */
+/* A device that never heard that a batch was taken sends another under its number, once the hub has forgotten the
+ * first: a member signed both, and what the two hold counts. Not what a device signs that was removed: it may back-date
+ * it. */
+static bool is_apart(const struct clawsync_engine *e, const struct cs_batch_header *h, const struct cs_finding *f)
+{
+    const struct cs_member *m;
+
+    return (strcmp(f->name, "BATCH_FORK") == 0 || strcmp(f->name, "BROKEN_CHAIN") == 0) &&
+           (m = cs_membership_find(&e->members, &h->device)) != NULL && m->active;
+}
+
+/* A batch of a log that is over. Whoever signed it is a member: so its content counts, wherever in the log it stands.
+ * All else is passed over. */
 static int salvage_batch(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_pull_step *s = &e->pull;
@@ -293,9 +305,18 @@ static int salvage_batch(struct clawsync_engine *e, struct cs_error *err)
     int rc;
 
     s->salvaged = s->log_number;
-    if (s->envelope_bad || cs_verify_salvaged(e, &s->batch, &h, &f, &why) != CS_FINE || f.known || s->header_only)
-        return f.severity == CS_FAILED && !s->envelope_bad ? (*err = why, why.code) : CS_OK;
-    if (cs_uuid_cmp(&h.device, &e->device) == 0 && ((rc = own_batch(e, &h, &adopt, err)) != CS_OK || !adopt))
+    s->apart = false;
+    if (s->envelope_bad)
+        return CS_OK;
+    if (cs_verify_salvaged(e, &s->batch, &h, &f, &why) == CS_FAILED) {
+        *err = why;
+        return why.code;
+    }
+    s->apart = f.severity != CS_FINE && is_apart(e, &h, &f);
+    if ((f.severity != CS_FINE && !s->apart) || f.known || s->header_only)
+        return CS_OK;
+    if (!s->apart && cs_uuid_cmp(&h.device, &e->device) == 0 &&
+        ((rc = own_batch(e, &h, &adopt, err)) != CS_OK || !adopt))
         return rc;
     rc = open_and_apply(e, &h, err);
     if (s->need_again)

@@ -158,16 +158,18 @@ const char *cs_finding_command(const struct cs_error *err)
 {
     if (names(err, "HUB_LOST:") && strstr(err->msg, "made the workspace") == NULL)
         return "claw-sync hub refill, on a device that joined earlier; here, if the hub has nothing left";
-    if (names(err, "HUB_LOST:") || names(err, "HUB_ROLLBACK:") || names(err, "LOG_REPLACED:"))
+    if (names(err, "HUB_LOST:") || names(err, "HUB_ROLLBACK:") || names(err, "LOG_REPLACED:") ||
+        names(err, "BATCH_FORK:"))
         return "claw-sync hub refill";
     return names(err, "HUB_KEY_CHANGED:") ? "claw-sync hub accept" : NULL;
 }
 
-/* What a hub says that lost something, or has grown another log in its place. */
+/* What a hub says that lost something, or has grown another log in its place: in which a device may have sent something
+ * else under a number that it had used. */
 static bool is_lost(int rc, const struct cs_error *err)
 {
-    static const char *const findings[] = { "HUB_LOST:", "HUB_ROLLBACK:", "LOG_REPLACED:", "HUB_FORK:",
-                                            "HUB_WITHHELD:" };
+    static const char *const findings[] = { "HUB_LOST:", "HUB_ROLLBACK:", "LOG_REPLACED:",
+                                            "HUB_FORK:", "HUB_WITHHELD:", "BATCH_FORK:" };
 
     for (size_t i = 0; rc == CS_EHUB && i < sizeof findings / sizeof findings[0]; i++)
         if (names(err, findings[i]))
@@ -392,7 +394,8 @@ static void on_given(struct cs_hub_call *c)
     next_job(e, given_run, given_done);
 }
 
-/* What is to be is written down first: a second try is for the same log. */
+/* What is to be is written down first: a second try is for the same log, unless this device has it already, and the hub
+ * lost it, too. */
 static int write_down(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_refilling r = { .log_id = cs_random_u64_nonzero(&e->rng), .refills = e->members.refills };
@@ -400,11 +403,13 @@ static int write_down(struct clawsync_engine *e, struct cs_error *err)
     struct cs_buf b = { 0 };
     int rc;
 
-    if (cs_refill_is_open(e))
-        return CS_OK;
     cs_replica_pull_mark(e->replica, &mark);
+    if (cs_refill_is_open(e) && mark.log_id != e->refilling.log_id)
+        return CS_OK;
     r.from = (struct cs_floor){ .log_id = mark.log_id, .number = mark.number };
     memcpy(r.from.log_hash, mark.log_hash, 32);
+    if (cs_refill_is_open(e))
+        r.from = e->refilling.from;
     cs_buf_put_u64(&b, r.log_id);
     cs_buf_put_u64(&b, r.refills);
     cs_buf_put_u64(&b, r.from.log_id);

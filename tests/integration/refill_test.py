@@ -189,6 +189,28 @@ class Refill(ClawTest):
         self.settle([self.a, self.b])
         self.assertEqual(self.ids(self.a), ["early", "gone", "late", "of the lost"])
 
+    def test_one_number_with_two_contents(self):
+        """b never heard that a batch of its was taken, and sends another under its number to the restored hub. a knows the first."""
+        kept, saved = self.backup(), self.folder / "saved"
+        shutil.copytree(self.b.folder, saved)
+        self.put(self.b, "lost")
+        self.b.claw("push")
+        self.a.sync()
+        self.restore(kept)
+        shutil.rmtree(self.b.folder)
+        shutil.copytree(saved, self.b.folder)
+        self.put(self.b, "other")
+        self.b.claw("push")
+        for i in range(3):
+            self.put(self.c, f"more {i}")
+            self.c.claw("push")
+        self.assertRegex(self.a.claw("sync", want=4).stderr, "HUB_FORK|BATCH_FORK")
+        self.assertIn("new log", self.a.claw("hub", "refill").stdout)
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.a), ["early", "gone", "lost", "more 0", "more 1", "more 2", "other"])
+        self.assertEqual(self.ids(self.newcomer(self.c, "d")), self.ids(self.a))
+        self.no_conflicts(self.a, self.b, self.c)
+
     def test_members_that_the_hub_forgot(self):
         kept = self.backup()
         d = self.newcomer(self.a, "d")
@@ -312,9 +334,9 @@ class Refill(ClawTest):
         p = subprocess.Popen([CLIENT, "hub", "refill"], env=who.env(CLAW_MAX_DELTA_ROWS=100), stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
         with contextlib.closing(self.hub.database()) as db:
-            was = db.execute("SELECT log_id FROM workspace").fetchone()
+            was = db.execute("SELECT log_id FROM workspace").fetchone() or (0,)
             wait_until(lambda: p.poll() is not None or
-                       db.execute("SELECT log_id != ? AND number > 3 FROM workspace", was).fetchone()[0], "a new log")
+                       db.execute("SELECT max(log_id != ? AND number > 3) FROM workspace", was).fetchone()[0], "a new log")
         p.kill(), p.wait(PATIENCE)
 
     def test_a_log_that_only_one_device_used(self):
@@ -331,6 +353,20 @@ class Refill(ClawTest):
         self.b.claw("hub", "refill")
         self.settle([self.a, self.b, self.c])
         self.assertEqual(self.ids(self.c), ["early", "gone", "meanwhile"])
+
+    def test_a_log_that_was_lost_before_it_was_full(self):
+        self.a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+                   "INSERT INTO memory_records(id, title) SELECT 'r' || i, 'title ' || i FROM n;")
+        self.settle([self.a, self.b, self.c])
+        self.lose()
+        self.refill_in_part(self.a)
+        self.put(self.a, "meanwhile")
+        self.lose()
+        self.put(self.b, "of b")
+        self.assertIn("new log", self.a.claw("hub", "refill").stdout)
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.c), ["early", "gone", "meanwhile", "of b"])
+        self.assertEqual(self.ids(self.newcomer(self.c, "d")), self.ids(self.c))
 
     def test_edits_beside_it(self):
         """Edits that nobody had seen stand beside what others made, and lose or win as ever: what lost is on record."""

@@ -133,16 +133,18 @@ static bool is_refilled(struct device *d)
     return d->command.rc == CS_OK && d->refill.needed == 0;
 }
 
-/* Nothing fails any more. */
+/* Nothing fails any more. Until the last device says so, some may accuse the hub. */
 void refill_for_good(struct run *r)
 {
     for (int tries = 0; r->hub_lost; tries++) {
         struct device *by = knows_most(r, NULL);
+        bool whole;
 
         if (by == NULL || tries == MOST_TRIES)
             die(r, "the hub cannot be refilled");
-        r->hub_lost = !is_refilled(by);
-        for (unsigned i = 0; i < r->ndevices && !r->hub_lost; i++)
-            r->hub_lost = is_there(&r->devices[i]) && !is_refilled(&r->devices[i]);
+        whole = is_refilled(by);
+        for (unsigned i = 0; i < r->ndevices && whole; i++)
+            whole = !is_there(&r->devices[i]) || is_refilled(&r->devices[i]);
+        r->hub_lost = !whole;
     }
 }

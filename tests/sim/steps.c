@@ -248,7 +248,7 @@ static bool restore_db_of(struct device *d)
     heal(d);
     pass(d->run, 60000);
     device_close(d);
-    if (ask(d->run, d->disk, d->db, sql) != 0)
+    if (d->backup_is_ahead || ask(d->run, d->disk, d->db, sql) != 0)
         return false;
     copy_part(d, "backup-db", "db");
     d->extra = d->backup_extra;
