@@ -56,28 +56,29 @@ bool cs_refill_is_open(const struct clawsync_engine *e)
     return e->refilling.log_id != 0 && e->members.refills == e->refilling.refills;
 }
 
-/* Has this device batches of the log before that whoever refilled the hub did not have? */
+/* Has this device batches of the log before that whoever refilled the hub did not have? Of its own chain that is so
+ * wherever the two do not name the same last batch: when the hub had gone back, both may have gone on from an older
+ * one. */
 static int knows_more(struct clawsync_engine *e, bool *out, struct cs_error *err)
 {
     struct cs_slice entry = cs_self_entry(e, e->members.refill_seq);
     struct cs_known_peer *peer = NULL;
     struct cs_arena a = { 0 };
-    struct cs_uuid id;
-    uint64_t own, number;
-    uint8_t hash[32];
+    struct cs_known_peer own = { .device = e->device };
     size_t n = 0;
     int rc = cs_replica_peers(e->replica, &a, &peer, &n, err);
 
     *out = false;
-    cs_replica_chain(e->replica, &own, hash);
+    cs_replica_chain(e->replica, &own.number, own.hash);
     for (size_t k = 0; k <= n && rc == CS_OK && !*out; k++) {
-        const struct cs_uuid *device = k < n ? &peer[k].device : &e->device;
-        uint64_t have = k < n ? peer[k].number : own, had = 0;
+        const struct cs_known_peer *have = k < n ? &peer[k] : &own;
+        struct cs_cut head, had = { 0 };
 
-        for (size_t i = 0; cs_entry_head(entry, i, &id, &number); i++)
-            if (cs_uuid_cmp(&id, device) == 0)
-                had = number;
-        *out = have > had;
+        for (size_t i = 0; cs_entry_head(entry, i, &head); i++)
+            if (cs_uuid_cmp(&head.id, &have->device) == 0)
+                had = head;
+        *out = have->number > had.number || (k == n && have->number < had.number) ||
+               (have->number == had.number && have->number > 0 && memcmp(have->hash, had.hash, 32) != 0);
     }
     cs_arena_free(&a);
     return rc;
@@ -195,8 +196,10 @@ static int refill_entry(struct clawsync_engine *e, void *arg, struct cs_buf *ent
     if ((rc = cs_replica_peers(e->replica, &a, &peer, &n, err)) == CS_OK &&
         (head = cs_arena_zalloc(&a, n + 1, sizeof *head)) == NULL)
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
-    for (size_t i = 0; i < n && rc == CS_OK; i++)
+    for (size_t i = 0; i < n && rc == CS_OK; i++) {
         head[i] = (struct cs_cut){ .id = peer[i].device, .number = peer[i].number };
+        memcpy(head[i].hash, peer[i].hash, 32);
+    }
     if (rc == CS_OK)
         rc = cs_entry_refill(entry, &e->members, &e->device, e->keys, &e->refilling.from, &to, head, n,
                              cs_now_ms(e->world), err);

@@ -239,8 +239,8 @@ int cs_entry_refill(struct cs_buf *out, const struct cs_membership *m, const str
                     const struct cs_device_keys *author_keys, const struct cs_floor *from, const struct cs_floor *to,
                     const struct cs_cut *heads, size_t nheads, int64_t now_ms, struct cs_error *err)
 {
-    enum { MOST = (CS_ENTRY_MAX - CS_ENTRY_PREFIX_LEN - CS_SIGNATURE_LEN - REFILL_HEADS) / REFILL_HEAD_LEN };
-    size_t n = nheads < MOST ? nheads : MOST, body_len = REFILL_HEADS + n * REFILL_HEAD_LEN;
+    enum { MOST = (CS_ENTRY_MAX - CS_ENTRY_PREFIX_LEN - CS_SIGNATURE_LEN - REFILL_HEADS) / CUT_LEN };
+    size_t n = nheads < MOST ? nheads : MOST, body_len = REFILL_HEADS + n * CUT_LEN;
     struct cs_buf entry = { 0 };
     uint8_t *e = cs_buf_grow(&entry, CS_ENTRY_PREFIX_LEN + body_len + CS_SIGNATURE_LEN), *body;
     int rc;
@@ -253,8 +253,11 @@ int cs_entry_refill(struct cs_buf *out, const struct cs_membership *m, const str
     put_floor(body + REFILL_TO, to);
     cs_store_u16(body + REFILL_COUNT, (uint16_t)n);
     for (size_t i = 0; i < n; i++) {
-        memcpy(body + REFILL_HEADS + i * REFILL_HEAD_LEN, heads[i].id.b, 16);
-        cs_store_u64(body + REFILL_HEADS + i * REFILL_HEAD_LEN + 16, heads[i].number);
+        uint8_t *head = body + REFILL_HEADS + i * CUT_LEN;
+
+        memcpy(head, heads[i].id.b, 16);
+        cs_store_u64(head + CUT_NUMBER, heads[i].number);
+        memcpy(head + CUT_HASH, heads[i].hash, 32);
     }
     rc = finish(out, e, body_len, m, &author_keys->sign, err);
     cs_buf_free(&entry);

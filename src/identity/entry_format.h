@@ -73,8 +73,7 @@ enum {
     REFILL_FROM = 0,
     REFILL_TO = CS_FLOOR_LEN,
     REFILL_COUNT = 2 * CS_FLOOR_LEN,
-    REFILL_HEADS = REFILL_COUNT + 2,
-    REFILL_HEAD_LEN = 24
+    REFILL_HEADS = REFILL_COUNT + 2
 };
 _Static_assert(ENTRY_TIME + 8 == CS_ENTRY_PREFIX_LEN && RECORD_NAME + NAME_BOX_LEN == CS_RECORD_LEN, "sizes add up");
 
@@ -121,11 +120,11 @@ static inline struct cs_floor floor_load(const uint8_t *p)
     return f;
 }
 
-/* The heads of a refill's body, REFILL_HEAD_LEN each; false: they do not fit. */
+/* The heads of a refill's body, CUT_LEN each; false: they do not fit. */
 static inline bool refill_heads(struct cs_slice body, struct cs_slice *heads)
 {
     if (body.len < REFILL_HEADS ||
-        body.len - REFILL_HEADS != (size_t)cs_load_u16(body.data + REFILL_COUNT) * REFILL_HEAD_LEN)
+        body.len - REFILL_HEADS != (size_t)cs_load_u16(body.data + REFILL_COUNT) * CUT_LEN)
         return false;
     *heads = cs_slice(body.data + REFILL_HEADS, body.len - REFILL_HEADS);
     return true;

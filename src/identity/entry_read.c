@@ -135,15 +135,14 @@ bool cs_entry_refilled(struct cs_slice entry, struct cs_floor *to)
     return true;
 }
 
-bool cs_entry_head(struct cs_slice entry, size_t i, struct cs_uuid *id, uint64_t *number)
+bool cs_entry_head(struct cs_slice entry, size_t i, struct cs_cut *out)
 {
     struct cs_slice heads;
 
     if (!entry_whole(entry) || entry.data[ENTRY_TYPE] != CS_ENTRY_REFILL || !refill_heads(entry_body(entry), &heads) ||
-        i >= heads.len / REFILL_HEAD_LEN)
+        i >= heads.len / CUT_LEN)
         return false;
-    memcpy(id->b, heads.data + i * REFILL_HEAD_LEN, 16);
-    *number = cs_load_u64(heads.data + i * REFILL_HEAD_LEN + 16);
+    *out = cut_load(heads.data + i * CUT_LEN);
     return true;
 }
 

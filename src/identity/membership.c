@@ -404,8 +404,8 @@ static int check_refill(struct change *c, const struct cs_membership *m, struct 
     to = floor_load(c->body + REFILL_TO);
     if (to.log_id == 0 || to.log_id == from.log_id || (m->refills > 0 && to.log_id == m->refill.log_id))
         return cs_fail(err, CS_ECORRUPT, "membership entry %u begins no new log; it is refused", c->seq);
-    for (size_t at = REFILL_HEAD_LEN; at < heads.len; at += REFILL_HEAD_LEN)
-        if (memcmp(heads.data + at - REFILL_HEAD_LEN, heads.data + at, 16) >= 0)
+    for (size_t at = CUT_LEN; at < heads.len; at += CUT_LEN)
+        if (memcmp(heads.data + at - CUT_LEN, heads.data + at, 16) >= 0)
             return cs_fail(err, CS_ECORRUPT, "membership entry %u with chains out of order; it is refused", c->seq);
     c->refills = true;
     return CS_OK;

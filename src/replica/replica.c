@@ -266,12 +266,13 @@ int cs_replica_peers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **o
     while (cs_db_row(r, s, &rc, "cannot read what is known of the devices", err)) {
         struct cs_known_peer *p = &(*out)[*n];
 
-        if (sqlite3_column_bytes(s, 0) != 16 || *n > r->ndevices) {
+        if (sqlite3_column_bytes(s, 0) != 16 || sqlite3_column_bytes(s, 2) != 32 || *n > r->ndevices) {
             rc = cs_fail(err, CS_ECORRUPT, "what is known of the devices is damaged");
             break;
         }
         memcpy(p->device.b, sqlite3_column_blob(s, 0), 16);
         p->number = (uint64_t)sqlite3_column_int64(s, 1);
+        memcpy(p->hash, sqlite3_column_blob(s, 2), 32);
         (*n)++;
     }
     sqlite3_reset(s);

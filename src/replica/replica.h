@@ -214,6 +214,7 @@ int cs_replica_peer(cs_replica *r, const struct cs_uuid *device, struct cs_peer 
 struct cs_known_peer {
     struct cs_uuid device;
     uint64_t number;
+    uint8_t hash[32];
 };
 int cs_replica_peers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **out, size_t *n, struct cs_error *err);
 /* The hub's log is another one from now on, of which nothing was pulled; own batches follow the chain head given. What

@@ -211,6 +211,23 @@ class Refill(ClawTest):
         self.assertEqual(self.ids(self.newcomer(self.c, "d")), self.ids(self.a))
         self.no_conflicts(self.a, self.b, self.c)
 
+    def test_one_number_with_two_contents_and_nothing_left(self):
+        """As before; but the hub has lost the second one when a refills it. b sees that a knows another one."""
+        kept, saved = self.backup(), self.folder / "saved"
+        shutil.copytree(self.b.folder, saved)
+        self.put(self.b, "lost")
+        self.b.claw("push")
+        self.a.sync()
+        self.restore(kept)
+        shutil.rmtree(self.b.folder)
+        shutil.copytree(saved, self.b.folder)
+        self.put(self.b, "other")
+        self.b.claw("push")
+        self.lose()
+        self.assertIn("new log", self.a.claw("hub", "refill").stdout)
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.c), ["early", "gone", "lost", "other"])
+
     def test_members_that_the_hub_forgot(self):
         kept = self.backup()
         d = self.newcomer(self.a, "d")

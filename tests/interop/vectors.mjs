@@ -269,8 +269,8 @@ function membership(v) {
         break;
       case 8: {
         const count = body.readUInt16BE(96);
-        const ids = Array.from({ length: count }, (_, k) => hex(body.subarray(98 + 24 * k, 114 + 24 * k)));
-        same(String(body.length), String(98 + 24 * count), 'refill');
+        const ids = Array.from({ length: count }, (_, k) => hex(body.subarray(98 + 56 * k, 114 + 56 * k)));
+        same(String(body.length), String(98 + 56 * count), 'refill');
         assert.deepEqual(ids, [...ids].sort());
         assert.notDeepEqual(body.subarray(48, 56), body.subarray(0, 8));
         state.refills += 1;

@@ -6,7 +6,8 @@ static const struct cs_floor from = { 5, 6, { 7 } }, to = { 8, 9, { 10 } };
 static int build(struct scene *s, const struct cs_uuid *author, const struct cs_device_keys *by,
                  const struct cs_floor *log)
 {
-    const struct cs_cut heads[] = { { .id = s->a_id, .number = 3 }, { .id = s->b_id, .number = UINT64_MAX } };
+    const struct cs_cut heads[] = { { .id = s->a_id, .number = 3, .hash = { 11 } },
+                                    { .id = s->b_id, .number = UINT64_MAX } };
 
     cs_buf_reset(&s->entry);
     return cs_entry_refill(&s->entry, &s->m, author, by, &from, log, heads, 2, NOW, &s->err);
@@ -15,9 +16,8 @@ static int build(struct scene *s, const struct cs_uuid *author, const struct cs_
 static void what_it_says(void **state)
 {
     struct scene *s = *state;
-    struct cs_uuid id;
+    struct cs_cut head;
     struct cs_floor log;
-    uint64_t number;
 
     assert_int_equal(s->m.refills, 0);
     assert_int_equal(build(s, &s->a_id, &s->a, &to), CS_OK);
@@ -29,14 +29,15 @@ static void what_it_says(void **state)
     assert_memory_equal(s->m.refill.log_hash, to.log_hash, 32);
     assert_true(cs_entry_refilled(cs_buf_slice(&s->entry), &log));
     assert_int_equal(log.log_id, 8);
-    assert_true(cs_entry_head(cs_buf_slice(&s->entry), 0, &id, &number));
-    assert_int_equal(cs_uuid_cmp(&id, &s->a_id), 0);
-    assert_int_equal(number, 3);
-    assert_true(cs_entry_head(cs_buf_slice(&s->entry), 1, &id, &number));
-    assert_true(number == UINT64_MAX);
-    assert_false(cs_entry_head(cs_buf_slice(&s->entry), 2, &id, &number));
+    assert_true(cs_entry_head(cs_buf_slice(&s->entry), 0, &head));
+    assert_int_equal(cs_uuid_cmp(&head.id, &s->a_id), 0);
+    assert_int_equal(head.number, 3);
+    assert_int_equal(head.hash[0], 11);
+    assert_true(cs_entry_head(cs_buf_slice(&s->entry), 1, &head));
+    assert_true(head.number == UINT64_MAX);
+    assert_false(cs_entry_head(cs_buf_slice(&s->entry), 2, &head));
     assert_false(cs_entry_refilled(cs_buf_slice(&s->genesis), &log));
-    assert_false(cs_entry_head(cs_buf_slice(&s->genesis), 0, &id, &number));
+    assert_false(cs_entry_head(cs_buf_slice(&s->genesis), 0, &head));
 }
 
 static void not_every_log(void **state)
@@ -101,8 +102,7 @@ static void as_many_heads_as_fit(void **state)
     enum { MANY = 4000 };
     struct scene *s = *state;
     struct cs_cut *heads = calloc(MANY, sizeof *heads);
-    struct cs_uuid id;
-    uint64_t number;
+    struct cs_cut head;
     size_t n = 0;
 
     assert_non_null(heads);
@@ -112,11 +112,11 @@ static void as_many_heads_as_fit(void **state)
     }
     cs_buf_reset(&s->entry);
     assert_int_equal(cs_entry_refill(&s->entry, &s->m, &s->a_id, &s->a, &from, &to, heads, MANY, NOW, &s->err), CS_OK);
-    assert_in_range(s->entry.len, CS_ENTRY_MAX - REFILL_HEAD_LEN + 1, CS_ENTRY_MAX);
+    assert_in_range(s->entry.len, CS_ENTRY_MAX - CUT_LEN + 1, CS_ENTRY_MAX);
     assert_int_equal(apply(s, 0), CS_OK);
-    while (cs_entry_head(cs_buf_slice(&s->entry), n, &id, &number))
-        assert_int_equal(number, ++n);
-    assert_in_range(n, 2000, MANY - 1);
+    while (cs_entry_head(cs_buf_slice(&s->entry), n, &head))
+        assert_int_equal(head.number, ++n);
+    assert_in_range(n, 1000, MANY - 1);
     free(heads);
 }
 
