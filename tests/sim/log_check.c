@@ -398,24 +398,29 @@ static int by_stamp(const void *a, const void *b)
     return x->op.stamp != y->op.stamp ? (x->op.stamp > y->op.stamp) - (x->op.stamp < y->op.stamp) : by_row(x, y);
 }
 
-static bool was_copied(const struct run *r, const struct cs_uuid *device)
+/* Its incarnations know nothing of each other at first: those of copies, and of a device that went back to a backup. */
+static bool has_lives(const struct device *d)
+{
+    return d->copied || d->went_back;
+}
+
+static bool of_lives(const struct run *r, const struct cs_uuid *device)
 {
     struct cs_uuid id;
 
     for (unsigned i = 0; i < r->ndevices; i++)
-        if (r->devices[i].copied && cs_uuid_parse(&id, r->devices[i].id) && cs_uuid_cmp(&id, device) == 0)
+        if (has_lives(&r->devices[i]) && cs_uuid_parse(&id, r->devices[i].id) && cs_uuid_cmp(&id, device) == 0)
             return true;
     return false;
 }
 
-/* Are both of one clock? Copies have a clock each, which may agree until they have met; what one of them sends has an
- * incarnation that the other never had. */
+/* Are both of one clock? What one of a device's lives sends has an incarnation that no other had. */
 static bool of_one_clock(const struct reading *q, const struct entry *a, const struct entry *b)
 {
     const struct cs_uuid *device = &q->all.devices[a->op.device];
 
     return cs_uuid_cmp(device, &q->all.devices[b->op.device]) == 0 &&
-           (a->incarnation == b->incarnation || !was_copied(q->r, device));
+           (a->incarnation == b->incarnation || !of_lives(q->r, device));
 }
 
 /* No device gives one stamp to two rows. */
@@ -471,12 +476,11 @@ static bool is_stamped(const struct reading *q, const struct entry *e, const str
         return false;
     out->stamp = e->op.stamp;
     out->by = writer_of(q->r, out->write);
-    out->life = out->by->copied ? e->incarnation : 0;
+    out->life = has_lives(out->by) ? e->incarnation : 0;
     return cs_uuid_parse(&id, out->by->id) && cs_uuid_cmp(&id, &q->all.devices[e->op.device]) == 0;
 }
 
-/* What a device wrote later has a later stamp, in all of its incarnations, whatever backup it went back to between
- * them; of one that has a copy, in each. */
+/* What a device wrote later has a later stamp: in each of its lives, where it has several. */
 static void check_order(struct reading *q)
 {
     struct stamped *all = NULL;

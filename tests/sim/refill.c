@@ -143,6 +143,7 @@ void refill_for_good(struct run *r)
         if (by == NULL || tries == MOST_TRIES)
             die(r, "the hub cannot be refilled");
         whole = is_refilled(by);
+        find_revoked(r); /* that may have been forgotten with the hub's membership */
         for (unsigned i = 0; i < r->ndevices && whole; i++)
             whole = !is_there(&r->devices[i]) || is_refilled(&r->devices[i]);
         r->hub_lost = !whole;

@@ -253,7 +253,7 @@ static bool restore_db_of(struct device *d)
     copy_part(d, "backup-db", "db");
     d->extra = d->backup_extra;
     d->context = d->backup_context;
-    d->restored = true;
+    d->restored = d->went_back = true;
     return true;
 }
 

@@ -42,6 +42,7 @@ struct device {
                              ones */
     bool told;            /* an event told of something wrong */
     bool restored;        /* it went back to a backup, and may not have fetched what it had since */
+    bool went_back;       /* it ever did: where its clock stood still, it may have given stamps of before once more */
     char code[CLAWSYNC_CODE_MAX];
     bool commanded; /* `command` was handed to the engine */
     struct cs_command command;
