@@ -9,6 +9,7 @@
  * The hub is a process of its own and commits durably; what is sent was made and signed before the clock starts. */
 #include "unit/hub/service_scene.h"
 
+#include <dirent.h>
 #include <libpq-fe.h>
 #include <sqlite3.h>
 #include <sys/prctl.h>
@@ -19,6 +20,7 @@
 #include "hub/internal.h"
 
 enum { DEVICES = 16, WORKSPACES = 64, CHUNK = 64 * 1024, CHUNKS = 16, PER_WORKSPACE = 64, PUSHES = 50 };
+enum { INFLIGHT = 4 }; /* batches that a stream has unanswered: an engine's max_push_inflight as it comes */
 
 static struct cs_hub known; /* what a client has to know of the hub: its key */
 static struct cs_sign_key hub_key;
@@ -45,6 +47,90 @@ static double now_s(void)
 static bool is_postgres(const char *store)
 {
     return strncmp(store, "postgres", 8) == 0;
+}
+
+/* ---- CPU time ---- */
+
+/* Seconds of CPU so far: of this process, of the hub's, and of all of the PostgreSQL server's. */
+struct cpu {
+    double client, hub, server;
+};
+static pid_t postmaster; /* 0: there is none */
+
+static double clock_s(clockid_t clock)
+{
+    struct timespec t = { 0 };
+
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* Of the process's stat file: its parent, and its CPU time with that of the children that it has waited for. */
+static bool stat_read(pid_t pid, pid_t *parent, double *cpu_s)
+{
+    char path[64], line[1024] = "";
+    long long ticks[4] = { 0 };
+    const char *at;
+    int ppid = 0;
+    FILE *f;
+
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    if ((f = fopen(path, "r")) == NULL)
+        return false;
+    at = fgets(line, sizeof line, f) == NULL ? NULL : strrchr(line, ')');
+    fclose(f);
+    if (at == NULL || sscanf(at, ") %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lld %lld %lld %lld", &ppid, &ticks[0],
+                             &ticks[1], &ticks[2], &ticks[3]) != 5)
+        return false;
+    *parent = ppid;
+    *cpu_s = (double)(ticks[0] + ticks[1] + ticks[2] + ticks[3]) / (double)sysconf(_SC_CLK_TCK);
+    return true;
+}
+
+static double server_cpu_s(void)
+{
+    const struct dirent *e;
+    double all = 0, one;
+    pid_t parent;
+    DIR *d;
+
+    if (postmaster == 0 || (d = opendir("/proc")) == NULL)
+        return 0;
+    while ((e = readdir(d)) != NULL) {
+        pid_t pid = (pid_t)strtol(e->d_name, NULL, 10);
+
+        if (pid > 0 && stat_read(pid, &parent, &one) && (pid == postmaster || parent == postmaster))
+            all += one;
+    }
+    closedir(d);
+    return all;
+}
+
+static void postmaster_find(const char *store)
+{
+    PGconn *conn = PQconnectdb(store);
+    double unused;
+
+    if (PQstatus(conn) != CONNECTION_OK || !stat_read(PQbackendPID(conn), &postmaster, &unused))
+        die("postgres", PQerrorMessage(conn));
+    PQfinish(conn);
+}
+
+static struct cpu cpu_now(void)
+{
+    struct cpu c = { .client = clock_s(CLOCK_PROCESS_CPUTIME_ID), .server = server_cpu_s() };
+    clockid_t hub;
+
+    if (clock_getcpuclockid(hub_pid, &hub) == 0)
+        c.hub = clock_s(hub);
+    return c;
+}
+
+static struct cpu cpu_since(struct cpu then)
+{
+    struct cpu now = cpu_now();
+
+    return (struct cpu){ now.client - then.client, now.hub - then.hub, now.server - then.server };
 }
 
 /* ---- the hub's process ---- */
@@ -94,6 +180,10 @@ static void hub_begin(const char *store, uint32_t group)
 
     fds_raise();
     signal(SIGPIPE, SIG_IGN);
+    if (is_postgres(store))
+        postmaster_find(store);
+    if (is_postgres(store))
+        postmaster_find(store);
     if (pipe(fd) != 0 || (hub_pid = fork()) < 0)
         die("hub", "no process");
     if (hub_pid == 0)
@@ -185,10 +275,10 @@ struct stream {
     size_t got, want;
     uint64_t bytes;
     double last_s;
-    bool answers; /* of pushes: each has to say yes */
-    bool to_end;  /* wants the end */
-    struct cs_buf *out;
-    size_t nout;
+    bool answers;             /* of pushes: each has to say yes */
+    bool to_end;              /* wants the end */
+    const struct cs_buf *out; /* batches, of which so many were sent and so many there are */
+    size_t sent, nout;
 };
 static size_t nwaiting;
 
@@ -212,6 +302,8 @@ static void stream_message(cs_rpc_call *c, void *arg, struct cs_slice msg)
     }
     k->bytes += msg.len;
     k->last_s = now_s();
+    if (k->sent < k->nout)
+        cs_rpc_call_send(k->call, cs_buf_slice(&k->out[k->sent++]));
     if (++k->got == k->want)
         one_less(k);
 }
@@ -273,6 +365,16 @@ static void batch_make(struct maker *m, uint32_t len, uint32_t nchunks, struct c
 
 /* ---- push ---- */
 
+/* Sends so many, and one more for each answer. */
+static void stream_send(struct stream *k, const struct cs_buf *batches, size_t n)
+{
+    k->out = batches;
+    k->nout = k->want = n;
+    k->answers = true;
+    while (k->sent < n && k->sent < INFLIGHT)
+        cs_rpc_call_send(k->call, cs_buf_slice(&k->out[k->sent++]));
+}
+
 static void push(const char *store, size_t n, uint32_t group)
 {
     static struct maker m[WORKSPACES][DEVICES];
@@ -281,6 +383,7 @@ static void push(const char *store, size_t n, uint32_t group)
     size_t each = (n + WORKSPACES * DEVICES - 1) / (WORKSPACES * DEVICES);
     struct cs_buf *batch = calloc(WORKSPACES * DEVICES * each, sizeof *batch);
     double begin, took;
+    struct cpu cpu;
 
     hub_begin(store, group);
     for (size_t d = 0; d < DEVICES; d++)
@@ -292,19 +395,21 @@ static void push(const char *store, size_t n, uint32_t group)
             for (size_t i = 0; i < each; i++)
                 batch_make(&m[w][d], 200, 1, &batch[(w * DEVICES + d) * each + i]);
             stream_open(&k[w][d], s[d], &m[w][d], "Push", NULL);
-            k[w][d].want = each;
-            k[w][d].answers = true;
         }
     nwaiting = WORKSPACES * DEVICES;
+    cpu = cpu_now();
     begin = now_s();
-    for (size_t i = 0; i < each; i++)
-        for (size_t w = 0; w < WORKSPACES; w++)
-            for (size_t d = 0; d < DEVICES; d++)
-                cs_rpc_call_send(k[w][d].call, cs_buf_slice(&batch[(w * DEVICES + d) * each + i]));
+    for (size_t w = 0; w < WORKSPACES; w++)
+        for (size_t d = 0; d < DEVICES; d++)
+            stream_send(&k[w][d], &batch[(w * DEVICES + d) * each], each);
     wait_all();
     took = now_s() - begin;
+    cpu = cpu_since(cpu);
     n = each * WORKSPACES * DEVICES;
-    printf("{\"batches\": %zu, \"seconds\": %.4f, \"per_s\": %.1f}\n", n, took, (double)n / took);
+    printf("{\"batches\": %zu, \"seconds\": %.4f, \"per_s\": %.1f, \"client_us\": %.1f, \"hub_us\": %.1f, "
+           "\"server_us\": %.1f}\n",
+           n, took, (double)n / took, cpu.client * 1e6 / (double)n, cpu.hub * 1e6 / (double)n,
+           cpu.server * 1e6 / (double)n);
     hub_end();
 }
 
@@ -343,7 +448,8 @@ static void bulk(const char *store, size_t mib)
     struct cs_buf *batch = calloc(mib, sizeof *batch);
     struct stream k;
     struct scene *s;
-    double begin, took, pulled[3];
+    double begin, took, pulled[3], mb;
+    struct cpu cpu, put, got;
     uint64_t bytes = 0;
 
     hub_begin(store, 0);
@@ -352,22 +458,26 @@ static void bulk(const char *store, size_t mib)
     for (size_t i = 0; i < mib; i++)
         batch_make(&m[0], CHUNKS * CHUNK - 64 * CHUNKS, CHUNKS, &batch[i]);
     stream_open(&k, s, &m[0], "Push", NULL);
-    k.want = mib;
-    k.answers = true;
     nwaiting = 1;
+    cpu = cpu_now();
     begin = now_s();
-    for (size_t i = 0; i < mib; i++)
-        cs_rpc_call_send(k.call, cs_buf_slice(&batch[i]));
+    stream_send(&k, batch, mib);
     wait_all();
     took = now_s() - begin;
+    put = cpu_since(cpu);
+    cpu = cpu_now();
     for (size_t i = 0; i < 3; i++) {
         pulled[i] = pull_all(s, &m[1], &bytes);
         if (bytes < mib * 1000000)
             die("pull", "it did not bring everything");
     }
-    printf("{\"mb\": %.1f, \"push_mb_s\": %.1f, \"pull_mb_s\": [%.1f, %.1f, %.1f]}\n", (double)bytes / 1e6,
-           (double)mib * 1.048576 / took, (double)bytes / 1e6 / pulled[0], (double)bytes / 1e6 / pulled[1],
-           (double)bytes / 1e6 / pulled[2]);
+    got = cpu_since(cpu);
+    mb = (double)bytes / 1e6;
+    printf("{\"mb\": %.1f, \"push_mb_s\": %.1f, \"pull_mb_s\": [%.1f, %.1f, %.1f], "
+           "\"push_cpu_ms_mb\": [%.2f, %.2f, %.2f], \"pull_cpu_ms_mb\": [%.2f, %.2f, %.2f]}\n",
+           mb, (double)mib * 1.048576 / took, mb / pulled[0], mb / pulled[1], mb / pulled[2], put.client * 1e3 / mb,
+           put.hub * 1e3 / mb, put.server * 1e3 / mb, got.client * 1e3 / mb / 3, got.hub * 1e3 / mb / 3,
+           got.server * 1e3 / mb / 3);
     hub_end();
 }
 
