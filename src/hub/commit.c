@@ -479,6 +479,31 @@ static void place_load(const struct group *g, struct place *p)
         p->err = (struct cs_error){ 0 };
 }
 
+/* Tells the store what state_load is going to ask for. */
+static int group_foresee(const struct group *g, struct cs_write **w, size_t n, struct cs_error *err)
+{
+    struct cs_store_need *needs = malloc(3 * n * sizeof *needs);
+    size_t at = 0;
+    int rc;
+
+    if (needs == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        const struct cs_batch_header *h;
+
+        if (w[i]->kind != CS_WRITE_BATCH)
+            continue;
+        h = &w[i]->batch->h;
+        needs[at++] = (struct cs_store_need){ CS_NEED_DEVICE, w[i]->workspace, h->device, 0 };
+        needs[at++] = (struct cs_store_need){ CS_NEED_ENTRY_HASH, w[i]->workspace, { { 0 } }, h->member_seq };
+        if (h->seen_number > 0)
+            needs[at++] = (struct cs_store_need){ CS_NEED_LOG_HASH, w[i]->workspace, { { 0 } }, h->seen_number };
+    }
+    rc = cs_store_foresee(g->tx, needs, at, err);
+    free(needs);
+    return rc;
+}
+
 /* Everything of the group that was not refused on its own fails with err. */
 static void fail_all(struct cs_write **w, size_t n, const struct cs_error *err)
 {
@@ -533,6 +558,10 @@ static int group_run(struct group *g, struct place *places, struct cs_uuid *ids,
             ids[nplaces++] = w[i]->workspace;
     if ((rc = cs_store_begin(g->env->store, CS_STORE_WRITE, ids, nplaces, &g->tx, err)) != CS_OK)
         return rc;
+    if ((rc = group_foresee(g, w, n, err)) != CS_OK) {
+        cs_store_rollback(g->tx);
+        return rc;
+    }
     for (size_t i = 0; i < nplaces; i++) {
         places[i] = (struct place){ .workspace = ids[i] };
         place_load(g, &places[i]);

@@ -113,6 +113,15 @@ struct cs_store_part {
     struct cs_slice envelope, payload;
 };
 
+/* One row that a writing transaction is about to read, by `device`, `log_hash` or `entry_hash`. */
+enum cs_store_need_kind { CS_NEED_DEVICE, CS_NEED_LOG_HASH, CS_NEED_ENTRY_HASH };
+struct cs_store_need {
+    enum cs_store_need_kind kind;
+    struct cs_uuid workspace;
+    struct cs_uuid device; /* of CS_NEED_DEVICE only, else zero */
+    uint64_t number;       /* of the others: number or seq */
+};
+
 /* Visitors return true to go on. They must not call the store. */
 typedef bool cs_store_visit_batch(void *arg, const struct cs_store_batch *b);
 typedef bool cs_store_visit_chunk(void *arg, uint32_t seq, struct cs_slice payload);
@@ -146,6 +155,9 @@ struct cs_store_ops {
     /* Durable (fsynced, or confirmed by the server) before CS_OK, nothing of it otherwise. Ends tx either way. */
     int (*commit)(cs_store_tx *tx, struct cs_error *err);
     void (*rollback)(cs_store_tx *tx); /* ends tx; also how a reading one ends */
+    /* What will be read soon, so that a store behind a network reads it in one round trip; in a writing transaction,
+     * before its first put. What is named need not be there. NULL where reads are near. */
+    int (*foresee)(cs_store_tx *tx, const struct cs_store_need *needs, size_t n, struct cs_error *err);
     /* One level of savepoint: what was put since `save` is kept, or is as if it had never been put. */
     int (*save)(cs_store_tx *tx, struct cs_error *err);
     int (*keep)(cs_store_tx *tx, struct cs_error *err);
@@ -258,6 +270,10 @@ static inline int cs_store_begin(const struct cs_store *s, enum cs_store_mode mo
                                  size_t n, cs_store_tx **out, struct cs_error *err)
 {
     return s->ops->begin(s->self, mode, workspaces, n, out, err);
+}
+static inline int cs_store_foresee(cs_store_tx *tx, const struct cs_store_need *needs, size_t n, struct cs_error *err)
+{
+    return n == 0 || tx->ops->foresee == NULL ? CS_OK : tx->ops->foresee(tx, needs, n, err);
 }
 static inline int cs_store_commit(cs_store_tx *tx, struct cs_error *err)
 {

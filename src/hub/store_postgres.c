@@ -39,6 +39,7 @@ enum stmt {
     S_HEADS,
     S_HEADS_LOCKED,
     S_LOCK_NEW,
+    S_FORESEE,
     S_DEVICE,
     S_LOG_HASH,
     S_ENTRY_HASH,
@@ -112,6 +113,17 @@ static const struct cs_pg_stmt stmts[NSTMT] = {
                        " ORDER BY workspace LIMIT $2", 2, 13, NULL },
     /* A workspace that has no row yet is locked by its number. */
     [S_LOCK_NEW] = { "SELECT pg_advisory_xact_lock(k) FROM unnest($1::int8[]) AS k", 1, 1, NULL },
+    /* Three tables in one line, and from each row by row: an estimate of how many there are decides nothing. */
+    [S_FORESEE] = { "SELECT k.at, t.number, t.hash, t.member_seq, t.seen_ms, t.pulled FROM unnest($1::uuid[],"
+                    " $2::uuid[], $3::int8[]) AS k(workspace, device, at), LATERAL (SELECT number, hash, member_seq,"
+                    " seen_ms, pulled FROM claw_sync.device AS d WHERE d.workspace = k.workspace"
+                    " AND d.device = k.device LIMIT 1) AS t"
+                    " UNION ALL SELECT k.at, 0::int8, t.log_hash, 0::int8, 0::int8, 0::int8 FROM unnest($4::uuid[],"
+                    " $5::int8[], $6::int8[]) AS k(workspace, number, at), LATERAL (SELECT log_hash FROM claw_sync.log"
+                    " AS l WHERE l.workspace = k.workspace AND l.number = k.number LIMIT 1) AS t"
+                    " UNION ALL SELECT k.at, 0::int8, t.hash, 0::int8, 0::int8, 0::int8 FROM unnest($7::uuid[],"
+                    " $8::int8[], $9::int8[]) AS k(workspace, seq, at), LATERAL (SELECT hash FROM claw_sync.entry AS e"
+                    " WHERE e.workspace = k.workspace AND e.seq = k.seq LIMIT 1) AS t", 9, 6, NULL },
     [S_DEVICE] = { "SELECT number, hash, member_seq, seen_ms, pulled FROM claw_sync.device WHERE workspace = $1::uuid"
                    " AND device = $2::uuid", 2, 5, NULL },
     [S_LOG_HASH] = { "SELECT log_hash FROM claw_sync.log WHERE workspace = $1::uuid AND number = $2::int8", 2, 1, NULL },
@@ -254,6 +266,17 @@ struct waiting {
     size_t saved, saved_len; /* those before the savepoint */
 };
 
+/* A row that begin's caller will ask for, as the store holds it: what is sent afterwards ends that. */
+struct ahead {
+    struct cs_store_need need;
+    bool known, exists;
+    size_t row; /* of a device: one more than the place of its latest row that waits; 0: none does */
+    union {
+        struct cs_store_device device;
+        uint8_t hash[32];
+    };
+};
+
 struct known_head {
     struct cs_uuid workspace;
     struct cs_store_head head;
@@ -288,6 +311,8 @@ struct conn {
     bool heads_moved;         /* what begin read of them is not what the transaction sees */
     struct known_head *heads; /* as begin read them, ascending */
     size_t nheads;
+    struct ahead *ahead; /* ascending by what they are */
+    size_t nahead;
     struct waiting waiting[NKINDS];
 };
 
@@ -341,6 +366,7 @@ static void conn_free(struct conn *c)
         cs_buf_free(&c->waiting[i].at);
     }
     free(c->heads);
+    free(c->ahead);
     free(c);
 }
 
@@ -475,11 +501,42 @@ static const uint8_t *row_at(const struct waiting *w, size_t i)
     return w->rows.data + at;
 }
 
-/* A row whose key stands in a later one that goes out with it. */
-static bool row_is_superseded(const struct waiting *w, size_t i, size_t end, size_t key)
+static int by_need(const void *a, const void *b)
 {
-    for (size_t j = i + 1; key > 0 && j < end; j++)
-        if (memcmp(row_at(w, i), row_at(w, j), key) == 0)
+    const struct cs_store_need *x = a, *y = b; /* the first member of what is sorted */
+    int c = (x->kind > y->kind) - (x->kind < y->kind);
+
+    if (c == 0 && (c = cs_uuid_cmp(&x->workspace, &y->workspace)) == 0)
+        c = cs_uuid_cmp(&x->device, &y->device);
+    return c != 0 ? c : (x->number > y->number) - (x->number < y->number);
+}
+
+static struct ahead *ahead_find(const struct conn *c, const struct cs_store_need *need)
+{
+    return c->nahead == 0 ? NULL : bsearch(need, c->ahead, c->nahead, sizeof *c->ahead, by_need);
+}
+
+/* Of the device whose row that is. */
+static struct ahead *ahead_of_row(const struct conn *c, const uint8_t *row)
+{
+    struct cs_store_need need = { .kind = CS_NEED_DEVICE };
+
+    memcpy(need.workspace.b, row + 4, 16);
+    memcpy(need.device.b, row + 4 + 16 + 4, 16);
+    return ahead_find(c, &need);
+}
+
+/* A row whose key stands in a later one that goes out with it. */
+static bool row_is_superseded(const struct conn *c, enum kind k, size_t i, size_t end)
+{
+    const struct waiting *w = &c->waiting[k];
+    const struct ahead *a = k == DEVICES ? ahead_of_row(c, row_at(w, i)) : NULL;
+
+    /* what was undone has given its place up, perhaps to another's row */
+    if (a != NULL && a->row > 0 && a->row <= end && memcmp(row_at(w, a->row - 1), row_at(w, i), kinds[k].key) == 0)
+        return a->row - 1 > i;
+    for (size_t j = i + 1; kinds[k].key > 0 && j < end; j++)
+        if (memcmp(row_at(w, i), row_at(w, j), kinds[k].key) == 0)
             return true;
     return false;
 }
@@ -497,7 +554,7 @@ static void rows_queue(struct conn *c, enum kind k, size_t from, size_t end)
     for (size_t row = from; row < end && !w->rows.failed && !w->at.failed; row++) {
         const uint8_t *p = row_at(w, row);
 
-        if (row_is_superseded(w, row, end, kinds[k].key))
+        if (row_is_superseded(c, k, row, end))
             continue;
         for (unsigned i = 0; i < ncols; i++) {
             size_t len = 4 + cs_load_u32(p);
@@ -536,6 +593,25 @@ static void savepoint_need(struct conn *c)
     c->savepoint = c->saving;
 }
 
+static void device_waiting(const uint8_t *p, struct cs_store_device *d);
+
+/* Device rows are about to be sent: the store holds those that were kept; behind a savepoint nobody knows yet. */
+static void ahead_sent(struct conn *c, size_t kept)
+{
+    const struct waiting *w = &c->waiting[DEVICES];
+
+    for (size_t i = 0; i < w->n && !w->rows.failed && !w->at.failed; i++) {
+        struct ahead *a = ahead_of_row(c, row_at(w, i));
+
+        if (a == NULL)
+            continue;
+        a->row = 0;
+        a->known = a->exists = i < kept;
+        if (a->known)
+            device_waiting(row_at(w, i), &a->device);
+    }
+}
+
 /* Sends what waits, so that what comes next sees it: what was kept first, the rest behind the savepoint. */
 static void flush(struct conn *c)
 {
@@ -551,6 +627,7 @@ static void flush(struct conn *c)
     }
     if (c->waiting[HEADS].n > 0)
         c->heads_moved = true;
+    ahead_sent(c, c->saving ? c->waiting[DEVICES].saved : c->waiting[DEVICES].n);
     if (open)
         savepoint_need(c);
     for (enum kind k = 0; k < NKINDS; k++) {
@@ -772,6 +849,7 @@ static int tx_start(struct conn *c, enum cs_store_mode mode, const struct cs_uui
 
     c->mode = mode;
     c->lost = c->saving = c->savepoint = c->heads_moved = false;
+    c->nahead = 0;
     for (enum kind k = 0; k < NKINDS; k++)
         rows_forget(c, k);
     if ((rc = heads_reserve(c, workspaces, n, err)) != CS_OK)
@@ -989,19 +1067,139 @@ static int device_row(struct conn *c, size_t row, struct cs_store_device *out, s
     return CS_OK;
 }
 
+/* ---- reading ahead ---- */
+
+static int ahead_reserve(struct conn *c, const struct cs_store_need *needs, size_t n, struct cs_error *err)
+{
+    struct ahead *more = realloc(c->ahead, n * sizeof *more);
+    size_t kept = 0;
+
+    if (more == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    c->ahead = more;
+    for (size_t i = 0; i < n; i++)
+        more[i] = (struct ahead){ .need = needs[i] };
+    qsort(more, n, sizeof *more, by_need);
+    for (size_t i = 0; i < n; i++)
+        if (kept == 0 || by_need(&more[kept - 1], &more[i]) != 0)
+            more[kept++] = more[i];
+    c->nahead = kept;
+    return CS_OK;
+}
+
+/* Asks for all of them: by kind, where, which one, and its place in c->ahead. */
+static int ahead_queue(struct conn *c, struct cs_error *err)
+{
+    struct cs_buf col[9] = { 0 };
+    struct cs_slice params[9];
+    size_t n[3] = { 0 };
+    bool failed = false;
+
+    for (size_t i = 0; i < c->nahead; i++)
+        n[c->ahead[i].need.kind]++;
+    for (unsigned i = 0; i < 9; i++)
+        array_begin(&col[i], i == 1 || i % 3 == 0 ? OID_UUID : OID_INT8, n[i / 3]);
+    for (size_t i = 0; i < c->nahead; i++) {
+        const struct cs_store_need *need = &c->ahead[i].need;
+        struct cs_buf *to = &col[3 * need->kind];
+
+        put_column(&to[0], uuid_value(&need->workspace));
+        if (need->kind == CS_NEED_DEVICE)
+            put_column(&to[1], uuid_value(&need->device));
+        else
+            put_u64(&to[1], need->number);
+        put_u64(&to[2], i);
+    }
+    for (unsigned i = 0; i < 9; i++) {
+        failed = failed || col[i].failed;
+        params[i] = cs_buf_slice(&col[i]);
+    }
+    if (!failed)
+        cs_pg_queue(c->pg, S_FORESEE, params);
+    for (unsigned i = 0; i < 9; i++)
+        cs_buf_free(&col[i]);
+    return failed ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+}
+
+static bool ahead_row(struct conn *c, size_t row)
+{
+    int64_t at, number, member_seq, seen_ms, pulled;
+    uint8_t hash[32];
+    struct ahead *a;
+
+    if (!cs_pg_i64(c->pg, row, 0, &at) || at < 0 || (uint64_t)at >= c->nahead || !cs_pg_i64(c->pg, row, 1, &number) ||
+        !cs_pg_bytes(c->pg, row, 2, hash, sizeof hash) || !cs_pg_i64(c->pg, row, 3, &member_seq) ||
+        !cs_pg_i64(c->pg, row, 4, &seen_ms) || !cs_pg_i64(c->pg, row, 5, &pulled))
+        return false;
+    a = &c->ahead[at];
+    a->exists = true;
+    if (a->need.kind != CS_NEED_DEVICE) {
+        memcpy(a->hash, hash, sizeof hash);
+        return true;
+    }
+    a->device = (struct cs_store_device){
+        .number = (uint64_t)number, .member_seq = (uint32_t)member_seq, .seen_ms = seen_ms, .pulled = (uint64_t)pulled
+    };
+    memcpy(a->device.hash, hash, sizeof hash);
+    return true;
+}
+
+static int pg_foresee(cs_store_tx *tx, const struct cs_store_need *needs, size_t n, struct cs_error *err)
+{
+    struct conn *c = (struct conn *)tx;
+    int rc;
+
+    if (c->lost)
+        return lost(err);
+    if ((rc = ahead_reserve(c, needs, n, err)) != CS_OK)
+        return rc;
+    if ((rc = ahead_queue(c, err)) == CS_OK)
+        rc = run(c, err);
+    for (size_t i = 0; rc == CS_OK && i < cs_pg_rows(c->pg); i++)
+        if (!ahead_row(c, i))
+            rc = damaged(c, "row", err);
+    for (size_t i = 0; rc == CS_OK && i < c->nahead; i++)
+        c->ahead[i].known = true;
+    if (rc != CS_OK)
+        c->nahead = 0;
+    return rc;
+}
+
+/* The device's latest row that waits, or NULL. */
+static const uint8_t *device_find(const struct conn *c, const struct ahead *a, struct cs_slice key)
+{
+    const struct waiting *w = &c->waiting[DEVICES];
+
+    if (a == NULL || w->rows.failed || w->at.failed)
+        return row_find(c, DEVICES, key);
+    if (a->row == 0)
+        return NULL;
+    if (a->row <= w->n && memcmp(row_at(w, a->row - 1), key.data, key.len) == 0)
+        return row_at(w, a->row - 1);
+    return row_find(c, DEVICES, key);
+}
+
 static int pg_device(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_uuid *device,
                      struct cs_store_device *out, struct cs_error *err)
 {
     struct conn *c = (struct conn *)tx;
     uint8_t key[2 * (4 + 16)] = { 0, 0, 0, 16, [23] = 16 };
     struct cs_slice params[] = { uuid_value(ws), uuid_value(device) };
+    const struct ahead *a;
     const uint8_t *row;
     int rc;
 
     memcpy(key + 4, ws->b, 16);
     memcpy(key + 24, device->b, 16);
-    if (!c->lost && (row = row_find(c, DEVICES, cs_slice(key, sizeof key))) != NULL) {
+    a = ahead_of_row(c, key);
+    if (!c->lost && (row = device_find(c, a, cs_slice(key, sizeof key))) != NULL) {
         device_waiting(row, out);
+        return CS_OK;
+    }
+    if (!c->lost && a != NULL && a->known) {
+        if (!a->exists)
+            return missing("device", err);
+        *out = a->device;
         return CS_OK;
     }
     if ((rc = read_now(c, S_DEVICE, params, err)) != CS_OK)
@@ -1011,16 +1209,22 @@ static int pg_device(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_
     return device_row(c, 0, out, err);
 }
 
-/* A hash under (workspace, number), of a row of the kind that waits (where it stands behind `skip` more columns) or of
- * one that is stored. */
+/* A hash under (workspace, number): one that was foreseen, as such rows never change, of a row of the kind that waits
+ * (where it stands behind `skip` more columns), or of one that is stored. */
 static int hash_at(struct conn *c, enum kind k, unsigned skip, enum stmt s, const struct cs_uuid *ws, uint64_t number,
                    uint8_t out[32], const char *what, struct cs_error *err)
 {
     uint8_t n[8], key[4 + 16 + 4 + 8] = { 0, 0, 0, 16, [23] = 8 };
     struct cs_slice params[] = { uuid_value(ws), u64_value(n, number) };
+    struct cs_store_need need = { k == BATCHES ? CS_NEED_LOG_HASH : CS_NEED_ENTRY_HASH, *ws, { { 0 } }, number };
+    const struct ahead *a = ahead_find(c, &need);
     const uint8_t *row;
     int rc;
 
+    if (!c->lost && a != NULL && a->known && a->exists) {
+        memcpy(out, a->hash, 32);
+        return CS_OK;
+    }
     memcpy(key + 4, ws->b, 16);
     memcpy(key + 24, n, 8);
     if (!c->lost && (row = row_find(c, k, cs_slice(key, sizeof key))) != NULL) {
@@ -1474,13 +1678,17 @@ static int pg_put_head(cs_store_tx *tx, const struct cs_uuid *ws, const struct c
 static int pg_put_device(cs_store_tx *tx, const struct cs_uuid *ws, const struct cs_uuid *device,
                          const struct cs_store_device *d, struct cs_error *err)
 {
+    struct cs_store_need need = { CS_NEED_DEVICE, *ws, *device, 0 };
     struct conn *c = (struct conn *)tx;
+    struct ahead *a;
     struct cs_buf *row;
     int rc = write_begin(c, err);
 
     if (rc != CS_OK)
         return rc;
     row = row_begin(c, DEVICES);
+    if ((a = ahead_find(c, &need)) != NULL)
+        a->row = c->waiting[DEVICES].n;
     put_column(row, uuid_value(ws));
     put_column(row, uuid_value(device));
     put_u64(row, d->number);
@@ -1675,6 +1883,7 @@ static int pg_prune_log(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t from
     int64_t gone;
     int rc = write_now(c, S_PRUNE_LOG, params, err);
 
+    c->nahead = 0;
     if (rc != CS_OK || (rc = write_now(c, S_PRUNE_CHUNKS, params, err)) != CS_OK || (rc = run(c, err)) != CS_OK)
         return rc;
     if (cs_pg_rows(c->pg) != 1 || !cs_pg_i64(c->pg, 0, 0, &gone))
@@ -1687,10 +1896,12 @@ static int pg_drop_log(cs_store_tx *tx, const struct cs_uuid *ws, struct cs_erro
 {
     static const enum stmt steps[] = { S_DROP_CHUNKS, S_DROP_LOG, S_RESET_DEVICES, S_DROP_SNAPSHOTS, S_DROP_ALL_PARTS };
     struct cs_slice param = uuid_value(ws);
+    struct conn *c = (struct conn *)tx;
     int rc = CS_OK;
 
     for (size_t i = 0; rc == CS_OK && i < sizeof steps / sizeof steps[0]; i++)
-        rc = write_now((struct conn *)tx, steps[i], &param, err);
+        rc = write_now(c, steps[i], &param, err);
+    c->nahead = 0;
     return rc;
 }
 
@@ -1739,6 +1950,7 @@ static const struct cs_store_ops pg_ops = {
     .begin = pg_begin,
     .commit = pg_commit,
     .rollback = pg_rollback,
+    .foresee = pg_foresee,
     .save = pg_save,
     .keep = pg_keep,
     .undo = pg_undo,

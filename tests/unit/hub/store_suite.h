@@ -1077,11 +1077,178 @@ static void a_log_is_dropped(void **state)
     cs_store_rollback(tx);
 }
 
+/* ---- what was foreseen ---- */
+
+static void device_put(struct suite *s, cs_store_tx *tx, const struct maker *m, uint64_t number)
+{
+    struct cs_store_device d = { .number = number, .seen_ms = 17 };
+    struct cs_error err = { 0 };
+
+    assert_int_equal(tx->ops->put_device(tx, &s->a.workspace, &m->id, &d, &err), CS_OK);
+}
+
+/* number 0: there is none. */
+static void device_is(struct suite *s, cs_store_tx *tx, const struct maker *m, uint64_t number)
+{
+    struct cs_store_device d = { 0 };
+    struct cs_error err = { 0 };
+
+    assert_int_equal(tx->ops->device(tx, &s->a.workspace, &m->id, &d, &err), number == 0 ? CS_ENOTFOUND : CS_OK);
+    assert_int_equal(d.number, number);
+}
+
+static void batch_put(struct suite *s, cs_store_tx *tx, uint64_t number, struct cs_slice payload)
+{
+    struct cs_store_batch b = { .number = number,
+                                .device = s->a.id,
+                                .device_number = number,
+                                .header = cs_slice_str("header"),
+                                .signature = cs_slice_str("signature"),
+                                .payload_hashes = cs_slice_str("hashes") };
+    struct cs_error err = { 0 };
+
+    memset(b.log_hash, (int)number, sizeof b.log_hash);
+    assert_int_equal(tx->ops->put_batch(tx, &s->a.workspace, &b, &payload, 1, &err), CS_OK);
+}
+
+static cs_store_tx *foresee(struct suite *s)
+{
+    struct cs_uuid none = { { 0 } }, ws = s->a.workspace;
+    struct cs_store_need needs[] = {
+        { CS_NEED_LOG_HASH, ws, none, 1 }, { CS_NEED_DEVICE, ws, s->b.id, 0 },   { CS_NEED_DEVICE, ws, s->a.id, 0 },
+        { CS_NEED_LOG_HASH, ws, none, 7 }, { CS_NEED_ENTRY_HASH, ws, none, 1 },  { CS_NEED_DEVICE, ws, s->b.id, 0 },
+        { CS_NEED_LOG_HASH, ws, none, 1 }, { CS_NEED_ENTRY_HASH, ws, none, 70 },
+    };
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &ws, 1, &tx, &err), CS_OK);
+    if (cs_store_foresee(tx, needs, sizeof needs / sizeof needs[0], &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    return tx;
+}
+
+static void foreseen_is_as_stored(struct suite *s)
+{
+    static const uint8_t ones[32] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                      1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
+    const struct cs_store_ops *ops = s->store.ops;
+    struct cs_uuid ws = s->a.workspace;
+    struct cs_error err = { 0 };
+    cs_store_tx *tx = foresee(s);
+    uint8_t hash[32];
+
+    device_is(s, tx, &s->a, 3);
+    device_is(s, tx, &s->b, 0);
+    assert_int_equal(ops->log_hash(tx, &ws, 1, hash, &err), CS_OK);
+    assert_memory_equal(hash, ones, sizeof hash);
+    assert_int_equal(ops->log_hash(tx, &ws, 7, hash, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->entry_hash(tx, &ws, 70, hash, &err), CS_ENOTFOUND);
+    assert_int_equal(ops->entry_hash(tx, &ws, 1, hash, &err), CS_OK);
+    assert_int_equal(hash[0], 9);
+    batch_put(s, tx, 7, cs_slice_str("payload")); /* it was not there, and is now */
+    assert_int_equal(ops->log_hash(tx, &ws, 7, hash, &err), CS_OK);
+    assert_int_equal(hash[0], 7);
+    cs_store_rollback(tx);
+}
+
+/* A row that was undone gives way to another device's, and hides no earlier one. */
+static void foreseen_and_undone(struct suite *s)
+{
+    const struct cs_store_ops *ops = s->store.ops;
+    struct cs_error err = { 0 };
+    cs_store_tx *tx = foresee(s);
+
+    assert_int_equal(ops->save(tx, &err), CS_OK);
+    device_put(s, tx, &s->b, 1);
+    device_is(s, tx, &s->b, 1);
+    assert_int_equal(ops->undo(tx, &err), CS_OK);
+    device_is(s, tx, &s->b, 0);
+    assert_int_equal(ops->save(tx, &err), CS_OK);
+    device_put(s, tx, &s->a, 4);
+    assert_int_equal(ops->keep(tx, &err), CS_OK);
+    assert_int_equal(ops->save(tx, &err), CS_OK);
+    device_put(s, tx, &s->a, 5);
+    assert_int_equal(ops->undo(tx, &err), CS_OK);
+    device_is(s, tx, &s->a, 4);
+    assert_int_equal(ops->save(tx, &err), CS_OK);
+    device_put(s, tx, &s->b, 6);
+    assert_int_equal(ops->keep(tx, &err), CS_OK);
+    device_is(s, tx, &s->a, 4);
+    device_is(s, tx, &s->b, 6);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+}
+
+/* Much that waits is sent before the commit, behind a savepoint too. */
+static void foreseen_and_sent(struct suite *s)
+{
+    const struct cs_store_ops *ops = s->store.ops;
+    struct cs_uuid ws = s->a.workspace;
+    uint8_t *much = calloc(1, 1200000);
+    struct cs_error err = { 0 };
+    cs_store_tx *tx = foresee(s);
+    int n = 0;
+
+    assert_non_null(much);
+    device_is(s, tx, &s->a, 4);
+    device_is(s, tx, &s->b, 6);
+    device_put(s, tx, &s->a, 7);
+    batch_put(s, tx, 2, cs_slice(much, 1200000));
+    device_is(s, tx, &s->a, 7);
+    device_put(s, tx, &s->a, 8);
+    assert_int_equal(ops->save(tx, &err), CS_OK);
+    device_put(s, tx, &s->a, 9);
+    device_put(s, tx, &s->b, 10);
+    assert_int_equal(ops->device_batch(tx, &ws, &s->a.id, 2, count_batch, &n, &err), CS_OK);
+    device_is(s, tx, &s->a, 9);
+    device_is(s, tx, &s->b, 10);
+    assert_int_equal(ops->undo(tx, &err), CS_OK);
+    device_is(s, tx, &s->a, 8);
+    device_is(s, tx, &s->b, 6);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    free(much);
+}
+
+static void foreseen_rows(void **state)
+{
+    struct suite *s = *state;
+    const struct cs_store_ops *ops = s->store.ops;
+    struct cs_uuid ws = s->a.workspace;
+    uint8_t hash[32] = { 9 };
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, &ws, 1, &tx, &err), CS_OK);
+    device_put(s, tx, &s->a, 3);
+    batch_put(s, tx, 1, cs_slice_str("payload"));
+    assert_int_equal(ops->put_entry(tx, &ws, 1, hash, cs_slice_str("entry"), &err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    foreseen_is_as_stored(s);
+    foreseen_and_undone(s);
+    foreseen_and_sent(s);
+    tx = foresee(s);
+    device_is(s, tx, &s->a, 8);
+    device_is(s, tx, &s->b, 6);
+    assert_int_equal(ops->drop_log(tx, &ws, &err), CS_OK);
+    assert_int_equal(ops->log_hash(tx, &ws, 1, hash, &err), CS_ENOTFOUND);
+    batch_put(s, tx, 1, cs_slice_str("another"));
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    tx = foresee(s);
+    assert_int_equal(ops->save(tx, &err), CS_OK);
+    device_put(s, tx, &s->a, 1);
+    assert_int_equal(ops->keep(tx, &err), CS_OK);
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, &ws, 1, &tx, &err), CS_OK);
+    device_is(s, tx, &s->a, 1);
+    cs_store_rollback(tx);
+}
+
 static inline int store_suite_run(const char *name)
 {
 #define SUITE(f) cmocka_unit_test_setup_teardown(f, suite_setup, suite_teardown)
     const struct CMUnitTest tests[] = { SUITE(rows),
                                         SUITE(rows_that_are_there_already),
+                                        SUITE(foreseen_rows),
                                         SUITE(a_log_is_dropped),
                                         SUITE(offers_come_and_go),
                                         SUITE(references_and_what_is_wanted),
