@@ -198,6 +198,8 @@ void cs_req_finish(struct cs_req *r);
 void cs_req_finish_refused(struct cs_req *r, const struct cs_write *w);
 /* Sends r->out; false when the call is over or was ended because the message could not be queued. */
 bool cs_req_send(struct cs_req *r);
+/* The same for a large message of a stream: its memory goes along, uncopied, and r->out is empty behind it. */
+bool cs_req_give(struct cs_req *r);
 /* Keeps r alive while a write of it is in flight. */
 void cs_req_hold(struct cs_req *r);
 void cs_req_release(struct cs_req *r);

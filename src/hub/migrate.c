@@ -126,10 +126,11 @@ static int group_read(struct mover *m, cs_store_tx *tx, uint64_t from, uint64_t 
     return rc;
 }
 
-static bool keep_chunk(void *arg, uint32_t seq, struct cs_slice payload)
+static bool keep_chunk(void *arg, uint64_t number, uint32_t seq, struct cs_slice payload)
 {
     struct mover *m = arg;
 
+    (void)number;
     if (m->nchunks == m->chunks_cap) {
         size_t cap = m->chunks_cap == 0 ? 64 : m->chunks_cap * 2;
         struct cs_slice *more = realloc(m->chunks, cap * sizeof *more);
@@ -160,7 +161,7 @@ static int chunks_read(struct mover *m, cs_store_tx *tx, uint64_t number, struct
     m->nchunks = 0;
     m->rc = CS_OK;
     m->err = err;
-    if ((rc = tx->ops->chunks(tx, &m->workspace, number, 0, keep_chunk, m, err)) != CS_OK)
+    if ((rc = tx->ops->chunks(tx, &m->workspace, number, 0, number, UINT32_MAX, keep_chunk, m, err)) != CS_OK)
         return rc;
     if (m->payload.failed)
         return cs_fail(err, CS_ENOMEM, "out of memory");

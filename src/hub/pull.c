@@ -31,6 +31,7 @@ struct pull {
 struct planned {
     struct cs_store_batch b; /* slices in the page's arena */
     uint32_t nchunks;
+    size_t sealed; /* bytes of all of them, as the header says */
     bool full;
 };
 struct plan {
@@ -41,11 +42,13 @@ struct plan {
     bool cut; /* max_chunks lets no more in */
     bool failed;
 };
+/* Chunks go into the message as they are read; what else is in it comes behind them. */
 struct page {
     struct pull *p;
-    Clawsync__V1__DeltaChunk **chunk;
-    size_t n, bytes;
-    const struct planned *batch; /* whose chunks are being read */
+    struct cs_buf *out;
+    const struct plan *plan;
+    size_t at; /* the planned batch that comes next */
+    size_t n;  /* chunks in the page */
     bool failed;
 };
 
@@ -101,106 +104,154 @@ static bool plan_batch(void *arg, const struct cs_store_batch *b)
         plan->failed = true;
         return false;
     }
-    plan->bytes += b->header.len + b->signature.len + b->payload_hashes.len + 128;
-    if (next->full && cs_batch_header_decode(&h, b->header, NULL) == CS_OK)
-        plan->bytes += cs_batch_sealed_len(&h);
+    next->sealed = next->full && cs_batch_header_decode(&h, b->header, NULL) == CS_OK ? cs_batch_sealed_len(&h) : 0;
+    plan->bytes += b->header.len + b->signature.len + b->payload_hashes.len + 128 + next->sealed;
     plan->nchunks += cost;
     plan->n++;
     return plan->bytes < CS_HUB_PAGE && plan->n < PAGE_CHUNKS;
 }
 
-/* The next chunk message of the page; on the batch's first chunk with the envelope. */
-static Clawsync__V1__DeltaChunk *page_chunk(struct page *pg, uint32_t seq)
+/* Field 1 of a PullResponse: a chunk message; on the batch's first chunk with the envelope. */
+static bool chunk_put(struct page *pg, uint32_t seq, struct cs_slice payload, struct cs_slice hash)
 {
-    struct cs_arena *a = &pg->p->page;
-    const struct cs_store_batch *b = &pg->batch->b;
-    Clawsync__V1__DeltaChunk *c = cs_arena_alloc(a, sizeof *c);
-    Clawsync__V1__Envelope *e = seq == 0 ? cs_arena_alloc(a, sizeof *e) : NULL;
-    char *id = cs_arena_alloc(a, 23);
+    enum { TAG = 1 << 3 | 2 };
+    const struct planned *of = &pg->plan->batch[pg->at];
+    const struct cs_store_batch *b = &of->b;
+    Clawsync__V1__DeltaChunk c = CLAWSYNC__V1__DELTA_CHUNK__INIT;
+    Clawsync__V1__Envelope e = CLAWSYNC__V1__ENVELOPE__INIT;
+    char id[23];
+    uint8_t *to;
+    size_t len;
 
-    if (c == NULL || id == NULL || (seq == 0 && e == NULL)) {
-        pg->failed = true;
-        return NULL;
-    }
-    clawsync__v1__delta_chunk__init(c);
     cs_chunk_id(b->payload_hashes.data + (size_t)seq * 32, id);
-    c->chunk_id = id;
-    c->seq = (int32_t)seq;
-    c->total = (int32_t)pg->batch->nchunks;
-    c->entity_type = (char *)(uintptr_t)b->entity_type.data;
-    if (e != NULL) {
-        clawsync__v1__envelope__init(e);
-        e->header = (ProtobufCBinaryData){ b->header.len, (uint8_t *)(uintptr_t)b->header.data };
-        e->signature = (ProtobufCBinaryData){ b->signature.len, (uint8_t *)(uintptr_t)b->signature.data };
-        e->payload_hashes =
-            (ProtobufCBinaryData){ b->payload_hashes.len, (uint8_t *)(uintptr_t)b->payload_hashes.data };
-        e->log_number = b->number;
-        c->envelope = e;
+    c.chunk_id = id;
+    c.seq = (int32_t)seq;
+    c.total = (int32_t)of->nchunks;
+    c.entity_type = (char *)(uintptr_t)b->entity_type.data;
+    c.encrypted_payload = (ProtobufCBinaryData){ payload.len, (uint8_t *)(uintptr_t)payload.data };
+    c.payload_hash = (ProtobufCBinaryData){ hash.len, (uint8_t *)(uintptr_t)hash.data };
+    if (seq == 0) {
+        e.header = (ProtobufCBinaryData){ b->header.len, (uint8_t *)(uintptr_t)b->header.data };
+        e.signature = (ProtobufCBinaryData){ b->signature.len, (uint8_t *)(uintptr_t)b->signature.data };
+        e.payload_hashes = (ProtobufCBinaryData){ b->payload_hashes.len, (uint8_t *)(uintptr_t)b->payload_hashes.data };
+        e.log_number = b->number;
+        c.envelope = &e;
         pg->p->given++;
-        pg->bytes += b->header.len + b->signature.len + b->payload_hashes.len;
     }
-    pg->bytes += 128;
-    pg->chunk[pg->n++] = c;
-    return c;
+    len = clawsync__v1__delta_chunk__get_packed_size(&c);
+    cs_buf_put_u8(pg->out, TAG);
+    cs_buf_put_varint(pg->out, len);
+    if ((to = cs_buf_grow(pg->out, len)) == NULL)
+        return false;
+    clawsync__v1__delta_chunk__pack(&c, to);
+    pg->n++;
+    pg->p->nchunks++;
+    return true;
 }
 
-static bool page_payload(void *arg, uint32_t seq, struct cs_slice payload)
+static bool page_is_full(const struct page *pg)
+{
+    return pg->n >= PAGE_CHUNKS || pg->out->len >= CS_HUB_PAGE;
+}
+
+static void batch_passed(struct page *pg)
+{
+    pg->at++;
+    pg->p->number++;
+    pg->p->seq = 0;
+}
+
+static bool page_payload(void *arg, uint64_t number, uint32_t seq, struct cs_slice payload)
 {
     struct page *pg = arg;
     struct pull *p = pg->p;
-    Clawsync__V1__DeltaChunk *c;
+    const struct planned *of = &pg->plan->batch[pg->at];
 
-    if (seq != p->seq || seq >= pg->batch->nchunks || (c = page_chunk(pg, seq)) == NULL || !keep(&p->page, &payload)) {
+    if (number != p->number || seq != p->seq || seq >= of->nchunks ||
+        !chunk_put(pg, seq, payload, cs_slice(of->b.payload_hashes.data + (size_t)seq * 32, 32))) {
         pg->failed = true;
         return false;
     }
-    c->encrypted_payload = (ProtobufCBinaryData){ payload.len, (uint8_t *)(uintptr_t)payload.data };
-    c->payload_hash = (ProtobufCBinaryData){ 32, (uint8_t *)(uintptr_t)pg->batch->b.payload_hashes.data + seq * 32 };
-    pg->bytes += payload.len;
     p->given_bytes += payload.len;
-    p->seq++;
-    p->nchunks++;
-    return pg->bytes < CS_HUB_PAGE && pg->n < PAGE_CHUNKS;
+    if (++p->seq == of->nchunks)
+        batch_passed(pg);
+    return !page_is_full(pg);
 }
 
-/* Puts the planned batches in the page, the last one perhaps in part; p->number and p->seq follow. */
-static bool page_fill(struct page *pg, const struct plan *plan, cs_store_tx *tx, struct cs_verdict *v)
+/* Batches next to each other whose chunks go out are read in one go: up to which one, and how many chunks of about
+ * their batches' mean size fill the page. */
+static size_t run_end(const struct page *pg, uint32_t *nchunks)
+{
+    size_t at = pg->at, bytes = pg->out->len;
+    uint32_t skip = pg->p->seq;
+
+    *nchunks = 0;
+    for (;
+         at < pg->plan->n && pg->plan->batch[at].full && pg->plan->batch[at].b.number == pg->p->number + (at - pg->at);
+         at++, skip = 0) {
+        const struct planned *of = &pg->plan->batch[at];
+        size_t each = of->nchunks == 0 ? 0 : of->sealed / of->nchunks;
+
+        for (uint32_t seq = skip; seq < of->nchunks && bytes < CS_HUB_PAGE; seq++, bytes += each)
+            ++*nchunks;
+        if (of->nchunks <= skip)
+            break;
+        if (bytes >= CS_HUB_PAGE)
+            return at + 1;
+    }
+    return at;
+}
+
+static bool run_read(struct page *pg, cs_store_tx *tx, struct cs_verdict *v)
 {
     struct pull *p = pg->p;
     struct cs_error err = { 0 };
+    uint32_t most;
+    size_t end = run_end(pg, &most), before = pg->n;
 
-    for (size_t i = 0; i < plan->n && pg->n < PAGE_CHUNKS && (i == 0 || pg->bytes < CS_HUB_PAGE); i++) {
-        pg->batch = &plan->batch[i];
-        if (pg->batch->b.number != p->number)
+    if (most > PAGE_CHUNKS - pg->n)
+        most = (uint32_t)(PAGE_CHUNKS - pg->n);
+    if (end > pg->at && most > 0 &&
+        tx->ops->chunks(tx, &p->workspace, p->number, p->seq, p->number + (end - pg->at) - 1, most, page_payload, pg,
+                        &err) != CS_OK) {
+        cs_refuse_storage(v, &err);
+        return false;
+    }
+    if (pg->out->failed)
+        return cs_refuse(v, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+    if (pg->failed)
+        return cs_refuse(v, CS_RPC_INTERNAL, "storage", "a batch could not be read from the hub's log");
+    return pg->n > before || cs_refuse(v, CS_RPC_INTERNAL, "storage", "a chunk is missing from the hub's log");
+}
+
+/* Puts the planned batches in the page, the last one perhaps in part; p->number and p->seq follow. */
+static bool page_fill(struct page *pg, cs_store_tx *tx, struct cs_verdict *v)
+{
+    while (pg->at < pg->plan->n && !page_is_full(pg)) {
+        const struct planned *next = &pg->plan->batch[pg->at];
+
+        if (next->b.number != pg->p->number)
             return cs_refuse(v, CS_RPC_INTERNAL, "storage", "the hub's log has a gap");
-        if (!pg->batch->full) {
-            page_chunk(pg, 0);
-            p->nchunks++;
-            p->seq = pg->batch->nchunks;
-        } else if (tx->ops->chunks(tx, &p->workspace, p->number, p->seq, page_payload, pg, &err) != CS_OK) {
-            cs_refuse_storage(v, &err);
+        if (next->full && !run_read(pg, tx, v))
             return false;
-        }
-        if (pg->failed)
-            return cs_refuse(v, CS_RPC_INTERNAL, "storage", "a batch could not be read from the hub's log");
-        if (p->seq < pg->batch->nchunks)
-            return pg->n > 0 || cs_refuse(v, CS_RPC_INTERNAL, "storage", "a chunk is missing from the hub's log");
-        p->number++;
-        p->seq = 0;
+        if (next->full)
+            continue;
+        if (!chunk_put(pg, 0, CS_SLICE_NULL, CS_SLICE_NULL))
+            return cs_refuse(v, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+        batch_passed(pg);
     }
     return true;
 }
 
-static bool page_answer(struct cs_req *r, const struct page *pg)
+static bool page_answer(struct cs_req *r)
 {
     struct pull *p = r->state;
     Clawsync__V1__PullResponse answer = CLAWSYNC__V1__PULL_RESPONSE__INIT;
     Clawsync__V1__SyncCursor cursor;
     Clawsync__V1__HubHead head;
     struct cs_cursor_text text;
+    uint8_t *to;
 
-    answer.chunks = pg->chunk;
-    answer.n_chunks = pg->n;
     answer.has_more = !p->last || p->cut;
     cs_cursor_message(&p->workspace, &p->device, p->number - 1, p->head.head.log_id, cs_now_ms(r->env->world), &text,
                       &cursor);
@@ -209,7 +260,10 @@ static bool page_answer(struct cs_req *r, const struct page *pg)
         cs_head_message(&p->head, &head);
         answer.head = &head;
     }
-    return cs_pb_pack(&r->out, &answer.base, &r->verdict);
+    if ((to = cs_buf_grow(&r->out, clawsync__v1__pull_response__get_packed_size(&answer))) == NULL)
+        return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
+    clawsync__v1__pull_response__pack(&answer, to);
+    return true;
 }
 
 static bool pull_parse(struct cs_req *r, struct pull *p, uint64_t *log_id)
@@ -262,14 +316,13 @@ static bool begins_there(struct cs_verdict *v, const struct cs_store_head *head,
 
 static bool page_read(struct cs_req *r, struct pull *p, cs_store_tx *tx)
 {
-    struct page pg = { .p = p };
     struct plan plan = { .p = p };
+    struct page pg = { .p = p, .out = &r->out, .plan = &plan };
     struct cs_error err = { 0 };
     uint64_t first = p->number;
 
     plan.batch = cs_arena_alloc(&p->page, PAGE_CHUNKS * sizeof *plan.batch);
-    pg.chunk = cs_arena_alloc(&p->page, PAGE_CHUNKS * sizeof(Clawsync__V1__DeltaChunk *));
-    if (plan.batch == NULL || pg.chunk == NULL)
+    if (plan.batch == NULL)
         return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     if (p->number <= p->end &&
         tx->ops->batches(tx, &p->workspace, p->number, p->end, plan_batch, &plan, &err) != CS_OK) {
@@ -280,11 +333,14 @@ static bool page_read(struct cs_req *r, struct pull *p, cs_store_tx *tx)
         return cs_refuse(&r->verdict, CS_RPC_UNAVAILABLE, "limit", "the hub is out of memory; try again");
     if (plan.n == 0 && !plan.cut && p->number <= p->end)
         return cs_refuse(&r->verdict, CS_RPC_INTERNAL, "storage", "the hub's log has a gap");
-    if (!page_fill(&pg, &plan, tx, &r->verdict))
+    cs_buf_reset(&r->out);
+    /* what is larger than this grows it */
+    cs_buf_reserve(&r->out, plan.bytes < CS_HUB_PAGE ? plan.bytes + plan.nchunks * 128 + 512 : CS_HUB_PAGE + 72 * 1024);
+    if (!page_fill(&pg, tx, &r->verdict))
         return false;
     p->cut = plan.cut && p->number == first + plan.n; /* all that was planned is in this page */
     p->last = p->number > p->end || p->cut;
-    return page_answer(r, &pg);
+    return page_answer(r);
 }
 
 static void pull_work(struct cs_req *r)
@@ -324,7 +380,7 @@ static void pull_done(struct cs_req *r)
 {
     struct pull *p = r->state;
 
-    if (!cs_req_send(r))
+    if (!cs_req_give(r))
         return;
     cs_metrics_given(r->hub->metrics, p->given, p->given_bytes);
     if (!p->last) {

@@ -85,6 +85,19 @@ bool cs_req_send(struct cs_req *r)
     return false;
 }
 
+bool cs_req_give(struct cs_req *r)
+{
+    struct cs_slice msg = cs_buf_slice(&r->out);
+
+    if (r->call == NULL || r->out.failed || r->out.cap > 2 * msg.len)
+        return cs_req_send(r);
+    cs_gate_answer(r->call, msg);
+    if (cs_rpc_call_lend(r->call, msg, free, r->out.data) != CS_OK)
+        return cs_req_send(r);
+    r->out = (struct cs_buf){ 0 };
+    return true;
+}
+
 static void req_run(struct cs_job *j)
 {
     struct cs_req *r = (struct cs_req *)j;

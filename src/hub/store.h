@@ -124,7 +124,7 @@ struct cs_store_need {
 
 /* Visitors return true to go on. They must not call the store. */
 typedef bool cs_store_visit_batch(void *arg, const struct cs_store_batch *b);
-typedef bool cs_store_visit_chunk(void *arg, uint32_t seq, struct cs_slice payload);
+typedef bool cs_store_visit_chunk(void *arg, uint64_t number, uint32_t seq, struct cs_slice payload);
 typedef bool cs_store_visit_entry(void *arg, uint32_t seq, struct cs_slice entry);
 
 typedef bool cs_store_visit_offer(void *arg, const struct cs_store_offer *o);
@@ -175,7 +175,9 @@ struct cs_store_ops {
     /* Rows from … to, ascending, as long as the visitor wants more. */
     int (*batches)(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t from, uint64_t to, cs_store_visit_batch *visit,
                    void *arg, struct cs_error *err);
-    int (*chunks)(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t number, uint32_t from_seq,
+    /* Chunks from (from, seq) on up to number `to`, ascending, as long as the visitor wants more and at most `most`:
+     * a store behind a network fetches that many. */
+    int (*chunks)(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t from, uint32_t seq, uint64_t to, uint32_t most,
                   cs_store_visit_chunk *visit, void *arg, struct cs_error *err);
     int (*entries)(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t from, uint32_t to, cs_store_visit_entry *visit,
                    void *arg, struct cs_error *err);

@@ -132,8 +132,9 @@ static const struct cs_pg_stmt stmts[NSTMT] = {
                          " AND device_number = $3::int8", 3, 9, NULL },
     [S_BATCHES] = { "SELECT " BATCH_COLUMNS " FROM claw_sync.log WHERE workspace = $1::uuid"
                     " AND number BETWEEN $2::int8 AND $3::int8 ORDER BY number LIMIT $4::int8", 4, 9, NULL },
-    [S_CHUNKS] = { "SELECT seq, payload FROM claw_sync.chunk WHERE workspace = $1::uuid AND number = $2::int8"
-                   " AND seq >= $3::int8 ORDER BY seq LIMIT $4::int8", 4, 2, NULL },
+    [S_CHUNKS] = { "SELECT number, seq, payload FROM claw_sync.chunk WHERE workspace = $1::uuid"
+                   " AND (number, seq) >= ($2::int8, $3::int8) AND number <= $4::int8 ORDER BY number, seq"
+                   " LIMIT $5::int8", 5, 3, NULL },
     [S_ENTRIES] = { "SELECT seq, entry FROM claw_sync.entry WHERE workspace = $1::uuid"
                     " AND seq BETWEEN $2::int8 AND $3::int8 ORDER BY seq LIMIT $4::int8", 4, 2, NULL },
     [S_OFFERS] = { "SELECT device, made_ms, offer, answer, reveal, done FROM claw_sync.offer"
@@ -1365,21 +1366,35 @@ static int pg_batches(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t from, 
     return pages(&p, err);
 }
 
-static int pg_chunks(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t number, uint32_t from_seq,
+static int pg_chunks(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t from, uint32_t seq, uint64_t to, uint32_t most,
                      cs_store_visit_chunk *visit, void *arg, struct cs_error *err)
 {
-    struct paging p = { .c = (struct conn *)tx,
-                        .stmt = S_CHUNKS,
-                        .ws = *ws,
-                        .fixed = { number, from_seq },
-                        .moves = 1,
-                        .page = PAGE_CHUNKS,
-                        .most = PAGE_CHUNKS,
-                        .row = page_part,
-                        .visit_arg = arg,
-                        .visit_part = visit };
+    struct conn *c = (struct conn *)tx;
 
-    return pages(&p, err);
+    while (most > 0) {
+        uint32_t page = most < PAGE_MOST ? most : PAGE_MOST;
+        uint8_t n[4][8];
+        struct cs_slice params[] = { uuid_value(ws), u64_value(n[0], from), u64_value(n[1], seq), u64_value(n[2], to),
+                                     u64_value(n[3], page) };
+        int rc = read_all(c, S_CHUNKS, params, err);
+        size_t rows;
+
+        if (rc != CS_OK)
+            return rc;
+        rows = cs_pg_rows(c->pg);
+        for (size_t i = 0; i < rows; i++) {
+            int64_t at[2];
+
+            if (!cs_pg_i64(c->pg, i, 0, &at[0]) || !cs_pg_i64(c->pg, i, 1, &at[1]) || at[1] < 0 || at[1] >= UINT32_MAX)
+                return damaged(c, "chunk", err);
+            if (!visit(arg, (uint64_t)at[0], (uint32_t)at[1], cs_pg_value(c->pg, i, 2)))
+                return CS_OK;
+            from = (uint64_t)at[0];
+            seq = (uint32_t)at[1] + 1;
+        }
+        most = rows < page ? 0 : most - page;
+    }
+    return CS_OK;
 }
 
 static int pg_entries(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t from, uint32_t to,

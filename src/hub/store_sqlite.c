@@ -153,7 +153,8 @@ static const char *const sql[NSTMT] = {
     [S_ENTRY_HASH] = "SELECT hash FROM entry WHERE workspace=?1 AND seq=?2",
     [S_DEVICE_BATCH] = "SELECT " BATCH_COLUMNS " FROM log WHERE workspace=?1 AND device=?2 AND device_number=?3",
     [S_BATCHES] = "SELECT " BATCH_COLUMNS " FROM log WHERE workspace=?1 AND number BETWEEN ?2 AND ?3 ORDER BY number",
-    [S_CHUNKS] = "SELECT seq, payload FROM chunk WHERE workspace=?1 AND number=?2 AND seq>=?3 ORDER BY seq",
+    [S_CHUNKS] = "SELECT number, seq, payload FROM chunk WHERE workspace=?1 AND (number, seq)>=(?2, ?3) AND number<=?4"
+                 " ORDER BY number, seq LIMIT ?5",
     [S_ENTRIES] = "SELECT seq, entry FROM entry WHERE workspace=?1 AND seq BETWEEN ?2 AND ?3 ORDER BY seq",
     [S_PUT_HEAD] = "INSERT INTO workspace(workspace, " HEAD_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,"
                    "?13) ON CONFLICT DO UPDATE SET log_id=?2, refilled=?3, number=?4, log_hash=?5, top_stamp=?6,"
@@ -604,8 +605,8 @@ static int sqlite_batches(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t fr
     return rows_end(c, s, step, err);
 }
 
-static int sqlite_chunks(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t number, uint32_t from_seq,
-                         cs_store_visit_chunk *visit, void *arg, struct cs_error *err)
+static int sqlite_chunks(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t from, uint32_t seq, uint64_t to,
+                         uint32_t most, cs_store_visit_chunk *visit, void *arg, struct cs_error *err)
 {
     struct conn *c = (struct conn *)tx;
     sqlite3_stmt *s;
@@ -614,10 +615,12 @@ static int sqlite_chunks(cs_store_tx *tx, const struct cs_uuid *ws, uint64_t num
     if (rc != CS_OK)
         return rc;
     bind_bytes(s, 1, ws->b, sizeof ws->b);
-    bind_u64(s, 2, number);
-    bind_u64(s, 3, from_seq);
+    bind_u64(s, 2, from);
+    bind_u64(s, 3, seq);
+    bind_u64(s, 4, to);
+    bind_u64(s, 5, most);
     while ((step = sqlite3_step(s)) == SQLITE_ROW)
-        if (!visit(arg, (uint32_t)column_u64(s, 0), column_slice(s, 1)))
+        if (!visit(arg, column_u64(s, 0), (uint32_t)column_u64(s, 1), column_slice(s, 2)))
             break;
     return rows_end(c, s, step, err);
 }

@@ -214,6 +214,62 @@ static bool see_offer(void *arg, const struct cs_store_offer *o)
     return seen->n < 4;
 }
 
+struct places {
+    uint64_t at[700]; /* number * 1000 + seq */
+    size_t n, want;
+};
+
+static bool note_place(void *arg, uint64_t number, uint32_t seq, struct cs_slice payload)
+{
+    struct places *p = arg;
+
+    assert_int_equal(payload.data[0], number % 251);
+    p->at[p->n++] = number * 1000 + seq;
+    return p->n != p->want;
+}
+
+/* Chunks of many batches in one read: from the middle of one, up to a number, at most so many. */
+static void chunks_of_many_batches(void **state)
+{
+    struct suite *s = *state;
+    const struct cs_store_ops *ops = s->store.ops;
+    struct cs_uuid both[2] = { s->a.workspace, s->a.workspace };
+    struct cs_error err = { 0 };
+    struct places p = { .want = 0 };
+    cs_store_tx *tx;
+
+    both[1].b[0]++;
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_WRITE, both, 2, &tx, &err), CS_OK);
+    for (uint64_t n = 1; n <= 300; n++) {
+        uint8_t byte = (uint8_t)(n % 251);
+        struct cs_slice two[2] = { cs_slice(&byte, 1), cs_slice(&byte, 1) };
+        struct cs_store_batch b = { .number = n,
+                                    .device = s->a.id,
+                                    .device_number = n,
+                                    .header = cs_slice_str("header"),
+                                    .signature = cs_slice_str("signature"),
+                                    .payload_hashes = cs_slice_str("hashes") };
+
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(ops->put_batch(tx, &both[i], &b, two, 2, &err), CS_OK);
+    }
+    assert_int_equal(cs_store_commit(tx, &err), CS_OK);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, both, 1, &tx, &err), CS_OK);
+    assert_int_equal(ops->chunks(tx, both, 2, 1, 299, 9999, note_place, &p, &err), CS_OK);
+    assert_int_equal(p.n, 2 * 298 - 1);
+    for (size_t i = 0; i < p.n; i++)
+        assert_int_equal(p.at[i], (i + 5) / 2 * 1000 + (i + 5) % 2);
+    p = (struct places){ .want = 0 };
+    assert_int_equal(ops->chunks(tx, both, 2, 1, 299, 300, note_place, &p, &err), CS_OK);
+    assert_int_equal(p.n, 300);
+    p = (struct places){ .want = 7 };
+    assert_int_equal(ops->chunks(tx, both, 300, 0, 400, 300, note_place, &p, &err), CS_OK);
+    assert_int_equal(p.n, 2);
+    assert_int_equal(ops->chunks(tx, both, 1, 0, 300, 300, note_place, &p, &err), CS_OK);
+    assert_int_equal(p.n, 7);
+    cs_store_rollback(tx);
+}
+
 static void offers_come_and_go(void **state)
 {
     struct suite *s = *state;
@@ -517,8 +573,9 @@ static uint64_t log_checked(struct suite *s, const struct cs_uuid *ws)
     return head.number;
 }
 
-static bool count_chunk(void *arg, uint32_t seq, struct cs_slice payload)
+static bool count_chunk(void *arg, uint64_t number, uint32_t seq, struct cs_slice payload)
 {
+    assert_true(number > 0);
     assert_int_equal(seq, *(uint32_t *)arg);
     assert_true(payload.len > 0);
     ++*(uint32_t *)arg;
@@ -529,7 +586,7 @@ static void count_chunk_check(const struct cs_store_ops *ops, cs_store_tx *tx, c
     struct cs_error err = { 0 };
     uint32_t chunks = 0;
 
-    assert_int_equal(ops->chunks(tx, ws, n, 0, count_chunk, &chunks, &err), CS_OK);
+    assert_int_equal(ops->chunks(tx, ws, n, 0, n, 9999, count_chunk, &chunks, &err), CS_OK);
     assert_true(chunks > 0);
 }
 
@@ -1016,9 +1073,9 @@ static void a_log_is_pruned(void **state)
     assert_int_equal(bytes, 6);
     assert_int_equal(ops->batches(tx, ws, 1, 99, count_batch, &n, &err), CS_OK);
     assert_int_equal(n, 5);
-    assert_int_equal(ops->chunks(tx, ws, 4, 0, count_chunk, &nchunks, &err), CS_OK);
+    assert_int_equal(ops->chunks(tx, ws, 4, 0, 4, 9, count_chunk, &nchunks, &err), CS_OK);
     assert_int_equal(nchunks, 0);
-    assert_int_equal(ops->chunks(tx, ws, 5, 0, count_chunk, &nchunks, &err), CS_OK);
+    assert_int_equal(ops->chunks(tx, ws, 5, 0, 5, 9, count_chunk, &nchunks, &err), CS_OK);
     assert_int_equal(nchunks, 2);
     assert_int_equal(ops->log_hash(tx, ws, 4, hash, &err), CS_ENOTFOUND);
     assert_int_equal(ops->log_hash(tx, ws, 5, hash, &err), CS_OK);
@@ -1066,7 +1123,7 @@ static void a_log_is_dropped(void **state)
         int n = 0, nchunks = 0;
 
         assert_int_equal(ops->batches(tx, &both[i], 1, 9, count_batch, &n, &err), CS_OK);
-        assert_int_equal(ops->chunks(tx, &both[i], 1, 0, count_chunk, &nchunks, &err), CS_OK);
+        assert_int_equal(ops->chunks(tx, &both[i], 1, 0, 1, 9, count_chunk, &nchunks, &err), CS_OK);
         assert_int_equal(n, i);
         assert_int_equal(nchunks, 2 * i);
         assert_int_equal(ops->device(tx, &both[i], &s->a.id, &got, &err), CS_OK);
@@ -1249,6 +1306,7 @@ static inline int store_suite_run(const char *name)
     const struct CMUnitTest tests[] = { SUITE(rows),
                                         SUITE(rows_that_are_there_already),
                                         SUITE(foreseen_rows),
+                                        SUITE(chunks_of_many_batches),
                                         SUITE(a_log_is_dropped),
                                         SUITE(offers_come_and_go),
                                         SUITE(references_and_what_is_wanted),
