@@ -4,8 +4,8 @@
  *   hub_bench bulk STORE MIB        one device sends so much in chunks of 64 KiB, another pulls it
  *   hub_bench watch STORE N         N connections watch; 50 pushes; fails when one does not reach its watchers
  *   hub_bench rows STORE N OTHERS   N rows into one workspace beside so many others, by the store alone, and out again
- *   hub_bench blobs FILE MIB        plain SQLite takes the same bytes
- *   hub_bench copy URL MIB          PostgreSQL takes them by COPY in binary format
+ *   hub_bench blobs FILE MIB        plain SQLite takes the same bytes, and reads them
+ *   hub_bench copy URL MIB          PostgreSQL takes and gives them by COPY in binary format
  * The hub is a process of its own and commits durably; what is sent was made and signed before the clock starts. */
 #include "unit/hub/service_scene.h"
 
@@ -492,9 +492,10 @@ static void random_fill(uint8_t *p, size_t n)
 static void blobs(const char *file, size_t mib)
 {
     static uint8_t chunk[CHUNK];
-    sqlite3_stmt *insert;
+    sqlite3_stmt *insert, *select;
     sqlite3 *db;
-    double begin;
+    double begin, put;
+    size_t got = 0;
 
     random_fill(chunk, sizeof chunk);
     if (sqlite3_open(file, &db) != SQLITE_OK ||
@@ -520,8 +521,21 @@ static void blobs(const char *file, size_t mib)
         if (sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
             die("sqlite", sqlite3_errmsg(db));
     }
-    printf("{\"mb_s\": %.1f}\n", (double)mib * 1.048576 / (now_s() - begin));
+    put = now_s() - begin;
     sqlite3_finalize(insert);
+    if (sqlite3_prepare_v2(db, "SELECT payload FROM chunk ORDER BY workspace, number, seq", -1, &select, NULL) !=
+        SQLITE_OK)
+        die("sqlite", sqlite3_errmsg(db));
+    begin = now_s();
+    while (sqlite3_step(select) == SQLITE_ROW) {
+        memcpy(chunk, sqlite3_column_blob(select, 0), sizeof chunk);
+        got += sizeof chunk;
+    }
+    if (got != mib * CHUNKS * CHUNK)
+        die("sqlite", sqlite3_errmsg(db));
+    printf("{\"mb_s\": %.1f, \"read_mb_s\": %.1f}\n", (double)mib * 1.048576 / put,
+           (double)mib * 1.048576 / (now_s() - begin));
+    sqlite3_finalize(select);
     sqlite3_close(db);
 }
 
@@ -530,12 +544,19 @@ static void copy(const char *url, size_t mib)
     static const char head[19] = "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0";
     struct cs_buf row = { 0 };
     PGconn *conn = PQconnectdb(url);
-    double begin;
+    PGresult *result;
+    double begin, put;
+    struct cpu cpu;
+    size_t got = 0;
+    char *data;
+    int len;
 
     if (PQresultStatus(PQexec(conn,
                               "CREATE TABLE plain(number int8, seq int8, payload bytea, PRIMARY KEY (number, seq));"
                               "ALTER TABLE plain ALTER payload SET STORAGE EXTERNAL")) != PGRES_COMMAND_OK)
         die("postgres", PQerrorMessage(conn));
+    postmaster_find(url);
+    cpu = cpu_now();
     begin = now_s();
     if (PQresultStatus(PQexec(conn, "COPY plain FROM STDIN (FORMAT binary)")) != PGRES_COPY_IN)
         die("postgres", PQerrorMessage(conn));
@@ -559,7 +580,23 @@ static void copy(const char *url, size_t mib)
     PQputCopyEnd(conn, NULL);
     if (PQresultStatus(PQgetResult(conn)) != PGRES_COMMAND_OK)
         die("postgres", PQerrorMessage(conn));
-    printf("{\"mb_s\": %.1f}\n", (double)mib * 1.048576 / (now_s() - begin));
+    put = now_s() - begin;
+    cpu = cpu_since(cpu);
+    while ((result = PQgetResult(conn)) != NULL)
+        PQclear(result);
+    begin = now_s();
+    if (PQresultStatus(PQexec(
+            conn, "COPY (SELECT payload FROM plain ORDER BY number, seq) TO STDOUT (FORMAT binary)")) != PGRES_COPY_OUT)
+        die("postgres", PQerrorMessage(conn));
+    while ((len = PQgetCopyData(conn, &data, 0)) > 0) {
+        got += (size_t)len;
+        PQfreemem(data);
+    }
+    if (got < mib * CHUNKS * CHUNK)
+        die("postgres", PQerrorMessage(conn));
+    printf("{\"mb_s\": %.1f, \"read_mb_s\": %.1f, \"cpu_ms_mb\": [%.2f, 0, %.2f]}\n", (double)mib * 1.048576 / put,
+           (double)mib * 1.048576 / (now_s() - begin), cpu.client * 1e3 / (double)mib / 1.048576,
+           cpu.server * 1e3 / (double)mib / 1.048576);
     cs_buf_free(&row);
     PQfinish(conn);
 }

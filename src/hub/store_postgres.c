@@ -21,7 +21,8 @@ enum {
     PAGE_CHUNKS = 16,
     PAGE_SUMS = 8192,
     ENOUGH = 1024 * 1024, /* bytes that are put are sent above */
-    AGAIN_MS = 500        /* after a connection was refused nobody tries again for so long */
+    LARGE = 8 * 1024, /* a chunk above is a statement of its own: what the server spends on arrays grows with them */
+    AGAIN_MS = 500    /* after a connection was refused nobody tries again for so long */
 };
 
 /* Types, as they stand in an array's header. */
@@ -52,6 +53,7 @@ enum stmt {
     S_PUT_DEVICES,
     S_PUT_BATCHES,
     S_PUT_CHUNKS,
+    S_PUT_CHUNK,
     S_PUT_ENTRIES,
     S_PUT_OFFER,
     S_DROP_OFFERS,
@@ -158,6 +160,8 @@ static const struct cs_pg_stmt stmts[NSTMT] = {
                         " $9::bytea[], $10::bytea[])", 10, 0, NULL },
     [S_PUT_CHUNKS] = { "INSERT INTO claw_sync.chunk(workspace, number, seq, payload) SELECT * FROM unnest($1::uuid[],"
                        " $2::int8[], $3::int8[], $4::bytea[])", 4, 0, NULL },
+    [S_PUT_CHUNK] = { "INSERT INTO claw_sync.chunk(workspace, number, seq, payload) VALUES ($1::uuid, $2::int8,"
+                      " $3::int8, $4::bytea)", 4, 0, NULL },
     [S_PUT_ENTRIES] = { "INSERT INTO claw_sync.entry(workspace, seq, hash, entry) SELECT * FROM unnest($1::uuid[],"
                         " $2::int8[], $3::bytea[], $4::bytea[])", 4, 0, NULL },
     [S_PUT_OFFER] = { "INSERT INTO claw_sync.offer(workspace, device, made_ms, offer, answer, reveal, done)"
@@ -542,6 +546,27 @@ static bool row_is_superseded(const struct conn *c, enum kind k, size_t i, size_
     return false;
 }
 
+/* Columns of a row that waits, read one after the other. */
+static struct cs_slice column(const uint8_t **p)
+{
+    struct cs_slice v = cs_slice(*p + 4, cs_load_u32(*p));
+
+    *p += 4 + v.len;
+    return v;
+}
+
+static bool chunk_queue_large(struct conn *c, const uint8_t *row)
+{
+    struct cs_slice params[4];
+
+    for (size_t i = 0; i < 4; i++)
+        params[i] = column(&row);
+    if (params[3].len <= LARGE)
+        return false;
+    cs_pg_queue(c->pg, S_PUT_CHUNK, params);
+    return true;
+}
+
 static void rows_queue(struct conn *c, enum kind k, size_t from, size_t end)
 {
     const struct waiting *w = &c->waiting[k];
@@ -555,7 +580,7 @@ static void rows_queue(struct conn *c, enum kind k, size_t from, size_t end)
     for (size_t row = from; row < end && !w->rows.failed && !w->at.failed; row++) {
         const uint8_t *p = row_at(w, row);
 
-        if (row_is_superseded(c, k, row, end))
+        if (row_is_superseded(c, k, row, end) || (k == CHUNKS && chunk_queue_large(c, p)))
             continue;
         for (unsigned i = 0; i < ncols; i++) {
             size_t len = 4 + cs_load_u32(p);
@@ -981,14 +1006,6 @@ static int missing(const char *what, struct cs_error *err)
     return cs_fail(err, CS_ENOTFOUND, "no such %s", what);
 }
 
-/* Columns of a row that waits, read one after the other. */
-static struct cs_slice column(const uint8_t **p)
-{
-    struct cs_slice v = cs_slice(*p + 4, cs_load_u32(*p));
-
-    *p += 4 + v.len;
-    return v;
-}
 static uint64_t column_u64(const uint8_t **p)
 {
     return cs_load_u64(column(p).data);
