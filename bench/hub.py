@@ -62,28 +62,42 @@ def said(name, values, unit, ratios=None, of=""):
     print(f"| {name} | {mid:,.1f} {unit} | {ratio} | {spread:.0f} % |", flush=True)
 
 
+def cpu_said(name, runs, unit):
+    """Whose CPU time it took: the two cores are shared, so this says more than a rate."""
+    for at, who in enumerate(("the load generator", "the hub", "the PostgreSQL server")):
+        values = [r[at] for r in runs]
+        if max(values) > 0:
+            said(f"{name}: CPU of {who}", values, unit)
+
+
 def push(stores, args):
     for kind in ("SQLite", "PostgreSQL"):
         group, single = [], []
         for _ in range(args.runs):
-            group.append(stores.run("push", kind, 10000 if args.quick else 50000, 1024)["per_s"])
+            group.append(stores.run("push", kind, 10000 if args.quick else 50000, 1024))
             single.append(stores.run("push", kind, 1024 if args.quick else 5000, 1)["per_s"])
-        said(f"{kind}: one-row batches of 16 devices to 64 workspaces", group, "/s", [g / s for g, s in zip(group, single)],
-             "x a commit for each")
+        name = f"{kind}: one-row batches of 16 devices to 64 workspaces"
+        said(name, [g["per_s"] for g in group], "/s", [g["per_s"] / s for g, s in zip(group, single)], "x a commit for each")
+        cpu_said(name, [(g["client_us"], g["hub_us"], g["server_us"]) for g in group], "us a batch")
 
 
 def bulk(stores, args):
     mib = 64 if args.quick else 256
     for kind, what in (("SQLite", "blobs"), ("PostgreSQL", "copy")):
-        put, plain, got = [], [], []
+        plain, runs = [], []
         for _ in range(args.runs):
-            plain.append(stores.run(what, kind, mib)["mb_s"])
-            run = stores.run("bulk", kind, mib)
-            put.append(run["push_mb_s"])
-            got.append(max(run["pull_mb_s"]))
-        said(f"{kind}: bulk push, chunks of 64 KiB", put, "MB/s", [x / y for x, y in zip(put, plain)],
+            plain.append(stores.run(what, kind, mib))
+            runs.append(stores.run("bulk", kind, mib))
+        put, got = [r["push_mb_s"] for r in runs], [max(r["pull_mb_s"]) for r in runs]
+        said(f"{kind}: bulk push, chunks of 64 KiB", put, "MB/s", [x / y["mb_s"] for x, y in zip(put, plain)],
              "of COPY" if what == "copy" else "of plain inserts of the same blobs")
-        said(f"{kind}: pull of the same", got, "MB/s")
+        cpu_said(f"{kind}: bulk push", [r["push_cpu_ms_mb"] for r in runs], "ms a MB")
+        said(f"{kind}: pull of the same", got, "MB/s", [x / y["read_mb_s"] for x, y in zip(got, plain)],
+             "of COPY" if what == "copy" else "of plainly reading the same blobs")
+        cpu_said(f"{kind}: pull", [r["pull_cpu_ms_mb"] for r in runs], "ms a MB")
+        if what == "copy":
+            cpu_said("COPY in", [p["push_cpu_ms_mb"] for p in plain], "ms a MB")
+            cpu_said("COPY out", [p["pull_cpu_ms_mb"] for p in plain], "ms a MB")
 
 
 def watch(stores, args):

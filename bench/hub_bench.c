@@ -545,8 +545,8 @@ static void copy(const char *url, size_t mib)
     struct cs_buf row = { 0 };
     PGconn *conn = PQconnectdb(url);
     PGresult *result;
-    double begin, put;
-    struct cpu cpu;
+    double begin, put, took, mb;
+    struct cpu cpu, put_cpu;
     size_t got = 0;
     char *data;
     int len;
@@ -581,7 +581,7 @@ static void copy(const char *url, size_t mib)
     if (PQresultStatus(PQgetResult(conn)) != PGRES_COMMAND_OK)
         die("postgres", PQerrorMessage(conn));
     put = now_s() - begin;
-    cpu = cpu_since(cpu);
+    put_cpu = cpu_since(cpu);
     while ((result = PQgetResult(conn)) != NULL)
         PQclear(result);
     begin = now_s();
@@ -594,9 +594,13 @@ static void copy(const char *url, size_t mib)
     }
     if (got < mib * CHUNKS * CHUNK)
         die("postgres", PQerrorMessage(conn));
-    printf("{\"mb_s\": %.1f, \"read_mb_s\": %.1f, \"cpu_ms_mb\": [%.2f, 0, %.2f]}\n", (double)mib * 1.048576 / put,
-           (double)mib * 1.048576 / (now_s() - begin), cpu.client * 1e3 / (double)mib / 1.048576,
-           cpu.server * 1e3 / (double)mib / 1.048576);
+    took = now_s() - begin;
+    cpu = cpu_since(cpu);
+    mb = (double)mib * 1.048576;
+    printf("{\"mb_s\": %.1f, \"read_mb_s\": %.1f, \"push_cpu_ms_mb\": [%.2f, 0, %.2f], \"pull_cpu_ms_mb\": [%.2f, 0, "
+           "%.2f]}\n",
+           mb / put, mb / took, put_cpu.client * 1e3 / mb, put_cpu.server * 1e3 / mb, cpu.client * 1e3 / mb,
+           cpu.server * 1e3 / mb);
     cs_buf_free(&row);
     PQfinish(conn);
 }
