@@ -69,12 +69,7 @@ enum { RECOVERY_FLOOR = ADD_LEN, RECOVERY_VOUCH = RECOVERY_FLOOR + CS_FLOOR_LEN,
 /* rename */
 enum { RENAME_ID = 0, RENAME_NAME_EPOCH = 16, RENAME_NAME = 20, RENAME_LEN = RENAME_NAME + NAME_BOX_LEN };
 /* refill: from, floor 48 ‖ to, floor 48 ‖ count u16 ‖ count × (id 16 ‖ number u64), ids ascending */
-enum {
-    REFILL_FROM = 0,
-    REFILL_TO = CS_FLOOR_LEN,
-    REFILL_COUNT = 2 * CS_FLOOR_LEN,
-    REFILL_HEADS = REFILL_COUNT + 2
-};
+enum { REFILL_FROM = 0, REFILL_TO = CS_FLOOR_LEN, REFILL_COUNT = 2 * CS_FLOOR_LEN, REFILL_HEADS = REFILL_COUNT + 2 };
 _Static_assert(ENTRY_TIME + 8 == CS_ENTRY_PREFIX_LEN && RECORD_NAME + NAME_BOX_LEN == CS_RECORD_LEN, "sizes add up");
 
 /* "CSM1" and whole: prefix, body_len bytes, signature. */
@@ -123,8 +118,7 @@ static inline struct cs_floor floor_load(const uint8_t *p)
 /* The heads of a refill's body, CUT_LEN each; false: they do not fit. */
 static inline bool refill_heads(struct cs_slice body, struct cs_slice *heads)
 {
-    if (body.len < REFILL_HEADS ||
-        body.len - REFILL_HEADS != (size_t)cs_load_u16(body.data + REFILL_COUNT) * CUT_LEN)
+    if (body.len < REFILL_HEADS || body.len - REFILL_HEADS != (size_t)cs_load_u16(body.data + REFILL_COUNT) * CUT_LEN)
         return false;
     *heads = cs_slice(body.data + REFILL_HEADS, body.len - REFILL_HEADS);
     return true;

@@ -169,8 +169,8 @@ int cs_entry_remove(struct cs_buf *out, const struct cs_rng *r, const struct cs_
                     struct cs_error *err);
 
 /* refill: by a device. It has given the hub a new log, `to`, that has all up to to->number that it knew: from the log
- * that it followed before, at `from`, the batches of each device up to the one in `heads` (ids ascending). As many heads as
- * there is room for; who is not among them is taken to have sent nothing. */
+ * that it followed before, at `from`, the batches of each device up to the one in `heads` (ids ascending). As many
+ * heads as there is room for; who is not among them is taken to have sent nothing. */
 int cs_entry_refill(struct cs_buf *out, const struct cs_membership *m, const struct cs_uuid *author,
                     const struct cs_device_keys *author_keys, const struct cs_floor *from, const struct cs_floor *to,
                     const struct cs_cut *heads, size_t nheads, int64_t now_ms, struct cs_error *err);
