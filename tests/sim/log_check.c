@@ -14,8 +14,8 @@
 /* An operation of the log, with the set that it came in. */
 struct entry {
     struct cs_slice table;
-    struct cs_op op; /* table and device count in `all` */
-    uint64_t incarnation;
+    struct cs_op op;      /* table and device count in `all` */
+    uint64_t incarnation; /* that stamped it; 0: its device did not send it itself */
 };
 
 struct reading {
@@ -202,7 +202,7 @@ static void keep_op(struct reading *q, const struct cs_op *op, uint64_t incarnat
     q->entries = more(q->entries, q->n, &cap, sizeof *q->entries);
     q->cap = cap;
     e = &q->entries[q->n++];
-    *e = (struct entry){ .op = *op, .incarnation = incarnation };
+    *e = (struct entry){ .op = *op, .incarnation = op->device == 0 ? incarnation : 0 }; /* 0: the sender */
     e->op.table += tables;
     e->op.device += devices;
     e->op.key = keep(q, op->key);
@@ -253,7 +253,7 @@ static void read_batch(struct reading *q, sqlite3_stmt *s)
     if ((keys = cs_keystore_epoch(q->by->engine->ks, h.epoch)) == NULL)
         die(q->r, "%s has no key of epoch %" PRIu32, q->by->name, h.epoch);
     must(q->r, cs_unpack(q->packer, &b, keys, &d, &fault, &err), &err, "a batch in the log");
-    keep_delta(q, &d, h.incarnation);
+    keep_delta(q, &d, d.state ? 0 : h.incarnation);
     cs_batch_free(&b);
 }
 
@@ -420,7 +420,7 @@ static bool of_one_clock(const struct reading *q, const struct entry *a, const s
     const struct cs_uuid *device = &q->all.devices[a->op.device];
 
     return cs_uuid_cmp(device, &q->all.devices[b->op.device]) == 0 &&
-           (a->incarnation == b->incarnation || !of_lives(q->r, device));
+           (!of_lives(q->r, device) || (a->incarnation != 0 && a->incarnation == b->incarnation));
 }
 
 /* No device gives one stamp to two rows. */
@@ -477,6 +477,8 @@ static bool is_stamped(const struct reading *q, const struct entry *e, const str
     out->stamp = e->op.stamp;
     out->by = writer_of(q->r, out->write);
     out->life = has_lives(out->by) ? e->incarnation : 0;
+    if (has_lives(out->by) && out->life == 0)
+        return false;
     return cs_uuid_parse(&id, out->by->id) && cs_uuid_cmp(&id, &q->all.devices[e->op.device]) == 0;
 }
 
