@@ -350,10 +350,11 @@ static bool is_ours(const struct clawsync_engine *e, const Clawsync__V1__Snapsho
     return i->device_id.len == 16 && memcmp(i->device_id.data, e->device.b, 16) == 0;
 }
 
-/* One that this device may have a word about. */
+/* One that this device may have a word about: not of whoever was removed since. */
 static bool may_attest(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i)
 {
-    return i != NULL && i->attester_id.len == 0 && !is_ours(e, i) && i->log_id == e->head.log_id;
+    return i != NULL && i->attester_id.len == 0 && !is_ours(e, i) && cs_snapshot_counts(e, i->device_id) &&
+           i->log_id == e->head.log_id;
 }
 
 static bool has_said(const struct cs_compact_step *s, const Clawsync__V1__SnapshotInfo *i)
@@ -432,7 +433,8 @@ static void note_known(struct clawsync_engine *e, const Clawsync__V1__SnapshotRe
     const Clawsync__V1__SnapshotInfo *best = a->served;
     uint64_t later = e->head.number + e->config.compact_after / 8 + 1;
 
-    if (a->given != NULL && a->given->whole && (best == NULL || a->given->log_number > best->log_number))
+    if (a->given != NULL && a->given->whole && cs_snapshot_counts(e, a->given->device_id) &&
+        (best == NULL || a->given->log_number > best->log_number))
         best = a->given;
     else if (a->given != NULL && !a->given->whole && !is_ours(e, a->given) && s->again_at < later)
         s->again_at = later; /* its giver may die over it; what this device left unfinished stays so */

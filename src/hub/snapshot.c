@@ -138,6 +138,8 @@ static int begin(const struct cs_commit_env *env, cs_store_tx *tx, struct cs_sto
         n = &all->at[all->served];
         busy = false;
     }
+    if (busy && (rc = is_good(env, tx, &w->workspace, head, n, &busy, err)) != CS_OK)
+        return rc;
     if (busy)
         return refuse(w, CS_RPC_ABORTED, "another device is giving a snapshot at present");
     if ((rc = clear_some(tx, head, dirty, &w->workspace, n, err)) != CS_OK)

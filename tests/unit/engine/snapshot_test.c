@@ -288,6 +288,25 @@ static void of_whom_is_removed(void **state)
     free(s);
 }
 
+/* What it gave that nobody had attested is let lie: it accuses neither the hub nor anybody else. */
+static void given_by_whom_is_removed(void **state)
+{
+    struct scene *s = malloc(sizeof *s);
+    clawsync_compacted done;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    assert_non_null(s);
+    given(s);
+    removes(s, ATTESTER, AUTHOR);
+    ok(clawsync_engine_compact(s->device[ATTESTER].engine, &done, &err), &err);
+    assert_true(done.parts > 0);
+    ok(clawsync_engine_compact(s->device[THIRD].engine, &done, &err), &err);
+    assert_true(done.attested);
+    end(s);
+    free(s);
+}
+
 /* Who lacks what a batch holds gives no snapshot, as the log would be pruned of it; of what counts nowhere nobody lacks
  * anything. */
 static void with_a_batch_set_aside(void **state)
@@ -322,6 +341,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_removed_device_left),
         cmocka_unit_test(chains_that_the_log_has_not),
+        cmocka_unit_test(given_by_whom_is_removed),
         cmocka_unit_test(with_a_batch_set_aside),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&author),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&attester),
