@@ -464,11 +464,12 @@ bool cs_compact_is_due(const struct clawsync_engine *e)
 static bool wants_to_give(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, uint64_t number)
 {
     bool good = is_good(e, a->served), newer = good && a->served->log_number >= number;
+    bool given = a->given != NULL && a->given->log_number == number && is_ours(e, a->given) && a->given->whole;
 
-    if (number == 0 || newer)
+    if (number == 0 || newer || given)
         return false;
     if (!e->compact.by_daemon)
-        return a->given == NULL || a->given->log_number != number || !is_ours(e, a->given) || !a->given->whole;
+        return true;
     return e->config.compact_after != 0 && (cs_compact_is_due(e) || (a->pruned_number > 0 && !good));
 }
 

@@ -454,8 +454,8 @@ struct cs_reconcile_step {
 
 /* snapshot.c: what a snapshot is checked for, by whoever takes one. In jobs. */
 /* The description that the hub gives, and who made and who attested it, against what is pinned, seen and known: CS_EHUB
- * with the finding's name in front. */
-int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info,
+ * with the finding's name in front. head_number: that its log reaches by now, as it says. */
+int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info, uint64_t head_number,
                       const struct cs_pull_mark *mark, struct cs_descriptor *out, struct cs_state_proof *proof,
                       struct cs_error *err);
 /* The statement of a device about its state, under whatever key of ours opens it. */
@@ -485,7 +485,8 @@ struct cs_take_step {
     struct cs_hasher root;
     uint8_t digest[32];
     uint64_t rows;
-    uint32_t applied; /* parts */
+    uint32_t applied;     /* parts */
+    uint64_t head_number; /* that the hub's log reaches, as it says */
     bool pruned, looked, whole, ended;
     bool took; /* in the end */
     cs_step_done done;

@@ -38,9 +38,10 @@ bool cs_snapshot_counts(const struct clawsync_engine *e, ProtobufCBinaryData dev
     return active_device(e, device) != NULL;
 }
 
-/* Is it of this log, of a place that there is, and ahead of where this device stands? */
-static int check_place(const struct clawsync_engine *e, const struct cs_descriptor *d, const struct cs_pull_mark *mark,
-                       struct cs_error *err)
+/* Is it of this log, of a place that there is, and ahead of where this device stands? The log may have grown since the
+ * head that this device knows; that it does go on from there is seen when it is pulled. */
+static int check_place(const struct clawsync_engine *e, const struct cs_descriptor *d, uint64_t head_number,
+                       const struct cs_pull_mark *mark, struct cs_error *err)
 {
     uint8_t seq_is_known = d->member_seq <= e->members.seq;
     const uint8_t *entry = seq_is_known ? cs_entry_hash_at(e, d->member_seq) : NULL;
@@ -51,7 +52,7 @@ static int check_place(const struct clawsync_engine *e, const struct cs_descript
         return found(err, "LOG_REPLACED", "the hub gave a snapshot of another log");
     if (d->number <= mark->number)
         return found(err, "HUB_ROLLBACK", "the hub gave a snapshot from before what this device has");
-    if (d->number > e->head.number)
+    if (d->number > e->head.number && d->number > head_number)
         return found(err, "HUB_ROLLBACK", "the hub gave a snapshot of a number that its log does not reach");
     if ((d->number == e->head.number && memcmp(d->log_hash, e->head.log_hash, 32) != 0) ||
         (d->log_id == e->floor.log_id && d->number == e->floor.number &&
@@ -118,7 +119,7 @@ static int check_attested(struct clawsync_engine *e, const Clawsync__V1__Snapsho
     return CS_OK;
 }
 
-int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info,
+int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info, uint64_t head_number,
                       const struct cs_pull_mark *mark, struct cs_descriptor *out, struct cs_state_proof *proof,
                       struct cs_error *err)
 {
@@ -132,7 +133,7 @@ int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInf
         return cs_fail(err, CS_EVERSION, "UPDATE_NEEDED: %s; update this one", why.msg);
     if (rc != CS_OK)
         return found(err, "BAD_SNAPSHOT", why.msg);
-    if ((rc = check_place(e, out, mark, err)) != CS_OK)
+    if ((rc = check_place(e, out, head_number, mark, err)) != CS_OK)
         return rc;
     author = active_device(e, (ProtobufCBinaryData){ 16, out->device.b });
     if (author == NULL || !cs_membership_was_member(&e->members, &author->id, out->member_seq))

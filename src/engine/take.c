@@ -51,20 +51,22 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
 
 /* ---- merging ---- */
 
-/* Batches of ours that the snapshot has are at the hub, and those that were bound before them. */
+/* Batches of ours that the snapshot has are at the hub, and those that were bound before them; also where the hub has
+ * acknowledged the last of them anew, which its log still had, and one before it was pruned. */
 static int settle_own(struct clawsync_engine *e, const struct cs_snapshot_peer *own, struct cs_error *err)
 {
     struct cs_take_step *s = &e->take;
     struct cs_bound *bound = NULL;
-    bool ours = false;
+    bool ours;
     uint64_t chain;
     uint8_t hash[32];
     size_t n = 0;
     int rc = cs_replica_bound(e->replica, &s->arena, false, &bound, &n, err);
 
-    cs_replica_chain(e->replica, &chain, hash);
-    if (rc != CS_OK || own->number <= chain)
+    if (rc != CS_OK)
         return rc;
+    cs_replica_chain(e->replica, &chain, hash);
+    ours = own->number <= chain;
     for (size_t i = 0; i < n; i++)
         ours = ours || (bound[i].number == own->number && memcmp(bound[i].hash, own->hash, 32) == 0);
     if (!ours) { /* an older life of this device sent it; what is bound goes behind it */
@@ -315,6 +317,7 @@ static int read_look(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo
     if ((a = clawsync__v1__snapshot_response__unpack(&alloc, m->len, m->data)) == NULL)
         return cs_engine_unreadable(&s->arena, "the hub's answer", err);
     *info = a->served;
+    s->head_number = a->head_number;
     if (a->served != NULL && a->pruned_number > a->served->log_number)
         return cs_fail(err, CS_EHUB,
                        "HUB_ROLLBACK: the hub gives a snapshot of number %" PRIu64
@@ -346,7 +349,7 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
     if (s->bytes.failed)
         j->rc = cs_fail(&j->err, CS_ENOMEM, "out of memory");
     else
-        j->rc = cs_snapshot_check(e, info, &s->mark, &s->d, &s->proof, &j->err);
+        j->rc = cs_snapshot_check(e, info, s->head_number, &s->mark, &s->d, &s->proof, &j->err);
     if (j->rc != CS_OK || (j->rc = cs_parts_new(&s->parts, &j->err)) != CS_OK)
         return;
     if (s->d.npeers > 0) /* in bytes of its own, as the answer goes */

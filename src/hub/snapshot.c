@@ -135,8 +135,6 @@ static int begin(const struct cs_commit_env *env, cs_store_tx *tx, struct cs_sto
             return rc;
         if (good)
             return refuse(w, CS_RPC_ABORTED, "there is a snapshot of this number, or of a newer one, already");
-        n = &all->at[all->served];
-        busy = false;
     }
     if (busy && (rc = is_good(env, tx, &w->workspace, head, n, &busy, err)) != CS_OK)
         return rc;
@@ -242,9 +240,26 @@ static int describes(const struct cs_commit_env *env, cs_store_tx *tx, const str
     return CS_OK;
 }
 
-static int end(const struct cs_commit_env *env, cs_store_tx *tx, const struct cs_store_head *head, struct cs_write *w,
-               struct cs_store_snapshot *n, int64_t now_ms, struct cs_error *err)
+/* It is served from now on. One that nobody takes, and that was served until now so that the log is never without,
+ * goes. */
+static int serve(cs_store_tx *tx, const struct cs_uuid *ws, struct cs_snapshots *all, struct cs_store_snapshot *n,
+                 struct cs_error *err)
 {
+    struct cs_store_snapshot *before = &all->at[CS_SNAPSHOT_SLOTS - 1 - n->slot];
+    int rc = CS_OK;
+
+    n->state = CS_SNAPSHOT_SERVED;
+    if (before->state == CS_SNAPSHOT_SERVED && before->number >= n->number) {
+        before->state = CS_SNAPSHOT_NONE;
+        rc = tx->ops->put_snapshot(tx, ws, before, err);
+    }
+    return rc == CS_OK ? tx->ops->put_snapshot(tx, ws, n, err) : rc;
+}
+
+static int end(const struct cs_commit_env *env, cs_store_tx *tx, const struct cs_store_head *head, struct cs_write *w,
+               struct cs_snapshots *all, int64_t now_ms, struct cs_error *err)
+{
+    struct cs_store_snapshot *n = &all->at[all->other];
     struct cs_uuid devices[2];
     size_t ndevices;
     bool yes;
@@ -255,22 +270,41 @@ static int end(const struct cs_commit_env *env, cs_store_tx *tx, const struct cs
     if ((rc = describes(env, tx, head, w, n, &yes, err)) != CS_OK || !yes ||
         (rc = cs_members_devices(env->members, tx, &w->workspace, head, devices, 2, &ndevices, err)) != CS_OK)
         return rc;
-    n->state = ndevices > 1 ? CS_SNAPSHOT_WHOLE : CS_SNAPSHOT_SERVED; /* there is nobody who could attest it */
+    n->state = CS_SNAPSHOT_WHOLE;
     n->changed_ms = now_ms;
     n->descriptor = w->snapshot->descriptor;
     w->snapshot->ring = true;
+    if (ndevices < 2) /* there is nobody who could attest it */
+        return serve(tx, &w->workspace, all, n, err);
     return tx->ops->put_snapshot(tx, &w->workspace, n, err);
 }
 
-/* Another device has the same state there: what the log has below is not needed any more. */
-static int attest(cs_store_tx *tx, struct cs_store_head *head, bool *dirty, struct cs_write *w,
-                  struct cs_snapshots *all, int64_t now_ms, struct cs_error *err)
+/* The one of the caller's place; of two, the one that whoever is new would take. */
+static int find_whole(const struct cs_commit_env *env, cs_store_tx *tx, const struct cs_store_head *head,
+                      const struct cs_write *w, struct cs_snapshots *all, struct cs_store_snapshot **out,
+                      struct cs_error *err)
 {
-    struct cs_store_snapshot *n = NULL;
+    bool good = false;
+    int rc = CS_OK;
 
-    for (int i = 0; i < CS_SNAPSHOT_SLOTS; i++)
-        if (all->at[i].state >= CS_SNAPSHOT_WHOLE && same_place(&all->at[i], w->snapshot))
-            n = &all->at[i];
+    *out = NULL;
+    for (int i = 0; i < CS_SNAPSHOT_SLOTS && rc == CS_OK && !good; i++)
+        if (all->at[i].state >= CS_SNAPSHOT_WHOLE && same_place(&all->at[i], w->snapshot)) {
+            *out = &all->at[i];
+            rc = is_good(env, tx, &w->workspace, head, *out, &good, err);
+        }
+    return rc;
+}
+
+/* Another device has the same state there: what the log has below is not needed any more. */
+static int attest(const struct cs_commit_env *env, cs_store_tx *tx, struct cs_store_head *head, bool *dirty,
+                  struct cs_write *w, struct cs_snapshots *all, int64_t now_ms, struct cs_error *err)
+{
+    struct cs_store_snapshot *n;
+    int rc = find_whole(env, tx, head, w, all, &n, err);
+
+    if (rc != CS_OK)
+        return rc;
     if (n == NULL)
         return refuse(w, CS_RPC_FAILED_PRECONDITION, "there is no snapshot of this place");
     if (is_by(n, &w->device))
@@ -283,7 +317,6 @@ static int attest(cs_store_tx *tx, struct cs_store_head *head, bool *dirty, stru
         return CS_OK;
     n->attester = w->device;
     n->attestation = w->snapshot->attestation;
-    n->state = CS_SNAPSHOT_SERVED;
     n->changed_ms = now_ms;
     if (head->prune_to == 0) {
         head->prune_to = n->number;
@@ -291,7 +324,7 @@ static int attest(cs_store_tx *tx, struct cs_store_head *head, bool *dirty, stru
         *dirty = true;
     }
     w->snapshot->ring = w->prune = true;
-    return tx->ops->put_snapshot(tx, &w->workspace, n, err);
+    return serve(tx, &w->workspace, all, n, err);
 }
 
 int cs_snapshot_write(const struct cs_commit_env *env, cs_store_tx *tx, struct cs_store_head *head, bool *dirty,
@@ -323,10 +356,10 @@ int cs_snapshot_write(const struct cs_commit_env *env, cs_store_tx *tx, struct c
         rc = put(env, tx, head, dirty, w, next, now_ms, err);
         break;
     case CS_SNAPSHOT_END:
-        rc = end(env, tx, head, w, next, now_ms, err);
+        rc = end(env, tx, head, w, &all, now_ms, err);
         break;
     case CS_SNAPSHOT_ATTEST:
-        rc = attest(tx, head, dirty, w, &all, now_ms, err);
+        rc = attest(env, tx, head, dirty, w, &all, now_ms, err);
         break;
     }
     cs_arena_free(&a);

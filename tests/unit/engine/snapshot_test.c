@@ -288,6 +288,48 @@ static void of_whom_is_removed(void **state)
     free(s);
 }
 
+static int in_state(const struct scene *s, enum cs_snapshot_state state)
+{
+    sqlite3 *db = hub_open(&s->hub);
+    sqlite3_stmt *q = NULL;
+    int n;
+
+    assert_int_equal(sqlite3_prepare_v2(db, "SELECT count(*) FROM snapshot WHERE state = ?", -1, &q, NULL), SQLITE_OK);
+    sqlite3_bind_int(q, 1, (int)state);
+    assert_int_equal(sqlite3_step(q), SQLITE_ROW);
+    n = sqlite3_column_int(q, 0);
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+    return n;
+}
+
+/* A log that is pruned is at no time without a snapshot: the one that nobody takes stays until another is attested. */
+static void one_after_the_other(void **state)
+{
+    struct scene *s = malloc(sizeof *s);
+    clawsync_compacted done;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    assert_non_null(s);
+    begin(s);
+    removes(s, ATTESTER, AUTHOR);
+    ok(clawsync_engine_compact(s->device[ATTESTER].engine, &done, &err), &err);
+    assert_int_equal(in_state(s, CS_SNAPSHOT_SERVED), 1);
+    assert_int_equal(in_state(s, CS_SNAPSHOT_WHOLE), 1);
+    ok(clawsync_engine_compact(s->device[ATTESTER].engine, &done, &err), &err);
+    assert_int_equal(done.parts, 0); /* it is there already */
+    ok(clawsync_engine_compact(s->device[THIRD].engine, &done, &err), &err);
+    assert_true(done.attested);
+    assert_int_equal(in_state(s, CS_SNAPSHOT_SERVED), 1);
+    assert_int_equal(in_state(s, CS_SNAPSHOT_WHOLE), 0);
+    comes(s, ATTESTER);
+    is_taken(s);
+    device_fini(&s->newcomer);
+    end(s);
+    free(s);
+}
+
 /* What it gave that nobody had attested is let lie: it accuses neither the hub nor anybody else. */
 static void given_by_whom_is_removed(void **state)
 {
@@ -342,6 +384,7 @@ int main(void)
         cmocka_unit_test(what_a_removed_device_left),
         cmocka_unit_test(chains_that_the_log_has_not),
         cmocka_unit_test(given_by_whom_is_removed),
+        cmocka_unit_test(one_after_the_other),
         cmocka_unit_test(with_a_batch_set_aside),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&author),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&attester),
