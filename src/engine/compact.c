@@ -390,6 +390,17 @@ static bool same_chains(const struct clawsync_engine *e, const struct cs_descrip
     return p == NULL && q == NULL;
 }
 
+/* Another round of fetching and sending, or the end of trying. */
+static int unsettled(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    *next = s->by_daemon ? NEXT_FINISH : NEXT_SYNC;
+    if (!s->by_daemon && s->syncs >= SYNCS_MAX)
+        return cs_fail(err, CS_EBUSY, "the application writes all the time; try again when it rests");
+    return CS_OK;
+}
+
 /* Does its author have what this device has there? */
 static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i, enum next *next, struct cs_error *err)
 {
@@ -401,6 +412,8 @@ static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i
     struct cs_error why;
 
     *next = NEXT_FINISH;
+    if (cs_descriptor_read(&d, bytes, &why) == CS_OK && d.member_seq > e->members.seq)
+        return unsettled(e, next, err); /* who it is by, and under which key, is not known here yet */
     if (cs_descriptor_read(&d, bytes, &why) != CS_OK || d.log_id != i->log_id || d.number != i->log_number ||
         !cs_snapshot_counts(e, (ProtobufCBinaryData){ 16, d.device.b }) ||
         (author = cs_membership_find(&e->members, &d.device)) == NULL ||
@@ -471,17 +484,6 @@ static bool wants_to_give(struct clawsync_engine *e, const Clawsync__V1__Snapsho
     if (!e->compact.by_daemon)
         return true;
     return e->config.compact_after != 0 && (cs_compact_is_due(e) || (a->pruned_number > 0 && !good));
-}
-
-/* Another round of fetching and sending, or the end of trying. */
-static int unsettled(struct clawsync_engine *e, enum next *next, struct cs_error *err)
-{
-    struct cs_compact_step *s = &e->compact;
-
-    *next = s->by_daemon ? NEXT_FINISH : NEXT_SYNC;
-    if (!s->by_daemon && s->syncs >= SYNCS_MAX)
-        return cs_fail(err, CS_EBUSY, "the application writes all the time; try again when it rests");
-    return CS_OK;
 }
 
 static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, enum next *next,
