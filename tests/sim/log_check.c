@@ -329,7 +329,7 @@ static void check_last_write(struct reading *q, const struct model_row *row, con
 
         if (!is_there(d) || d->copied || !cs_uuid_parse(&id, d->id) || cs_uuid_cmp(&id, &cell->v.device) != 0)
             continue;
-        if (d->last[column][at] != n && (column != CONTENT || !q->r->blurred[at]))
+        if (d->last[column][at] != n && (column != CONTENT || q->r->blurred[at] == 0))
             die(q->r, "%s's write %" PRIu32 " to %.*s of row %u is lost: its write %" PRId64 " stands there", d->name,
                 d->last[column][at], (int)cell->name.len, (const char *)cell->name.data, at, n);
     }
@@ -472,7 +472,7 @@ static bool is_stamped(const struct reading *q, const struct entry *e, const str
     unsigned row;
 
     out->write = write_of(q->r, name, e->op.key, &cell->value, &column, &row);
-    if (out->write <= 0 || (column != CONTENT && column != WEIGHT) || q->r->blurred[row])
+    if (out->write <= 0 || (column != CONTENT && column != WEIGHT) || q->r->blurred[row] != 0)
         return false;
     out->stamp = e->op.stamp;
     out->by = writer_of(q->r, out->write);

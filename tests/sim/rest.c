@@ -188,7 +188,7 @@ static bool may_be_double(struct device *d, struct cs_slice key, int64_t stamp, 
     if (!cs_key_next(&rd, &part) || part.type != CS_TEXT || part.u.bytes.len != 2 || part.u.bytes.data[0] != 'm')
         return false;
     row = (unsigned)(part.u.bytes.data[1] - '0');
-    return row < IDS && r->blurred[row];
+    return row < IDS && r->blurred[row] != 0;
 }
 
 static void check_doubles(struct device *d)

@@ -81,7 +81,8 @@ struct run {
     bool hub_rotten;       /* bits of its disk are others */
     bool device_rotten;    /* of a device's */
     bool unseen;           /* something was written behind our back, and nobody has reconciled since */
-    bool blurred[IDS];     /* shared memories to which that happened: a version may name two values */
+    unsigned blurred[IDS]; /* shared memories to which that happened, on which device (from 1): a version may name two
+                              values */
     int64_t copied_at_hlc; /* clock of the device that was copied, when it was */
 };
 

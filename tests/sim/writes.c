@@ -130,8 +130,12 @@ void write_unseen(struct device *d)
     struct run *r = d->run;
     unsigned id = (unsigned)draw(r, IDS);
     uint32_t n = next_write(d, CONTENT, id);
+    unsigned by = 1 + (unsigned)(d - r->devices);
     char sql[200];
 
+    /* Where two devices lose a value they may agree on another than the log has: it alone still knows the one. */
+    if (r->blurred[id] != 0 && r->blurred[id] != by)
+        return;
     switch (draw(r, 4)) {
     case 0:
         snprintf(sql, sizeof sql, "DELETE FROM memories WHERE id = 'm%u'", id);
@@ -143,8 +147,10 @@ void write_unseen(struct device *d)
     default:
         snprintf(sql, sizeof sql, "UPDATE memories SET content = 'm%u c%" PRIu32 "' WHERE id = 'm%u'", id, n, id);
     }
-    if (app_unseen(d, sql) > 0)
-        r->unseen = r->blurred[id] = true;
+    if (app_unseen(d, sql) > 0) {
+        r->unseen = true;
+        r->blurred[id] = by;
+    }
 }
 
 /* Rows that others refer to by a column that changes. */
