@@ -23,18 +23,20 @@ struct options {
     const char *log;
 };
 
-static const char usage[] = "usage: clawsim [options]\n"
-                            "  --seeds N      that many runs (20)\n"
-                            "  --from S       from this seed on (1)\n"
-                            "  --seed S       this one alone\n"
-                            "  --steps N      how much happens in a run (40)\n"
-                            "  --hours H      runs until that time has passed\n"
-                            "  --without A,B  nothing of these kinds (see the summary) happens\n"
-                            "  --twice        every seed runs twice\n"
-                            "  --no-shrink    a failure is not made shorter\n"
-                            "  --verbose      what happens, on the standard output\n"
-                            "  --log FILE     every event of the run, a line each\n"
-                            "  --keep DIR     the databases of a run that fails go there\n";
+static const char usage[] =
+    "usage: clawsim [options]\n"
+    "  --seeds N      that many runs (20)\n"
+    "  --from S       from this seed on (1)\n"
+    "  --seed S       this one alone\n"
+    "  --steps N      how much happens in a run (40)\n"
+    "  --hours H      runs until that time has passed\n"
+    "  --without A,B  nothing of these kinds (see the summary) happens\n"
+    "  --compact      devices give snapshots, and the hub prunes its log; other runs than without\n"
+    "  --twice        every seed runs twice\n"
+    "  --no-shrink    a failure is not made shorter\n"
+    "  --verbose      what happens, on the standard output\n"
+    "  --log FILE     every event of the run, a line each\n"
+    "  --keep DIR     the databases of a run that fails go there\n";
 
 static uint32_t draw_rate(struct run *r)
 {
@@ -71,7 +73,7 @@ static void run_fini(struct run *r)
 
 /* What a run tells of itself, summed up over all of them. All are numbers. */
 struct outcome {
-    uint64_t trace, events, ms, rests, devices, writes;
+    uint64_t trace, events, ms, rests, with_snapshot, pruned, devices, writes;
     uint64_t happened[MAX_KINDS];
     struct sim_disk_counts disk;
     uint64_t lost, reset;
@@ -111,6 +113,8 @@ static void run(uint64_t seed, uint64_t steps, uint64_t without, FILE *log, stru
                              .events = cs_sim_events(r.sim),
                              .ms = cs_sim_now_ms(r.sim),
                              .rests = r.rests,
+                             .with_snapshot = r.with_snapshot,
+                             .pruned = r.pruned,
                              .devices = r.ndevices,
                              .writes = r.nwritten };
     memcpy(out->happened, r.happened, sizeof out->happened);
@@ -183,7 +187,8 @@ static void shrink(uint64_t seed, uint64_t steps, uint64_t without)
         if (!run_apart(seed, steps, without | UINT64_C(1) << k, NULL, true, &out))
             without |= UINT64_C(1) << k;
     steps = fewest(seed, steps, without);
-    fprintf(stderr, "repeat it: clawsim --seed %" PRIu64 " --steps %" PRIu64 " ", seed, steps);
+    fprintf(stderr, "repeat it: clawsim %s--seed %" PRIu64 " --steps %" PRIu64 " ", sim_compact ? "--compact " : "",
+            seed, steps);
     for (unsigned k = 0; kind_name(k) != NULL; k++)
         if ((without >> k & 1) != 0) {
             fprintf(stderr, "%s%s", between, kind_name(k));
@@ -217,8 +222,10 @@ static void summarise(uint64_t n, uint64_t failed, const struct outcome *all)
     };
 
     printf("%" PRIu64 " seeds, %" PRIu64 " failed; %" PRIu64 " devices, %" PRIu64 " events, %" PRIu64
-           " hours of virtual time, %" PRIu64 " rests, %" PRIu64 " writes that tell\n",
-           n, failed, all->devices, all->events, all->ms / HOUR_MS, all->rests, all->writes);
+           " hours of virtual time, %" PRIu64 " writes that tell, %" PRIu64
+           " rests, the log looked at with a snapshot %" PRIu64 " times and pruned %" PRIu64 "\n",
+           n, failed, all->devices, all->events, all->ms / HOUR_MS, all->writes, all->rests, all->with_snapshot,
+           all->pruned);
     printf("faults:");
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
         printf(" %s %" PRIu64 ";", faults[i].name, faults[i].n);
@@ -306,6 +313,8 @@ static bool parse(struct options *o, int argc, char **argv)
             o->no_shrink = true;
         else if (strcmp(argv[i], "--verbose") == 0)
             sim_verbose = true;
+        else if (strcmp(argv[i], "--compact") == 0)
+            sim_compact = true;
         else if (i + 1 == argc || !take_option(o, argv[i], argv[i + 1]))
             return false;
         else

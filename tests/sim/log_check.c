@@ -1,5 +1,7 @@
 /* What the hub has is looked at from outside: its log and membership are verified once more, every batch is opened, and
- * the reference model makes of all operations the state that each device must have. */
+ * the reference model makes of all operations the state that each device must have. What the hub has pruned is in its
+ * snapshot, from which the model then begins; as long as the log has it, the model says whether the snapshot is right.
+ */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,11 +9,13 @@
 #include "audit/audit.h"
 #include "crdt/model.h"
 #include "crypto/hash.h"
+#include "crypto/snapshot.h"
+#include "hub/store.h"
 #include "sim/system.h"
 
 #define HUB_DATABASE "/hub/live/hub.db"
 
-/* An operation of the log, with the set that it came in. */
+/* An operation of the log, with the set that it came in, or of the snapshot. */
 struct entry {
     struct cs_slice table;
     struct cs_op op;      /* table and device count in `all` */
@@ -25,15 +29,24 @@ struct reading {
     struct cs_membership members;
     struct cs_uuid workspace;
     struct hub_head {
-        uint64_t log_id, refilled, number;
+        uint64_t log_id, refilled, number, pruned;
         uint8_t log_hash[32];
     } head;
+    struct snapshot { /* that the hub serves */
+        bool is;
+        int64_t slot;
+        struct cs_buf bytes; /* its description */
+        struct cs_descriptor d;
+        uint8_t root[32];
+        size_t nbefore; /* of `entries`, those of the log up to there */
+    } snapshot;
     struct cs_arena arena;
     cs_packer *packer;
     struct cs_delta all; /* every table and device of every set, one behind the other */
     uint32_t cap_tables, cap_devices;
     struct entry *entries;
     size_t n, cap;
+    size_t nall; /* of `entries` when all were read: the model may be asked for fewer */
     uint8_t log_hash[32];
     struct chain {
         struct cs_uuid device;
@@ -158,11 +171,9 @@ static void check_batch(struct reading *q, uint64_t number, const struct cs_batc
     memcpy(c->audit.hash, h->audit_head, 32);
 }
 
-static void read_chunks(struct reading *q, uint64_t number, struct cs_batch *b)
+/* Of the statement, which tells a chunk's payload at a time. */
+static void read_chunks(struct reading *q, sqlite3_stmt *s, const char *what, uint64_t number, struct cs_batch *b)
 {
-    sqlite3_stmt *s = query(q, "SELECT payload FROM chunk WHERE number = ?1 ORDER BY seq");
-
-    sqlite3_bind_int64(s, 1, (sqlite3_int64)number);
     for (b->nchunks = 0; sqlite3_step(s) == SQLITE_ROW; b->nchunks++) {
         struct cs_slice payload = blob(s, 0);
         uint8_t hash[32];
@@ -171,7 +182,7 @@ static void read_chunks(struct reading *q, uint64_t number, struct cs_batch *b)
             b->chunk_len = (uint32_t)payload.len;
         cs_hash_plain(payload, hash);
         if (b->nchunks * 32 >= b->hashes.len || memcmp(hash, b->hashes.data + (size_t)b->nchunks * 32, 32) != 0)
-            die(q->r, "number %" PRIu64 " of the log: a chunk is not the one that was signed", number);
+            die(q->r, "%s %" PRIu64 ": a chunk is not the one that was signed", what, number);
         cs_buf_put_slice(&b->sealed, payload);
     }
     sqlite3_finalize(s);
@@ -231,51 +242,238 @@ static void keep_delta(struct reading *q, const struct cs_delta *d, uint64_t inc
         keep_op(q, &d->ops[i], incarnation, tables, devices);
 }
 
+static const struct cs_epoch_keys *keys_of(const struct reading *q, uint32_t epoch)
+{
+    const struct cs_epoch_keys *keys = cs_keystore_epoch(q->by->engine->ks, epoch);
+
+    if (keys == NULL)
+        die(q->r, "%s has no key of epoch %" PRIu32, q->by->name, epoch);
+    return keys;
+}
+
+/* What the log still has of before the snapshot that it begins with: a batch that is in there. */
+static bool is_covered(struct reading *q, uint64_t number, const uint8_t hash[32], const uint8_t log_hash[32])
+{
+    if (q->head.pruned == 0 || number > q->snapshot.d.number)
+        return false;
+    if (number > q->head.pruned + 1)
+        cs_log_next(q->log_hash, number, hash, q->log_hash);
+    else
+        memcpy(q->log_hash, log_hash, 32);
+    if (memcmp(q->log_hash, log_hash, 32) != 0 ||
+        (number == q->snapshot.d.number && memcmp(q->log_hash, q->snapshot.d.log_hash, 32) != 0))
+        die(q->r, "number %" PRIu64 " of the log, which has a snapshot, has a wrong hash", number);
+    return true;
+}
+
 static void read_batch(struct reading *q, sqlite3_stmt *s)
 {
     uint64_t number = (uint64_t)sqlite3_column_int64(s, 0);
     struct cs_batch b = { 0 };
     struct cs_batch_header h;
     struct cs_delta d;
-    const struct cs_epoch_keys *keys;
     enum cs_unpack_fault fault;
     struct cs_error err;
     uint8_t log_hash[32];
+    sqlite3_stmt *chunks;
 
     copy_blob(q, s, 1, b.hash, 32);
     copy_blob(q, s, 2, log_hash, 32);
+    if (is_covered(q, number, b.hash, log_hash))
+        return;
     copy_blob(q, s, 3, b.header, sizeof b.header);
     copy_blob(q, s, 4, b.signature, sizeof b.signature);
     cs_buf_put_slice(&b.hashes, blob(s, 5));
     must(q->r, cs_batch_header_decode(&h, cs_slice(b.header, sizeof b.header), &err), &err, "a header in the log");
     check_batch(q, number, &b, &h, log_hash);
-    read_chunks(q, number, &b);
-    if ((keys = cs_keystore_epoch(q->by->engine->ks, h.epoch)) == NULL)
-        die(q->r, "%s has no key of epoch %" PRIu32, q->by->name, h.epoch);
-    must(q->r, cs_unpack(q->packer, &b, keys, &d, &fault, &err), &err, "a batch in the log");
+    chunks = query(q, "SELECT payload FROM chunk WHERE number = ?1 ORDER BY seq");
+    sqlite3_bind_int64(chunks, 1, (sqlite3_int64)number);
+    read_chunks(q, chunks, "the log's number", number, &b);
+    must(q->r, cs_unpack(q->packer, &b, keys_of(q, h.epoch), &d, &fault, &err), &err, "a batch in the log");
     keep_delta(q, &d, d.state ? 0 : h.incarnation);
     cs_batch_free(&b);
 }
 
-static void read_log(struct reading *q)
+/* ---- the snapshot ---- */
+
+static void read_proof(struct reading *q, struct cs_slice sealed, const struct cs_uuid *by, struct cs_state_proof *out)
 {
-    sqlite3_stmt *s = query(q, "SELECT log_id, refilled, number, log_hash, workspace FROM workspace");
-    uint64_t n = 0;
+    const struct cs_member *member = cs_membership_find(&q->members, by);
+    const struct cs_descriptor *d = &q->snapshot.d;
+    struct cs_error err;
+    uint32_t epoch;
+
+    if (member == NULL || !cs_state_proof_epoch(sealed, &epoch))
+        die(q->r, "the hub has a statement about a state that is none");
+    must(q->r, cs_state_proof_open(out, sealed, &q->workspace, by, member->sign_pk, keys_of(q, epoch), &err), &err,
+         "a statement about a state");
+    if (out->log_id != d->log_id || out->number != d->number || out->rows != d->rows ||
+        memcmp(out->log_hash, d->log_hash, 32) != 0)
+        die(q->r, "a statement about a snapshot is of another place");
+}
+
+static void check_attested(struct reading *q, struct cs_slice attester, struct cs_slice attestation)
+{
+    struct cs_state_proof theirs;
+    struct cs_uuid by;
+
+    memcpy(by.b, attester.data, sizeof by.b);
+    if (cs_uuid_is_zero(&by)) {
+        if (q->head.pruned > 0)
+            die(q->r, "the log is pruned, and nobody has attested the snapshot");
+        return;
+    }
+    read_proof(q, attestation, &by, &theirs);
+    if (memcmp(theirs.root, q->snapshot.root, 32) != 0)
+        die(q->r, "who attests the snapshot has another state");
+}
+
+/* The newest that is served. False: none, or one of a log that is no more. */
+static bool find_snapshot(struct reading *q)
+{
+    struct snapshot *x = &q->snapshot;
+    struct cs_state_proof own;
+    struct cs_error err;
+    const struct cs_member *author;
+    sqlite3_stmt *s = query(q, "SELECT slot, descriptor, attester, attestation FROM snapshot WHERE state = ?1 AND "
+                               "log_id = ?2 ORDER BY number DESC LIMIT 1");
+
+    sqlite3_bind_int(s, 1, CS_SNAPSHOT_SERVED);
+    sqlite3_bind_int64(s, 2, (sqlite3_int64)q->head.log_id);
+    if (sqlite3_step(s) == SQLITE_ROW) {
+        x->is = true;
+        x->slot = sqlite3_column_int64(s, 0);
+        cs_buf_put_slice(&x->bytes, blob(s, 1));
+        must(q->r, cs_descriptor_read(&x->d, cs_buf_slice(&x->bytes), &err), &err, "a snapshot's description");
+        if ((author = cs_membership_find(&q->members, &x->d.device)) == NULL ||
+            !cs_descriptor_verify(cs_buf_slice(&x->bytes), author->sign_pk))
+            die(q->r, "the hub's snapshot is not signed by a member");
+        read_proof(q, cs_slice(x->d.proof, sizeof x->d.proof), &x->d.device, &own);
+        memcpy(x->root, own.root, 32);
+        check_attested(q, blob(s, 2), blob(s, 3));
+    }
+    sqlite3_finalize(s);
+    return x->is;
+}
+
+/* *rows: the part's own bytes; *out: the same as operations. Both last until the next. */
+static void open_part(struct reading *q, sqlite3_stmt *s, uint32_t part, struct cs_slice *rows, struct cs_delta *out,
+                      uint8_t hash[32])
+{
+    enum { HASHES_AT = CS_BATCH_HEADER_LEN + CS_SIGNATURE_LEN };
+    struct cs_slice envelope = blob(s, 0);
+    struct cs_batch b = { 0 };
+    struct cs_batch_header h;
+    enum cs_unpack_fault fault;
+    struct cs_error err;
+    sqlite3_stmt *chunks;
+
+    if (envelope.len < HASHES_AT)
+        die(q->r, "part %" PRIu32 " of the snapshot has no header", part);
+    memcpy(b.header, envelope.data, sizeof b.header);
+    memcpy(b.signature, envelope.data + sizeof b.header, sizeof b.signature);
+    cs_buf_put(&b.hashes, envelope.data + HASHES_AT, envelope.len - HASHES_AT);
+    must(q->r, cs_batch_header_decode(&h, cs_slice(b.header, sizeof b.header), &err), &err, "a part's header");
+    cs_batch_hash(cs_slice(b.header, sizeof b.header), cs_buf_slice(&b.hashes), hash);
+    chunks = query(q, "SELECT payload FROM snapshot_part WHERE slot = ?1 AND part = ?2 ORDER BY seq");
+    sqlite3_bind_int64(chunks, 1, q->snapshot.slot);
+    sqlite3_bind_int64(chunks, 2, part);
+    read_chunks(q, chunks, "the snapshot's part", part, &b);
+    must(q->r, cs_unpack_state(q->packer, &b, keys_of(q, h.epoch), rows, out, &fault, &err), &err,
+         "a part of the snapshot");
+    cs_batch_free(&b);
+}
+
+/* Where the log has all of it, its operations do not count twice. */
+static void read_parts(struct reading *q, bool keep_them)
+{
+    struct snapshot *x = &q->snapshot;
+    sqlite3_stmt *s = query(q, "SELECT envelope FROM snapshot_part WHERE slot = ?1 AND seq = 0 ORDER BY part");
+    struct cs_hasher root;
+    struct cs_buf begin = { 0 };
+    uint8_t digest[32], hash[32];
+    uint32_t n = 0;
+
+    cs_snapshot_digest_start(&q->workspace, &x->d.device, x->d.log_id, x->d.number, digest);
+    cs_hasher_init_plain(&root);
+    cs_buf_put_str(&begin, "claw-sync merged state 1\n");
+    cs_hasher_update(&root, begin.data, begin.len);
+    cs_buf_free(&begin);
+    sqlite3_bind_int64(s, 1, x->slot);
+    for (; sqlite3_step(s) == SQLITE_ROW; n++) {
+        struct cs_slice rows;
+        struct cs_delta d;
+
+        open_part(q, s, n, &rows, &d, hash);
+        cs_snapshot_digest_next(digest, n, hash);
+        cs_hasher_update(&root, rows.data, rows.len);
+        if (keep_them)
+            keep_delta(q, &d, 0);
+    }
+    sqlite3_finalize(s);
+    cs_hasher_final(&root, hash, sizeof hash);
+    if (n != x->d.parts || memcmp(digest, x->d.digest, 32) != 0)
+        die(q->r, "the snapshot has other parts than its device signed");
+    if (memcmp(hash, x->root, 32) != 0)
+        die(q->r, "the snapshot is of another state than its device signed");
+}
+
+/* What is in the log no more. */
+static void begin_with_snapshot(struct reading *q)
+{
+    const struct cs_descriptor *d = &q->snapshot.d;
+    struct cs_snapshot_peer p;
+
+    if (!q->snapshot.is || q->head.pruned >= d->number || d->number > q->head.number)
+        die(q->r, "the log is pruned up to %" PRIu64 ", and no snapshot has that", q->head.pruned);
+    for (uint32_t i = 0; i < d->npeers; i++) {
+        struct chain *c;
+
+        cs_snapshot_peer_at(d, i, &p);
+        if (p.number <= CS_CHAIN_BASE(q->head.refilled))
+            continue;
+        c = chain_of(q, &p.device);
+        c->number = p.number;
+        memcpy(c->hash, p.hash, 32);
+    }
+}
+
+static void read_head(struct reading *q)
+{
+    sqlite3_stmt *s = query(q, "SELECT log_id, refilled, number, log_hash, workspace, pruned FROM workspace");
 
     if (sqlite3_step(s) != SQLITE_ROW)
         die(q->r, "the hub has no workspace");
     q->head = (struct hub_head){ .log_id = (uint64_t)sqlite3_column_int64(s, 0),
                                  .refilled = (uint64_t)sqlite3_column_int64(s, 1),
-                                 .number = (uint64_t)sqlite3_column_int64(s, 2) };
+                                 .number = (uint64_t)sqlite3_column_int64(s, 2),
+                                 .pruned = (uint64_t)sqlite3_column_int64(s, 5) };
     copy_blob(q, s, 3, q->head.log_hash, 32);
     copy_blob(q, s, 4, q->workspace.b, 16);
     sqlite3_finalize(s);
+}
+
+static void read_log(struct reading *q)
+{
+    sqlite3_stmt *s;
+    uint64_t n;
+
+    read_head(q);
+    n = q->head.pruned;
+    if (find_snapshot(q))
+        read_parts(q, q->head.pruned > 0);
+    if (q->head.pruned > 0)
+        begin_with_snapshot(q);
+    q->r->with_snapshot += q->snapshot.is;
+    q->r->pruned += q->head.pruned > 0;
     cs_log_start(&q->workspace, q->head.log_id, q->head.refilled, q->log_hash);
     s = query(q, "SELECT number, hash, log_hash, header, signature, payload_hashes FROM log ORDER BY number");
     for (; sqlite3_step(s) == SQLITE_ROW; n++) {
         if ((uint64_t)sqlite3_column_int64(s, 0) != n + 1)
             die(q->r, "the hub's log has gaps");
         read_batch(q, s);
+        if (n + 1 == q->snapshot.d.number)
+            q->snapshot.nbefore = q->n;
     }
     sqlite3_finalize(s);
     if (n != q->head.number || memcmp(q->head.log_hash, q->log_hash, 32) != 0)
@@ -349,7 +547,8 @@ static void put_row(struct reading *q, struct cs_buf *out, struct model_row *row
         put_frame(out, row->cells[i].name);
         put_version(out, row->cells[i].v);
         put_frame(out, row->cells[i].value);
-        check_last_write(q, row, &row->cells[i]);
+        if (q->n == q->nall)
+            check_last_write(q, row, &row->cells[i]);
     }
 }
 
@@ -387,6 +586,24 @@ static void make_state(struct reading *q, struct cs_buf *out)
         }
     }
     put_rows(q, out, from, q->n);
+}
+
+/* As long as the log has all that the snapshot has: is that what the model makes of it? */
+static void check_snapshot(struct reading *q)
+{
+    struct cs_buf state = { 0 };
+    uint8_t root[32];
+
+    if (!q->snapshot.is || q->head.pruned > 0)
+        return;
+    q->n = q->snapshot.nbefore;
+    make_state(q, &state);
+    q->n = q->nall;
+    cs_hash_plain(cs_buf_slice(&state), root);
+    cs_buf_free(&state);
+    if (memcmp(root, q->snapshot.root, 32) != 0)
+        die(q->r, "the snapshot of number %" PRIu64 " is of another state than the log makes up to there",
+            q->snapshot.d.number);
 }
 
 /* ---- stamps ---- */
@@ -581,6 +798,8 @@ void check_log(struct run *r)
     read_members(r, q.db, &q.members);
     read_log(&q);
     close_look(r->hub.disk, q.db);
+    q.nall = q.n;
+    check_snapshot(&q);
     make_state(&q, &state);
     check_stamps(&q);
     check_order(&q);
@@ -592,6 +811,7 @@ void check_log(struct run *r)
     cs_packer_free(q.packer);
     cs_membership_free(&q.members);
     cs_arena_free(&q.arena);
+    cs_buf_free(&q.snapshot.bytes);
     free(q.entries);
     free(q.all.tables);
     free(q.all.devices);

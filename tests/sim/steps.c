@@ -233,8 +233,13 @@ static void back_up(struct device *d)
     restart(d);
 }
 
-/* Goes back to an old copy of the database; not while it holds what nobody else has, for that would be lost by right.
- */
+static uint64_t pruned_up_to(struct run *r)
+{
+    return (uint64_t)ask(r, r->hub.disk, "/hub/live/hub.db", "SELECT coalesce(max(pruned), 0) FROM workspace");
+}
+
+/* Goes back to an old copy of the database; not while it holds what nobody else has, for that would be lost by right,
+ * nor where whoever gave the snapshot may be removed (see is_anybody_below). */
 static bool restore_db_of(struct device *d)
 {
     static const char sql[] = "SELECT (SELECT count(*) FROM sync_changelog) + (SELECT count(*) FROM sync_unsent) + "
@@ -242,7 +247,7 @@ static bool restore_db_of(struct device *d)
                               "(SELECT count(*) FROM sync_meta WHERE name = 'publish') + "
                               "(SELECT count(*) FROM sync_tables WHERE state = 2 OR gap <> 0 OR backfill IS NOT NULL)";
 
-    if (!d->has_backup || d->backup_is_ahead || d->run->hub_lost)
+    if (!d->has_backup || d->backup_is_ahead || d->run->hub_lost || (d->run->revoked && pruned_up_to(d->run) > 0))
         return false;
     connect_up(d);
     heal(d);
@@ -330,6 +335,26 @@ static void rotate(struct device *d)
     note(d->run, "%s rotates the key: %d, epoch %u %s", d->name, rc, (unsigned)epoch, err.msg);
 }
 
+/* Is anybody but d below the part of the log that is pruned? If d gave or attested the snapshot, who is there might be
+ * too few to attest another one (docs/decisions/0015, Open). */
+static bool is_anybody_below(struct run *r, const struct device *d)
+{
+    uint64_t pruned =
+        (uint64_t)ask(r, r->hub.disk, "/hub/live/hub.db", "SELECT coalesce(max(pruned), 0) FROM workspace");
+    struct cs_pull_mark mark;
+
+    for (unsigned i = 0; i < r->ndevices; i++) {
+        const struct device *o = &r->devices[i];
+
+        if (o == d || !is_there(o) || o->engine == NULL)
+            continue;
+        cs_replica_pull_mark(o->engine->replica, &mark);
+        if (mark.number < pruned)
+            return true;
+    }
+    return false;
+}
+
 /* d loses its membership, with whatever it has not sent. */
 static void revoke(struct device *d)
 {
@@ -340,7 +365,10 @@ static void revoke(struct device *d)
 
     if (d == by || !is_there(by) || d->copied || by->copied || count_there(r) < 3)
         return;
+    if (is_anybody_below(r, d))
+        return;
     heal(by);
+    r->revoked = true;
     rc = clawsync_engine_revoke_device(by->engine, d->id, 0, NULL, NULL, &err);
     note(r, "%s revokes %s: %d %s", by->name, d->name, rc, err.msg);
 }
@@ -453,6 +481,33 @@ static void reconcile(struct device *d)
     d->commanded = false;
 }
 
+static void compact_begin(struct device *d)
+{
+    if (draw(d->run, 4) == 0)
+        sim_disk_crash_at(d->disk, 1 + (unsigned)draw(d->run, 30), draw(d->run, 2) == 0);
+    command_begin(d, (struct cs_command){ .kind = CS_CMD_STEPS, .step = { cs_step_compact }, .arg = &d->compact });
+}
+
+/* One asks for it, or two at once; they or the hub may die over it. */
+static void compact(struct device *d)
+{
+    struct run *r = d->run;
+    struct device *both[2] = { d, &r->devices[draw(r, r->ndevices)] };
+
+    if (draw(r, 5) == 0)
+        sim_disk_crash_at(r->hub.disk, 1 + (unsigned)draw(r, 30), draw(r, 2) == 0);
+    compact_begin(d);
+    pass(r, draw(r, 2) * draw(r, 2000));
+    if (both[1] != d && is_there(both[1]) && both[1]->engine != NULL && cs_sim_lives(both[1]->world))
+        compact_begin(both[1]);
+    await_commands(r);
+    for (int i = 0; i < 2; i++) {
+        if (command_ended(both[i]))
+            note(r, "%s has compacted: %d %s", both[i]->name, both[i]->command.rc, both[i]->command.err.msg);
+        both[i]->commanded = false;
+    }
+}
+
 static void nothing(struct device *d)
 {
     (void)d;
@@ -515,6 +570,7 @@ static const struct {
     { "unseen", write_unseen, 3, false },
     { "reconcile", reconcile, 2, false },
     { "notify", notify, 2, false },
+    { "compact", compact, 3, false }, /* the last: only where runs compact */
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 _Static_assert((int)KINDS <= (int)MAX_KINDS, "a bit for each");
@@ -526,7 +582,7 @@ const char *kind_name(unsigned kind)
 
 void draw_weights(struct run *r)
 {
-    for (unsigned k = 0; k < KINDS; k++) {
+    for (unsigned k = 0; k < (sim_compact ? KINDS : KINDS - 1U); k++) {
         uint64_t much = draw(r, 3);
 
         r->weight[k] = kinds[k].always ? kinds[k].weight : much == 0 ? 0 : kinds[k].weight << draw(r, 3);

@@ -17,7 +17,7 @@ static cs_hub *dead_hubs[1024];
 static size_t ndead_hubs;
 
 const char *sim_keep;
-bool sim_verbose;
+bool sim_verbose, sim_compact;
 
 /* Argon2 takes its time by design, and is tested elsewhere. */
 int crypto_pwhash(unsigned char *const out, unsigned long long outlen, const char *const passwd,
@@ -86,7 +86,11 @@ void pass(struct run *r, uint64_t ms)
 int hub_try_start(struct run *r, struct cs_error *err)
 {
     struct hub *h = &r->hub;
-    struct cs_hub_options o = { .host = "0.0.0.0", .port = HUB_PORT, .database = HUB_FOLDER "/hub.db" };
+    struct cs_hub_options o = { .host = "0.0.0.0",
+                                .port = HUB_PORT,
+                                .database = HUB_FOLDER "/hub.db",
+                                .retention_ms = r->retention_ms,
+                                .silent_ms = r->silent_ms };
     int rc;
 
     note(r, "hub starts");
@@ -162,11 +166,22 @@ void hub_stop(struct run *r, uint32_t drain_ms)
     h->hub = NULL;
 }
 
+/* The log is pruned at once or after a while, and of whoever is silent. */
+static void draw_pruning(struct run *r)
+{
+    r->compacts = sim_compact;
+    if (!r->compacts)
+        return;
+    r->retention_ms = draw(r, 2) * draw(r, HOUR_MS / 6);
+    r->silent_ms = draw(r, 2) * (1 + draw(r, HOUR_MS / 6));
+}
+
 void hub_init(struct run *r)
 {
     struct hub *h = &r->hub;
     struct cs_error err;
 
+    draw_pruning(r);
     h->world = cs_sim_host(r->sim, "hub");
     h->disk = sim_disk_new(r->sim, h->world, "hub");
     must(r, h->world->files.ops->mkdir(h->world->files.self, HUB_FOLDER, 0700, &err), &err, "hub's folder");
@@ -178,9 +193,9 @@ void hub_init(struct run *r)
 /* Whoever is accused of it has done nothing of the kind, unless the hub lost something. */
 static void check_accusation(const struct device *d, const char *msg)
 {
-    static const char *const findings[] = { "HUB_",         "BAD_HUB_HEAD:",  "LOG_REPLACED:",
-                                            "MEMBER_FORK:", "MEMBER_FORGED:", "BAD_CHUNK:",
-                                            "BAD_HEADER:",  "LATE:",          "PAST_CUT:" };
+    static const char *const findings[] = { "HUB_",           "BAD_HUB_HEAD:", "LOG_REPLACED:", "MEMBER_FORK:",
+                                            "MEMBER_FORGED:", "BAD_CHUNK:",    "BAD_HEADER:",   "LATE:",
+                                            "PAST_CUT:",      "BAD_SNAPSHOT:" };
 
     if (d->run->hub_lost || d->run->hub_rotten || d->gone)
         return;
@@ -394,6 +409,8 @@ static void draw_config(struct device *d)
     d->config.sync_interval_secs = UINT32_C(5) << draw(r, 6);
     d->config.heartbeat_interval_secs = UINT32_C(15) << draw(r, 4);
     d->config.max_retries = (uint32_t)draw(r, 10);
+    if (r->compacts)
+        d->config.compact_after = 1 + (uint32_t)draw(r, UINT64_C(1) << draw(r, 6));
 }
 
 struct device *device_init(struct run *r)

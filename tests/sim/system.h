@@ -48,6 +48,7 @@ struct device {
     struct cs_command command;
     struct cs_refill_report refill; /* what refilling reports */
     struct cs_reconcile_wish wish;  /* what reconciling does */
+    struct cs_compact_wish compact; /* what compacting does */
     struct own *own;
     unsigned nown, own_cap;
     uint32_t last[COLUMNS][IDS]; /* number of its last write of each */
@@ -68,14 +69,17 @@ struct run {
     unsigned weight[MAX_KINDS];
     uint64_t happened[MAX_KINDS];
     struct hub hub;
+    bool compacts;                    /* devices give snapshots by themselves */
+    bool revoked;                     /* somebody was */
+    uint64_t retention_ms, silent_ms; /* the hub's settings */
     struct device devices[DEVICES];
     unsigned ndevices;
     struct written {
         uint8_t column, row, by;
     } * written; /* by the number of the write, from 1 */
     uint32_t nwritten, cap_written;
-    unsigned rests;
-    int64_t member_seq; /* entries of the membership that were looked at */
+    unsigned rests, with_snapshot, pruned; /* the last two: of the hub's log when it was looked at */
+    int64_t member_seq;                    /* entries of the membership that were looked at */
     bool hub_has_backup;
     bool hub_lost;         /* something that it had, and it may not have got it back */
     bool hub_rotten;       /* bits of its disk are others */
@@ -88,6 +92,7 @@ struct run {
 
 extern const char *sim_keep; /* a folder for the files of a run that failed, or NULL */
 extern bool sim_verbose;     /* what happens, on the standard output */
+extern bool sim_compact;     /* devices give snapshots, and the hub prunes its log */
 
 /* system.c */
 __attribute__((noreturn, format(printf, 2, 3))) void die(const struct run *r, const char *fmt, ...);
