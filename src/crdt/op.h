@@ -37,12 +37,23 @@ struct cs_delta_table {
     uint32_t ncolumns;        /* at most 2000 */
 };
 
+/* Where the log says that tombstones go: those with stamps up to `through`; 0: nowhere. */
+struct cs_collection {
+    int64_t through;
+    uint64_t log_id, number; /* its place; not on the wire, where the place itself says it */
+};
+
 struct cs_delta {
     struct cs_delta_table *tables;
     struct cs_uuid *devices; /* [0] is the sender */
     struct cs_op *ops;
     uint32_t ntables, ndevices, nops;
     bool state; /* merged state, and not edits: what their authors saw is not known */
+    struct cs_collection collect;
+    /* Not on the wire; set by whoever has the set merged. Operations with stamps up to `skip` are not: the tombstones
+     * that could have met them are gone. told: those that the state does not have become conflicts. */
+    int64_t skip;
+    bool told;
 };
 
 #endif

@@ -82,7 +82,7 @@ static void parse(struct cs_batch_header *h, const uint8_t *p)
  * empty yet; a batch of operations is somebody's next. */
 static const char *fault(const struct cs_batch_header *h)
 {
-    if (h->kind != CS_BATCH_OPERATIONS && h->kind != CS_BATCH_SNAPSHOT)
+    if (!cs_batch_is_logged(h->kind) && h->kind != CS_BATCH_SNAPSHOT)
         return "unknown kind";
     if (h->codec > CS_CODEC_LZ4)
         return "unknown codec";
@@ -106,7 +106,7 @@ static const char *fault(const struct cs_batch_header *h)
         return "no log named";
     if (h->top_stamp < 0)
         return "negative stamp";
-    if (h->kind == CS_BATCH_OPERATIONS && (h->number == 0 || h->nops == 0 || h->top_stamp == 0))
+    if (cs_batch_is_logged(h->kind) && (h->number == 0 || h->nops == 0 || h->top_stamp == 0))
         return "number, operation count or stamp is 0";
     return NULL;
 }

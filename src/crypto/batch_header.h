@@ -11,7 +11,8 @@ enum {
     CS_BATCH_MAX_PLAIN = 20 * 1024 * 1024, /* bytes */
     CS_BATCH_SEAL_OVERHEAD = 32 + 24 + 16  /* commitment, nonce, mac */
 };
-enum { CS_BATCH_OPERATIONS = 1, CS_BATCH_SNAPSHOT = 2 };
+/* A collection is a batch of operations, in the log as any, at whose place tombstones go. */
+enum { CS_BATCH_OPERATIONS = 1, CS_BATCH_SNAPSHOT = 2, CS_BATCH_COLLECTION = 3 };
 enum { CS_CODEC_STORED = 0, CS_CODEC_ZSTD = 1, CS_CODEC_LZ4 = 2 };
 enum { CS_PADDING_NONE = 0, CS_PADDING_PADME = 1 };
 
@@ -30,6 +31,12 @@ struct cs_batch_header {
     uint64_t audit_seq;
     uint8_t audit_head[32];
 };
+
+/* Is it a kind that the log has? */
+static inline bool cs_batch_is_logged(uint8_t kind)
+{
+    return kind == CS_BATCH_OPERATIONS || kind == CS_BATCH_COLLECTION;
+}
 
 void cs_batch_header_encode(const struct cs_batch_header *h, uint8_t out[CS_BATCH_HEADER_LEN]);
 /* CS_OK, CS_EVERSION (fourth byte higher than ours), CS_ECORRUPT (wrong length, magic, kind, codec, padding, reserved

@@ -388,8 +388,12 @@ static bool count_set(struct in r, struct cs_delta *d, int64_t *base_stamp)
         case TAG(SET_STATE, WIRE_VARINT):
             d->state = get_varint(&r) != 0;
             break;
+        case TAG(SET_COLLECT, WIRE_VARINT):
+            d->collect.through = (int64_t)get_varint(&r);
+            short_field |= d->collect.through < 1;
+            break;
         default:
-            skip(&r, tag, SET_STATE);
+            skip(&r, tag, SET_COLLECT);
         }
     }
     return !r.bad && !short_field;

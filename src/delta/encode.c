@@ -203,6 +203,10 @@ int cs_delta_encode(struct cs_buf *out, const struct cs_delta *d, struct cs_erro
         cs_buf_put_u8(out, TAG(SET_STATE, WIRE_VARINT));
         cs_buf_put_varint(out, 1);
     }
+    if (d->collect.through > 0) {
+        cs_buf_put_u8(out, TAG(SET_COLLECT, WIRE_VARINT));
+        cs_buf_put_varint(out, (uint64_t)d->collect.through);
+    }
     for (size_t i = 0; i < d->nops; i++) {
         if ((why = cs_delta_op_fault(d, &d->ops[i])) != NULL)
             return refuse(err, "operation", i, why);

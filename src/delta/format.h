@@ -8,7 +8,7 @@
 enum wire_type { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
 #define TAG(field, wire) ((uint8_t)((field) << 3 | (wire)))
 
-enum { SET_DEVICES = 1, SET_TABLES = 2, SET_BASE_STAMP = 3, SET_OPS = 4, SET_STATE = 5 };
+enum { SET_DEVICES = 1, SET_TABLES = 2, SET_BASE_STAMP = 3, SET_OPS = 4, SET_STATE = 5, SET_COLLECT = 6 };
 enum { TABLE_NAME = 1, TABLE_COLUMNS = 2 };
 enum { OP_KIND = 1, OP_TABLE = 2, OP_DEVICE = 3, OP_STAMP = 4, OP_KEY = 5, OP_COLUMNS = 6, OP_VALUES = 7, OP_OVER = 8 };
 enum { VALUE_INTEGER = 1, VALUE_REAL = 2, VALUE_TEXT = 3, VALUE_BLOB = 4 };

@@ -191,7 +191,7 @@ int cs_pack(cs_packer *p, const struct cs_delta *d, struct cs_batch_header *h, c
     cs_buf_reset(&p->plain);
     if ((rc = cs_delta_encode(&p->plain, d, err)) < 0)
         return rc;
-    h->kind = CS_BATCH_OPERATIONS;
+    h->kind = d->collect.through > 0 ? CS_BATCH_COLLECTION : CS_BATCH_OPERATIONS;
     h->nops = d->nops;
     h->top_stamp = top_stamp(d);
     if ((rc = bind_plain(p, cs_buf_slice(&p->plain), h, keys, signer, max_chunk, out, err)) < 0)

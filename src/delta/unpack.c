@@ -154,6 +154,8 @@ int cs_unpack(cs_packer *p, const struct cs_batch *b, const struct cs_epoch_keys
     rc = cs_delta_decode(out, &p->arena, cs_buf_slice(&p->opened), h.top_stamp, err);
     if (rc == CS_OK && (out->nops != h.nops || cs_uuid_cmp(&out->devices[0], &h.device) != 0))
         rc = cs_fail(err, CS_ECORRUPT, "a delta set of another length or sender than its batch");
+    if (rc == CS_OK && (out->collect.through > 0) != (h.kind == CS_BATCH_COLLECTION))
+        rc = cs_fail(err, CS_ECORRUPT, "a delta set of another kind than its batch");
     if (rc == CS_ECORRUPT)
         *fault = CS_FAULT_BAD_CONTENT;
     if (rc < 0)

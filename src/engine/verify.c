@@ -93,7 +93,7 @@ enum cs_severity cs_verify_salvaged(struct clawsync_engine *e, const struct cs_b
     const struct cs_member *member;
 
     *f = (struct cs_finding){ CS_FINE, "", false };
-    if (cs_batch_header_decode(h, header, err) != CS_OK || h->kind != CS_BATCH_OPERATIONS ||
+    if (cs_batch_header_decode(h, header, err) != CS_OK || !cs_batch_is_logged(h->kind) ||
         h->chunk_count != b->nchunks || cs_uuid_cmp(&h->workspace, &e->workspace) != 0 ||
         h->member_seq > e->members.seq)
         return found(f, CS_STOP_DEVICE, "BAD_HEADER", err, "a batch's header cannot be read");
@@ -132,7 +132,7 @@ enum cs_severity cs_verify_header(struct clawsync_engine *e, const struct cs_pul
         cs_fail_context(err, "UPDATE_NEEDED");
         return f->severity;
     }
-    if (rc != CS_OK || h->kind != CS_BATCH_OPERATIONS || h->chunk_count != b->nchunks)
+    if (rc != CS_OK || !cs_batch_is_logged(h->kind) || h->chunk_count != b->nchunks)
         return found(f, CS_STOP_DEVICE, "BAD_HEADER", err, "a batch's header cannot be read");
     if (cs_uuid_cmp(&h->workspace, &e->workspace) != 0)
         return found(f, CS_STOP_HUB, "WRONG_WORKSPACE", err, "the hub gave a batch of another workspace");

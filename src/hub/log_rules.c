@@ -75,7 +75,7 @@ static bool envelope_fits(struct cs_batch *out, const Clawsync__V1__PushRequest 
     out->payload_hashes = pb_slice(e->payload_hashes);
     if (cs_batch_header_decode(&out->h, out->header, &err) != CS_OK)
         return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "malformed", "%.200s", err.msg);
-    if (out->h.kind != kind)
+    if (kind == CS_BATCH_OPERATIONS ? !cs_batch_is_logged(out->h.kind) : out->h.kind != kind)
         return cs_refuse(v, CS_RPC_INVALID_ARGUMENT, "malformed",
                          kind == CS_BATCH_OPERATIONS ? "only batches of operations enter the log"
                                                      : "this is not a part of a snapshot");

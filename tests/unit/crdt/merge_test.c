@@ -164,7 +164,7 @@ static void bad_sets_are_refused(void **state)
     struct cs_op_over over[2] = { { 0, 0, 1 }, { 1, 0, 1 } };
     const struct cs_op good = { CS_OP_UPDATE, 0, 0, 5, { null_key, 5 }, cells, over, 2, 2 };
     struct cs_op op = good;
-    struct cs_delta d = { &table, &device, &op, 1, 1, 1, false };
+    struct cs_delta d = { .tables = &table, .devices = &device, .ops = &op, .ntables = 1, .ndevices = 1, .nops = 1 };
     struct cs_state s = { 0 };
 
 #define REFUSED(change)                                                                                                \

@@ -223,7 +223,7 @@ static const struct refused {
     uint8_t value;
 } refused[] = {
     { "magic", 0, 'X' },         { "kind 0", 4, 0 },
-    { "kind 3", 4, 3 },          { "codec 3", 5, 3 },
+    { "kind 4", 4, 4 },          { "codec 3", 5, 3 },
     { "padding 2", 6, 2 },       { "reserved", 7, 1 },
     { "epoch 0", 51, 0 },        { "no chunk", 55, 0 },
     { "many chunks", 53, 1 },    { "number 0", 63, 0 },
