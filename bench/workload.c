@@ -320,7 +320,7 @@ double cs_bench_send(cs_replica *r, cs_packer *packer, struct cs_bench_batches *
         cs_buf_reset(&stored);
         cs_batch_encode(&stored, b);
         if (cs_replica_bind(r, before + out->n, b->hash, cs_buf_slice(&stored), &err) != CS_OK ||
-            cs_replica_bound_accepted(r, before + out->n, before + out->n, &err) != CS_OK)
+            cs_replica_bound_accepted(r, before + out->n, before + out->n, 0, &err) != CS_OK)
             cs_bench_die("bind", err.msg);
     }
     cs_arena_free(&arena);

@@ -159,7 +159,8 @@ int cs_aside_take(struct clawsync_engine *e, struct cs_error *err)
         cs_fail_context(&why, "%s", cs_unpack_fault_name(fault));
         return only_header(e, note, &mark, why.msg, err);
     }
-    if (rc != CS_OK || (rc = apply(e, &mark, &delta, err)) != CS_OK ||
+    if (rc != CS_OK || (rc = cs_collect_judge(e, &h, note->log_number, &s->arena, &delta, err)) != CS_OK ||
+        (rc = apply(e, &mark, &delta, err)) != CS_OK ||
         (rc = cs_review_drop_aside(e->replica, note->log_number, err)) != CS_OK)
         return rc;
     cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "",

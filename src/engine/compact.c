@@ -74,6 +74,7 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
         s->warned = false;
     }
 
+    e->collect_through = 0;
     cs_hub_call_cancel(&s->call);
     cs_timer_stop(s->timer);
     if (s->result_to != NULL)
@@ -347,7 +348,7 @@ static int read_state(struct clawsync_engine *e, bool keep, bool *settled, struc
 
 static bool is_ours(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i)
 {
-    return i->device_id.len == 16 && memcmp(i->device_id.data, e->device.b, 16) == 0;
+    return i != NULL && i->device_id.len == 16 && memcmp(i->device_id.data, e->device.b, 16) == 0;
 }
 
 /* One that this device may have a word about: not of whoever was removed since. */
@@ -494,7 +495,7 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
                                           : may_attest(e, a->served) ? a->served
                                                                      : NULL;
     struct cs_pull_mark mark;
-    bool settled;
+    bool settled, collect;
     int rc;
 
     note_known(e, a);
@@ -508,6 +509,12 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
     }
     if (i != NULL && i->whole && has_said(s, i))
         return attest(e, i, next, err);
+    if (!s->collecting && (!s->by_daemon || is_ours(e, a->served)) &&
+        ((rc = cs_collect_wanted(e, a, &collect, err)) != CS_OK || collect)) {
+        s->collecting = true; /* before the next snapshot, which then is without them */
+        *next = NEXT_SYNC;
+        return rc;
+    }
     if (!wants_to_give(e, a, mark.number))
         return CS_OK;
     if ((rc = read_state(e, true, &settled, err)) != CS_OK)
@@ -770,7 +777,7 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
         return false;
     }
     s->by_daemon = by_daemon;
-    s->gave = false;
+    s->gave = s->collecting = false;
     s->syncs = 0;
     s->result = (clawsync_compacted){ 0 };
     s->result_to = NULL;

@@ -320,7 +320,40 @@ int cs_queue_open_beside(cs_queue **out, struct cs_arena *a, const clawsync_conf
 int cs_offline_take_all(struct clawsync_engine *e, struct cs_error *err);
 /* Takes every waiting batch back: its operations are unsent again. In a job, while nothing is in flight. */
 int cs_push_take_back(struct clawsync_engine *e, struct cs_error *err);
+/* The same, if a collection up to that stamp is about anything in them. */
+int cs_push_take_back_old(struct clawsync_engine *e, int64_t through, struct cs_error *err);
+/* A snapshot that is taken has those of ours that wait, up to this number; but something was collected since they were
+ * bound, so that they may count for nothing. What waits is unsent, too, and it is noted that this is in doubt. */
+int cs_push_doubt(struct clawsync_engine *e, uint64_t number, struct cs_error *err);
+/* Of batches that were accepted behind a collection: what counts for nothing is unsent again. */
+int cs_push_take_back_late(struct clawsync_engine *e, const struct cs_collection *c, struct cs_error *err);
+/* The lowest stamp of an operation in it. */
+int64_t cs_push_lowest(const struct cs_delta *d);
+
+/* collect.c: collecting tombstones (docs/decisions/0017). In jobs. */
+/* Before a batch of the log is merged: what of it counts, and whether it is a collection; then what of ours is on its
+ * way is settled first. Its place is put in with memory of the arena. */
+int cs_collect_judge(struct clawsync_engine *e, const struct cs_batch_header *h, uint64_t log_number,
+                     struct cs_arena *a, struct cs_delta *d, struct cs_error *err);
+/* Should this device write one, by the hub's answer? Then the next push does, unless it is taken back. */
+int cs_collect_wanted(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, bool *out,
+                      struct cs_error *err);
+int cs_collect_extract(struct clawsync_engine *e, struct cs_arena *a, struct cs_delta *out, struct cs_error *err);
+/* Is that a collection which this database has not been through? */
+int cs_collect_missed(struct clawsync_engine *e, const struct cs_collection *told, bool *out, struct cs_error *err);
+/* It is, and the merged state that it is in comes next; what is on its way is settled first, and tombstones are
+ * forgotten. cs_replica_mark_stale was called before; in_doubt: and cs_push_doubt. */
+int cs_collect_ahead(struct clawsync_engine *e, const struct cs_collection *told, bool in_doubt, struct cs_error *err);
+/* All of that state is merged. Rows that were deleted and collected while this device was away go. older: as in
+ * cs_sweep. */
+int cs_collect_taken(struct clawsync_engine *e, const struct cs_uuid *author, bool older,
+                     const struct cs_collection *told, struct cs_error *err);
+int cs_collect_open(struct clawsync_engine *e, struct cs_error *err);
+/* The same at the end of a pull, where the state came as the log of a hub that was refilled. */
+int cs_collect_settle(struct clawsync_engine *e, struct cs_error *err);
+
 struct cs_push_item {
+    enum cs_keep keep; /* of it when it is accepted */
     uint64_t number;
     uint8_t hash[32];
     uint32_t nops, nchunks;
@@ -488,7 +521,10 @@ struct cs_take_step {
     uint32_t applied;     /* parts */
     uint64_t head_number; /* that the hub's log reaches, as it says */
     bool pruned, looked, whole, ended;
-    bool took; /* in the end */
+    struct cs_collection told; /* by its rows */
+    bool marked, missed;       /* missed: this device has not been through that */
+    bool older;                /* its author knows of batches of ours that this database does not */
+    bool took;                 /* in the end */
     cs_step_done done;
 };
 
@@ -512,7 +548,8 @@ struct cs_compact_step {
     int syncing; /* [loop] which step of fetching and sending is next */
     unsigned syncs;
     bool by_daemon, gave;
-    bool warned; /* the daemon's user was told what keeps this device from it */
+    bool collecting; /* once in a run */
+    bool warned;     /* the daemon's user was told what keeps this device from it */
     uint64_t until_ms;
     struct cs_parts *parts;
     uint32_t sent;
@@ -912,6 +949,8 @@ struct clawsync_engine {
     struct cs_devices_step devices;
     struct cs_reconcile_step reconcile;
     struct cs_take_step take;
+    bool stale; /* [job] rows are marked since a log ended: at the end of the pull it shows what became of them */
+    int64_t collect_through; /* [job] the next push collects tombstones up to this stamp; 0: it does not */
     struct cs_compact_step compact;
     struct cs_refill_step refill;
     struct cs_schedule schedule;

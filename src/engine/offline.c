@@ -74,7 +74,9 @@ static int open_one(struct clawsync_engine *e, struct waiting *w, const struct c
     return cs_unpack(w->set[i].packer, &w->batch, keys, &w->set[i].delta, &fault, err);
 }
 
-static int waiting_load(struct clawsync_engine *e, struct waiting **out, struct cs_error *err)
+/* those: waiting ones, or accepted ones whose bytes are kept, of a place behind this number of the log. */
+static int load(struct clawsync_engine *e, enum cs_bound_state those, uint64_t behind, struct waiting **out,
+                struct cs_error *err)
 {
     struct waiting *w = calloc(1, sizeof *w);
     struct cs_bound *bound = NULL;
@@ -86,13 +88,19 @@ static int waiting_load(struct clawsync_engine *e, struct waiting **out, struct 
         return cs_fail(err, CS_ENOMEM, "out of memory");
     rc = cs_replica_bound(e->replica, &w->arena, true, &bound, &n, err);
     for (size_t i = 0; i < n && rc == CS_OK && w->n < CS_PUSH_MAX; i++)
-        if (bound[i].state == CS_BOUND_WAITING)
+        if (bound[i].state == those &&
+            (those == CS_BOUND_WAITING || (bound[i].stored.len > 0 && bound[i].log_number > behind)))
             rc = open_one(e, w, &bound[i], err);
     if (rc == CS_OK)
         *out = w;
     else
         waiting_free(w);
     return rc;
+}
+
+static int waiting_load(struct clawsync_engine *e, struct waiting **out, struct cs_error *err)
+{
+    return load(e, CS_BOUND_WAITING, 0, out, err);
 }
 
 /* Takes them back, all but one, whose operations do not become unsent again; except == n: all. */
@@ -116,6 +124,75 @@ int cs_push_take_back(struct clawsync_engine *e, struct cs_error *err)
     if (rc != CS_OK)
         return rc;
     rc = take_back(e, w, w->n, err);
+    waiting_free(w);
+    return rc;
+}
+
+int cs_push_take_back_old(struct clawsync_engine *e, int64_t through, struct cs_error *err)
+{
+    struct waiting *w;
+    bool old = false;
+    int rc = waiting_load(e, &w, err);
+
+    if (rc != CS_OK)
+        return rc;
+    for (size_t i = 0; i < w->n; i++)
+        old = old || cs_push_lowest(&w->set[i].delta) <= through;
+    if (old)
+        rc = take_back(e, w, w->n, err);
+    waiting_free(w);
+    return rc;
+}
+
+/* What of them is of stamps up to this, and still stands, is unsent again. */
+static int restore_old(struct clawsync_engine *e, struct waiting *w, int64_t through, struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (size_t i = w->n; i > 0 && rc == CS_OK; i--) { /* the newest first, as when they are taken back */
+        struct cs_delta d = w->set[i - 1].delta;
+
+        d.nops = 0;
+        for (uint32_t k = 0; k < w->set[i - 1].delta.nops; k++)
+            if (d.ops[k].stamp <= through)
+                d.ops[d.nops++] = d.ops[k];
+        if (d.nops > 0)
+            rc = cs_replica_restore(e->replica, &d, err);
+    }
+    return rc;
+}
+
+int cs_push_take_back_late(struct clawsync_engine *e, const struct cs_collection *c, struct cs_error *err)
+{
+    struct cs_bound *bound = NULL;
+    struct cs_arena a = { 0 };
+    struct waiting *w;
+    bool noted = false;
+    size_t n = 0;
+    int rc = cs_replica_bound(e->replica, &a, false, &bound, &n, err);
+
+    for (size_t i = 0; i < n && rc == CS_OK; i++)
+        noted = noted || (bound[i].noted && bound[i].log_number > c->number);
+    cs_arena_free(&a);
+    if (rc != CS_OK || (noted && (rc = cs_replica_publish(e->replica, err)) != CS_OK))
+        return rc;
+    if ((rc = load(e, CS_BOUND_ACCEPTED, c->number, &w, err)) != CS_OK)
+        return rc;
+    rc = restore_old(e, w, c->through, err);
+    waiting_free(w);
+    return rc;
+}
+
+int cs_push_doubt(struct clawsync_engine *e, uint64_t number, struct cs_error *err)
+{
+    struct waiting *w;
+    int rc = waiting_load(e, &w, err);
+
+    if (rc != CS_OK)
+        return rc;
+    for (size_t i = w->n; i > 0 && rc == CS_OK; i--)
+        if (w->set[i - 1].number > number || (rc = cs_replica_doubt(e->replica, &w->set[i - 1].delta, err)) == CS_OK)
+            rc = cs_replica_restore(e->replica, &w->set[i - 1].delta, err);
     waiting_free(w);
     return rc;
 }
@@ -218,20 +295,30 @@ static int reconcile(struct clawsync_engine *e, struct cs_error *err)
 }
 
 /* Merged first: a database that was restored from an older copy does not have it. Then it is unsent, where it still
- * stands. Doing it again changes nothing. */
+ * stands. Doing it again changes nothing. What was deleted, and the tombstone collected, is not brought to life: such
+ * edits become conflicts. */
 static int bring_back(struct clawsync_engine *e, const uint8_t id[CS_QUEUE_ID_LEN], struct cs_error *err)
 {
     struct cs_apply_result result;
     struct cs_arena arena = { 0 };
     struct cs_buf content = { 0 };
+    struct cs_collection collected;
     struct cs_pull_mark mark;
     struct cs_delta delta;
     int rc;
 
     cs_replica_pull_mark(e->replica, &mark);
-    if ((rc = cs_queue_content(e->queue, id, &content, err)) == CS_OK &&
-        (rc = cs_delta_decode(&delta, &arena, cs_buf_slice(&content), INT64_MAX, err)) == CS_OK &&
-        (rc = cs_replica_apply(e->replica, &delta, &mark, &result, err)) == CS_OK)
+    if ((rc = cs_replica_collected(e->replica, &collected, err)) != CS_OK ||
+        (rc = cs_queue_content(e->queue, id, &content, err)) != CS_OK ||
+        (rc = cs_delta_decode(&delta, &arena, cs_buf_slice(&content), INT64_MAX, err)) != CS_OK ||
+        delta.collect.through > 0) { /* a collection is made again, if it is still wanted */
+        cs_buf_free(&content);
+        cs_arena_free(&arena);
+        return rc;
+    }
+    delta.skip = collected.through;
+    delta.told = true;
+    if ((rc = cs_replica_apply(e->replica, &delta, &mark, &result, err)) == CS_OK)
         rc = cs_replica_restore(e->replica, &delta, err);
     cs_buf_free(&content);
     cs_arena_free(&arena);

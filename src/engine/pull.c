@@ -127,8 +127,9 @@ static int own_batch(struct clawsync_engine *e, const struct cs_batch_header *h,
             continue;
         if (bound[i].state == CS_BOUND_WAITING && same) { /* the acknowledgement was lost */
             rc = cs_queue_accepted(e->queue, s->batch.hash, err);
-            return rc == CS_OK ? cs_replica_bound_accepted(e->replica, h->number, s->salvage ? 0 : s->log_number, err)
-                               : rc;
+            return rc == CS_OK
+                       ? cs_replica_bound_accepted(e->replica, h->number, s->salvage ? 0 : s->log_number, 0, err)
+                       : rc;
         }
         if (!s->salvage && bound[i].state == CS_BOUND_ACCEPTED && (!same || bound[i].log_number != s->log_number))
             return cs_fail(err, CS_EHUB, "HUB_FORK: the hub acknowledged another batch than it has in its log");
@@ -199,7 +200,7 @@ static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_heade
         return fault == CS_FAULT_BAD_CHUNK ? bad_chunk(e, h, err) : set_aside(e, h, cs_unpack_fault_name(fault), err);
     }
     delta.state = delta.state || (s->salvage && s->apart);
-    if (rc == CS_OK)
+    if (rc == CS_OK && (rc = cs_collect_judge(e, h, s->log_number, &s->arena, &delta, err)) == CS_OK)
         rc = advance(e, &mark, h, &delta, &result, err);
     if (rc != CS_OK)
         return rc;
@@ -363,8 +364,12 @@ static int take_batch(struct clawsync_engine *e, struct cs_error *err)
     if (cs_uuid_cmp(&h.device, &e->device) == 0) {
         if ((rc = own_batch(e, &h, &adopt, err)) != CS_OK || s->need_own)
             return rc;
-        if (!adopt)
+        if (!adopt && h.kind != CS_BATCH_COLLECTION)
             return advance(e, &mark, &h, NULL, &result, err);
+        if (s->header_only && !s->own_in_full) { /* a collection is made where it stands, by its author, too */
+            s->own_in_full = s->need_own = true;
+            return CS_OK;
+        }
     }
     if (s->header_only) {
         cs_fail(err, CS_ECORRUPT, "BAD_CHUNK: the hub gave a batch without its content");
@@ -592,11 +597,31 @@ static void again_ended(struct clawsync_engine *e)
         again_next(e);
 }
 
+static void collect_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    j->rc = cs_collect_settle(e, &j->err);
+}
+
+static void read_to_the_end(struct clawsync_engine *e);
+
+static void collect_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    if (j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+    else
+        read_to_the_end(e);
+}
+
 static void read_to_the_end(struct clawsync_engine *e)
 {
     struct cs_pull_step *s = &e->pull;
     struct cs_error none = { 0 };
 
+    if (e->stale) {
+        s->job = (struct cs_job){ .run = collect_run, .done = collect_done };
+        cs_engine_job(e, &s->job);
+        return;
+    }
     if (!s->want_again) {
         finish(e, CS_OK, &none);
         return;

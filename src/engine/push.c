@@ -105,7 +105,17 @@ static int put_request(struct clawsync_engine *e, const struct cs_batch *b, stru
     return CS_OK;
 }
 
-static int put_in_flight(struct clawsync_engine *e, const struct cs_batch *b, struct cs_error *err)
+int64_t cs_push_lowest(const struct cs_delta *d)
+{
+    int64_t lowest = INT64_MAX;
+
+    for (uint32_t i = 0; i < d->nops; i++)
+        if (d->ops[i].stamp < lowest)
+            lowest = d->ops[i].stamp;
+    return lowest;
+}
+
+static int put_in_flight(struct clawsync_engine *e, const struct cs_batch *b, enum cs_keep keep, struct cs_error *err)
 {
     struct cs_push_step *s = &e->push;
     struct cs_push_item *it = &s->flight[s->nflight];
@@ -115,7 +125,9 @@ static int put_in_flight(struct clawsync_engine *e, const struct cs_batch *b, st
     if ((rc = cs_batch_header_decode(&h, cs_slice(b->header, sizeof b->header), err)) != CS_OK ||
         (rc = put_request(e, b, err)) != CS_OK)
         return rc;
-    *it = (struct cs_push_item){ .number = h.number, .nops = h.nops, .nchunks = b->nchunks, .bytes = b->sealed.len };
+    *it = (struct cs_push_item){
+        .keep = keep, .number = h.number, .nops = h.nops, .nchunks = b->nchunks, .bytes = b->sealed.len
+    };
     memcpy(it->hash, b->hash, 32);
     s->nflight++;
     s->bytes += it->bytes;
@@ -181,6 +193,18 @@ static void note_progress(struct clawsync_engine *e)
     cs_note_progress(e, "pushing", s->acked, s->total);
 }
 
+/* A collection that stands in the log before it, and that its author has not seen, is about nothing newer than what is
+ * read here by now: no log is pruned, and so no tombstone collected, beyond where this device has read. */
+static enum cs_keep keep_of(const struct clawsync_engine *e, const struct cs_delta *d)
+{
+    struct cs_pull_mark mark;
+
+    cs_replica_pull_mark(e->replica, &mark);
+    if (mark.number == 0)
+        return CS_KEEP_NOTE;
+    return cs_push_lowest(d) <= mark.top_stamp ? CS_KEEP_BYTES : CS_KEEP_NOTHING;
+}
+
 static int make_batch(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_push_step *s = &e->push;
@@ -189,16 +213,22 @@ static int make_batch(struct clawsync_engine *e, struct cs_error *err)
     struct cs_batch_header h;
     bool full;         /* entities that others miss come first */
     bool more = false; /* of the merged state, which a refilled hub gets last */
+    bool stale = false;
     int rc;
 
     if (keys == NULL)
         return epoch_missing(e, err);
-    if ((rc = cs_reconcile_extract(e, &s->arena, BATCH_BYTES, &delta, &full, err)) != CS_OK)
+    if ((rc = cs_reconcile_extract(e, &s->arena, BATCH_BYTES, &delta, &full, err)) != CS_OK ||
+        (rc = cs_replica_stale(e->replica, &stale, err)) != CS_OK)
         return rc;
-    if (!full && ((rc = cs_replica_extract(e->replica, &s->arena, e->config.max_delta_rows, BATCH_BYTES, &delta,
-                                           err)) != CS_OK ||
-                  (delta.nops == 0 && (rc = cs_replica_extract_state(e->replica, &s->arena, e->config.max_delta_rows,
-                                                                     BATCH_BYTES, &delta, &more, err)) != CS_OK)))
+    if (!full &&
+        (rc = cs_replica_extract(e->replica, &s->arena, e->config.max_delta_rows, BATCH_BYTES, &delta, err)) != CS_OK)
+        return rc;
+    if (!full && delta.nops == 0 && (rc = cs_collect_extract(e, &s->arena, &delta, err)) != CS_OK)
+        return rc;
+    if (!full && delta.nops == 0 && !stale && /* which says that rows in it may have to go first */
+        (rc = cs_replica_extract_state(e->replica, &s->arena, e->config.max_delta_rows, BATCH_BYTES, &delta, &more,
+                                       err)) != CS_OK)
         return rc;
     if (delta.nops == 0) {
         s->nothing_more = !full && !more;
@@ -215,7 +245,9 @@ static int make_batch(struct clawsync_engine *e, struct cs_error *err)
         return rc;
     if (full)
         cs_reconcile_extracted(e);
-    if ((rc = put_in_flight(e, &s->batch, err)) == CS_OK && ++s->made == 2)
+    if (delta.collect.through > 0)
+        e->collect_through = 0;
+    if ((rc = put_in_flight(e, &s->batch, full ? CS_KEEP_NOTHING : keep_of(e, &delta), err)) == CS_OK && ++s->made == 2)
         rc = count_total(e, err);
     return rc;
 }
@@ -238,7 +270,7 @@ static int load_bound(struct clawsync_engine *e, struct cs_error *err)
             return cs_fail(err, CS_ECORRUPT, "too many bound batches in %s", e->config.db_path);
         cs_batch_free(&s->batch);
         if ((rc = cs_batch_decode(&s->batch, bound[i].stored, err)) == CS_OK)
-            rc = put_in_flight(e, &s->batch, err);
+            rc = put_in_flight(e, &s->batch, CS_KEEP_BYTES, err);
     }
     s->loaded = rc == CS_OK;
     return rc;
@@ -295,7 +327,7 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
                        r->log_number, head.number);
     /* the copy first: it may go while the batch waits, never wait when that is gone */
     if ((rc = cs_queue_accepted(e->queue, it.hash, err)) != CS_OK ||
-        (rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, err)) != CS_OK)
+        (rc = cs_replica_bound_accepted(e->replica, it.number, r->log_number, it.keep, err)) != CS_OK)
         return rc;
     if (s->acked == 0)
         s->acked_first = it.number;

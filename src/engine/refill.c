@@ -48,7 +48,9 @@ int cs_refill_open(struct clawsync_engine *e, struct cs_error *err)
     }
     cs_buf_free(&b);
     cs_log_update(e);
-    return rc == CS_ENOTFOUND ? CS_OK : rc;
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    return cs_collect_open(e, err);
 }
 
 bool cs_refill_is_open(const struct clawsync_engine *e)
@@ -84,11 +86,12 @@ static int knows_more(struct clawsync_engine *e, bool *out, struct cs_error *err
     return rc;
 }
 
-static int switch_log(struct clawsync_engine *e, bool publish, const char *forget, struct cs_error *err)
+static int switch_log(struct clawsync_engine *e, bool publish, bool sweep, const char *forget, struct cs_error *err)
 {
     struct cs_new_log n = { .log_id = e->log.id,
                             .chain_number = CS_CHAIN_BASE(e->log.generation),
                             .publish = publish,
+                            .sweep = sweep,
                             .forget = { kept_head, forget } };
     int rc;
 
@@ -96,6 +99,7 @@ static int switch_log(struct clawsync_engine *e, bool publish, const char *forge
     if ((rc = cs_push_take_back(e, err)) != CS_OK || (rc = cs_replica_new_log(e->replica, &n, err)) != CS_OK)
         return rc;
     e->head_unsaved = false;
+    e->stale = true;
     return CS_OK;
 }
 
@@ -123,7 +127,7 @@ int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err)
     if (e->log.id == 0 || mark.log_id == e->log.id || cs_refill_is_open(e) || e->beside ||
         !cs_replica_is_set_up(e->replica))
         return CS_OK;
-    if ((rc = knows_more(e, &more, err)) != CS_OK || (rc = switch_log(e, more, record, err)) != CS_OK)
+    if ((rc = knows_more(e, &more, err)) != CS_OK || (rc = switch_log(e, more, !more, record, err)) != CS_OK)
         return rc;
     cs_self_find_floor(e);
     cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "", "the hub had lost what it had, and was refilled by another device; %s",
@@ -326,7 +330,7 @@ static void given_run(struct clawsync_engine *e, struct cs_job *j)
             s->seen.number = head.number;
         }
     } else if ((j->rc = cs_engine_head(e, head_in(e, &a), &head, &j->err)) == CS_OK && mark.log_id != e->log.id) {
-        j->rc = switch_log(e, true, NULL, &j->err);
+        j->rc = switch_log(e, true, false, NULL, &j->err);
     }
     s->at = s->next;
     cs_messages_free(&s->taken);

@@ -51,6 +51,21 @@ static void next_job(struct clawsync_engine *e, void (*run)(struct clawsync_engi
 
 /* ---- merging ---- */
 
+/* Of our batches that wait, the snapshot has those up to own->number; or an older life of this device sent that one. */
+static int is_of_this_life(struct clawsync_engine *e, const struct cs_snapshot_peer *own, struct cs_bound **bound,
+                           size_t *n, bool *out, struct cs_error *err)
+{
+    uint64_t chain;
+    uint8_t hash[32];
+    int rc = cs_replica_bound(e->replica, &e->take.arena, false, bound, n, err);
+
+    cs_replica_chain(e->replica, &chain, hash);
+    *out = own->number <= chain;
+    for (size_t i = 0; i < *n && rc == CS_OK; i++)
+        *out = *out || ((*bound)[i].number == own->number && memcmp((*bound)[i].hash, own->hash, 32) == 0);
+    return rc;
+}
+
 /* Batches of ours that the snapshot has are at the hub, and those that were bound before them; also where the hub has
  * acknowledged the last of them anew, which its log still had, and one before it was pruned. */
 static int settle_own(struct clawsync_engine *e, const struct cs_snapshot_peer *own, struct cs_error *err)
@@ -58,18 +73,12 @@ static int settle_own(struct clawsync_engine *e, const struct cs_snapshot_peer *
     struct cs_take_step *s = &e->take;
     struct cs_bound *bound = NULL;
     bool ours;
-    uint64_t chain;
-    uint8_t hash[32];
     size_t n = 0;
-    int rc = cs_replica_bound(e->replica, &s->arena, false, &bound, &n, err);
+    int rc = is_of_this_life(e, own, &bound, &n, &ours, err);
 
     if (rc != CS_OK)
         return rc;
-    cs_replica_chain(e->replica, &chain, hash);
-    ours = own->number <= chain;
-    for (size_t i = 0; i < n; i++)
-        ours = ours || (bound[i].number == own->number && memcmp(bound[i].hash, own->hash, 32) == 0);
-    if (!ours) { /* an older life of this device sent it; what is bound goes behind it */
+    if (!ours) { /* what is bound goes behind it */
         e->recovering = true;
         return cs_push_take_back(e, err);
     }
@@ -77,30 +86,70 @@ static int settle_own(struct clawsync_engine *e, const struct cs_snapshot_peer *
         if (bound[i].state != CS_BOUND_WAITING || bound[i].number > own->number)
             continue;
         if ((rc = cs_queue_accepted(e->queue, bound[i].hash, err)) == CS_OK)
-            rc = cs_replica_bound_accepted(e->replica, bound[i].number, s->d.number, err);
+            rc = cs_replica_bound_accepted(e->replica, bound[i].number, s->d.number, CS_KEEP_NOTHING, err);
     }
     return rc;
+}
+
+/* Our last batch that the snapshot has; false: it has none. */
+static bool own_place(struct clawsync_engine *e, struct cs_snapshot_peer *out)
+{
+    const struct cs_take_step *s = &e->take;
+
+    for (uint32_t i = 0; i < s->d.npeers; i++) {
+        cs_snapshot_peer_at(&s->d, i, out);
+        if (cs_uuid_cmp(&out->device, &e->device) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Before anything of it is merged: rows that it will not name may have been deleted, and their tombstones collected. */
+static int prepare(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct cs_take_step *s = &e->take;
+    struct cs_snapshot_peer own;
+    struct cs_bound *bound = NULL;
+    bool ours = false;
+    size_t n = 0;
+    int rc;
+
+    s->marked = true;
+    if ((rc = cs_replica_mark_stale(e->replica, err)) != CS_OK ||
+        (rc = cs_collect_missed(e, &s->told, &s->missed, err)) != CS_OK || !s->missed)
+        return rc;
+    if (own_place(e, &own)) {
+        if ((rc = is_of_this_life(e, &own, &bound, &n, &ours, err)) != CS_OK)
+            return rc;
+        s->older = !ours;
+        if (ours && (rc = cs_push_doubt(e, own.number, err)) != CS_OK)
+            return rc;
+    }
+    return cs_collect_ahead(e, &s->told, ours, err);
 }
 
 static int adopt(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_take_step *s = &e->take;
     struct cs_known_place *places = cs_arena_zalloc(&s->arena, (size_t)s->d.npeers + 1, sizeof *places);
+    struct cs_snapshot_peer p;
     struct cs_pull_mark mark;
     int rc = places == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
 
-    cs_replica_pull_mark(e->replica, &mark);
     for (uint32_t i = 0; i < s->d.npeers && rc == CS_OK; i++) {
-        struct cs_snapshot_peer p;
-
         cs_snapshot_peer_at(&s->d, i, &p);
         places[i] = (struct cs_known_place){ .device = p.device, .number = p.number, .member_seq = p.member_seq };
         memcpy(places[i].hash, p.hash, 32);
-        if (cs_uuid_cmp(&p.device, &e->device) == 0)
-            rc = settle_own(e, &p, err);
     }
+    if (rc == CS_OK && own_place(e, &p))
+        rc = settle_own(e, &p, err);
+    if (rc == CS_OK && s->missed)
+        rc = cs_push_take_back_old(e, s->told.through, err);
+    if (rc == CS_OK && s->missed)
+        rc = cs_collect_taken(e, &s->d.device, s->older, &s->told, err);
     if (rc != CS_OK)
         return rc;
+    cs_replica_pull_mark(e->replica, &mark);
     mark.log_id = s->d.log_id;
     mark.number = s->d.number;
     memcpy(mark.log_hash, s->d.log_hash, 32);
@@ -108,7 +157,7 @@ static int adopt(struct clawsync_engine *e, struct cs_error *err)
         mark.highest_epoch = s->d.highest_epoch;
     if (s->d.top_stamp > mark.top_stamp)
         mark.top_stamp = s->d.top_stamp;
-    if ((rc = cs_replica_adopt(e->replica, &mark, places, s->d.npeers, err)) != CS_OK)
+    if ((rc = cs_replica_adopt(e->replica, &mark, places, s->d.npeers, s->missed ? &s->told : NULL, err)) != CS_OK)
         return rc;
     s->took = true;
     return CS_OK;
@@ -154,6 +203,8 @@ static void merge_run(struct clawsync_engine *e, struct cs_job *j)
         return;
     }
     cs_batch_free(&s->batch);
+    if (!s->marked && (j->rc = prepare(e, &j->err)) != CS_OK)
+        return;
     cs_replica_pull_mark(e->replica, &mark);
     if ((j->rc = cs_parts_get(s->parts, s->applied, &s->batch, &j->err)) != CS_OK ||
         (j->rc = open_part(e, &s->batch, &rows, &d, &j->err)) != CS_OK ||
@@ -201,6 +252,7 @@ static int part_came(struct clawsync_engine *e, struct cs_error *err)
     if ((rc = open_part(e, &s->batch, &rows, &d, err)) != CS_OK)
         return rc;
     cs_hasher_update(&s->root, rows.data, rows.len);
+    cs_collection_in(&d, &s->told);
     cs_buf_reset(&s->stored);
     cs_batch_encode(&s->stored, &s->batch);
     if (s->stored.failed)
@@ -425,7 +477,8 @@ void cs_step_take(struct clawsync_engine *e, bool pruned, cs_step_done done)
 
     s->done = done;
     s->pruned = pruned;
-    s->looked = s->whole = s->took = s->ended = false;
+    s->looked = s->whole = s->took = s->ended = s->marked = s->missed = s->older = false;
+    s->told = (struct cs_collection){ 0 };
     s->next = s->batch.nchunks = 0;
     s->applied = 0;
     s->rows = 0;

@@ -28,6 +28,7 @@ struct cs_batch {
     bool hidden;       /* the row lived, and the table does not show it */
     bool pending;      /* hidden only until the end of this batch */
     bool had_cells;    /* it had cells before */
+    bool striking;     /* rows that the set names are struck off sync_stale */
     sqlite3_stmt *row; /* stands on the row in the application's table; NULL: not read yet */
     struct cs_ahead ahead;
     int64_t unsent;
@@ -702,6 +703,39 @@ static int apply_op(struct cs_batch *b)
     return rc == CS_OK ? project(b) : rc;
 }
 
+/* An operation that is not merged, as the tombstone that may have met it is gone. What the state does not have of it is
+ * kept as a conflict where that was asked for. */
+static int pass_over(struct cs_batch *b)
+{
+    struct cs_row *row = &b->r->row;
+    struct cs_merge_in in;
+    int rc = b->d->told ? renumber(b, &in) : CS_OK;
+
+    if (rc != CS_OK || !b->d->told)
+        return rc;
+    rc = cs_rows_get(b->r, b->bt->id, b->op->key, row, &b->unsent, b->err);
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    rc = CS_OK;
+    for (uint32_t i = 0; i < in.ncells && rc == CS_OK; i++) {
+        const struct cs_row_cell *has = cs_row_find(row, in.cells[i].col);
+        struct cs_conflict_in c = { .why = cs_why_name(CS_WHY_DELETED),
+                                    .table = b->bt->id,
+                                    .key = b->op->key,
+                                    .col = in.cells[i].col,
+                                    .losing = in.v,
+                                    .value = &in.cells[i].value };
+        enum cs_recorded recorded;
+
+        if (has != NULL && cs_version_cmp(&has->v, &in.v) >= 0)
+            continue;
+        rc = cs_conflict_record(b->r, &c, &recorded, b->err);
+        b->result->conflicts += rc == CS_OK && recorded != CS_RECORDED_BEFORE;
+        b->result->manual_conflicts += rc == CS_OK && recorded == CS_RECORDED_MANUAL;
+    }
+    return rc;
+}
+
 /* Names to numbers, once per batch. */
 static int number_tables(struct cs_batch *b)
 {
@@ -733,13 +767,15 @@ static int apply_ops(struct cs_batch *b)
     struct cs_pending_counts counts;
     int rc;
 
-    if ((rc = number_tables(b)) != CS_OK)
+    if ((rc = number_tables(b)) != CS_OK || (rc = cs_replica_stale(b->r, &b->striking, b->err)) != CS_OK)
         return rc;
     for (uint32_t i = 0; i < b->d->nops && rc == CS_OK; i++) {
         b->op = &b->d->ops[i];
         b->bt = &b->tables[b->op->table];
-        rc = apply_op(b);
+        rc = b->op->stamp <= b->d->skip ? pass_over(b) : apply_op(b);
         leave_row(b);
+        if (rc == CS_OK && b->striking)
+            rc = cs_stale_strike(b->r, b->bt->id, b->op->key, b->err);
         b->r->hlc = cs_hlc_receive(b->r->hlc, b->op->stamp);
         b->result->ops++;
     }
@@ -829,6 +865,8 @@ static int run(struct cs_replica *r, const struct cs_delta *d, const struct cs_p
             (rc = cs_gap_after_apply(r, d, err)) != CS_OK || (rc = cs_hlc_save(r, err)) != CS_OK ||
             (has_shared(d) && (rc = cs_conflict_settle(r, err)) != CS_OK) ||
             (rc = cs_conflict_collect(r, err)) != CS_OK)
+            return rc;
+        if (d->collect.number != 0 && (rc = cs_collect(r, &d->collect, err)) != CS_OK)
             return rc;
     }
     if ((rc = cs_mark_save(r, mark, err)) != CS_OK)

@@ -76,6 +76,8 @@ int cs_replica_new_log(cs_replica *r, const struct cs_new_log *n, struct cs_erro
         rc = cs_chain_save(r, n->chain_number, n->chain_hash, err);
     if (rc == CS_OK)
         rc = forget_chains(r, n->chain_number, err);
+    if (rc == CS_OK)
+        rc = n->sweep ? cs_stale_mark(r, err) : cs_stale_clear(r, err);
     if (rc == CS_OK && n->publish)
         rc = cs_publish_save(r, 0, CS_SLICE_NULL, err);
     for (int i = 0; i < 2 && rc == CS_OK; i++)
@@ -85,11 +87,15 @@ int cs_replica_new_log(cs_replica *r, const struct cs_new_log *n, struct cs_erro
 }
 
 int cs_replica_adopt(cs_replica *r, const struct cs_pull_mark *mark, const struct cs_known_place *places, size_t n,
-                     struct cs_error *err)
+                     const struct cs_collection *c, struct cs_error *err)
 {
     int rc = begin_durable(r, err);
 
-    return rc == CS_OK ? end_durable(r, cs_mark_adopt(r, mark, places, n, err), err) : rc;
+    if (rc != CS_OK)
+        return rc;
+    if ((rc = cs_swept(r, c, err)) == CS_OK)
+        rc = cs_mark_adopt(r, mark, places, n, err);
+    return end_durable(r, rc, err);
 }
 
 int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct cs_bound **out, size_t *n,
@@ -122,6 +128,7 @@ int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct 
         b->number = (uint64_t)sqlite3_column_int64(s, 0);
         b->state = (enum cs_bound_state)sqlite3_column_int(s, 2);
         b->log_number = (uint64_t)sqlite3_column_int64(s, 3);
+        b->noted = sqlite3_column_int(s, 5) != 0;
         b->stored = cs_arena_copy(a, cs_db_column_blob(s, 4));
         if (hash.len != 32)
             rc = cs_fail(err, CS_ECORRUPT, "a bound batch in the database is damaged");
@@ -170,7 +177,8 @@ int cs_chain_advance(struct cs_replica *r, uint64_t number, const uint8_t hash[3
     return cs_db_step(r, s, "cannot note an acknowledgement", err);
 }
 
-int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_number, struct cs_error *err)
+int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_number, enum cs_keep keep,
+                              struct cs_error *err)
 {
     sqlite3_stmt *s;
     uint8_t hash[32] = { 0 };
@@ -183,6 +191,7 @@ int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_numbe
     } else {
         sqlite3_bind_int64(s, 1, (int64_t)number);
         sqlite3_bind_int64(s, 2, (int64_t)log_number);
+        sqlite3_bind_int(s, 3, (int)keep);
         step = sqlite3_step(s);
         if (step == SQLITE_ROW && sqlite3_column_bytes(s, 0) == 32) {
             memcpy(hash, sqlite3_column_blob(s, 0), 32);

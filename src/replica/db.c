@@ -43,9 +43,10 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_RUN_ANY] = "SELECT seq FROM main.sync_unsent WHERE key IS NULL LIMIT 1",
     [CS_STMT_BOUND_PUT] = "INSERT INTO main.sync_bound(number, hash, state, batch) VALUES(?1, ?2, 0, ?3)",
     [CS_STMT_BOUND_ALL] =
-        "SELECT number, hash, state, log_number, iif(?1, batch, NULL) FROM main.sync_bound ORDER BY number",
-    [CS_STMT_BOUND_ACCEPT] =
-        "UPDATE main.sync_bound SET state = 1, log_number = ?2, batch = NULL WHERE number = ?1 RETURNING hash",
+        "SELECT number, hash, state, log_number, iif(?1 AND typeof(batch) = 'blob', batch, NULL), typeof(batch) = "
+        "'integer' FROM main.sync_bound ORDER BY number",
+    [CS_STMT_BOUND_ACCEPT] = "UPDATE main.sync_bound SET state = 1, log_number = ?2, batch = "
+                             "CASE ?3 WHEN 1 THEN batch WHEN 2 THEN 0 END WHERE number = ?1 RETURNING hash",
     [CS_STMT_BOUND_REBIND] = "UPDATE main.sync_bound SET hash = ?2, batch = ?3 WHERE number = ?1 AND state = 0",
     [CS_STMT_BOUND_DROP_WAITING] = "DELETE FROM main.sync_bound WHERE state = 0",
     [CS_STMT_BOUND_AT] = "SELECT hash FROM main.sync_bound WHERE state = 1 AND log_number = ?1",
@@ -76,6 +77,15 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_PEER_ALL] = "SELECT uuid, number, hash, member_seq FROM main.sync_devices WHERE number > 0 ORDER BY uuid",
     [CS_STMT_STATE_WALK] =
         "SELECT tbl, key FROM main.sync_rows WHERE tbl >= ?1 AND (tbl > ?1 OR key > ?2) ORDER BY tbl, key",
+    [CS_STMT_TOMBSTONES] =
+        "SELECT tbl, key, 0 FROM main.sync_rows WHERE (tbl, key) > (?1, ?2) AND del <= ?3 ORDER BY tbl, key LIMIT ?4",
+    [CS_STMT_DEAD_REST] = "SELECT tbl, key, 0 FROM main.sync_rows WHERE (tbl, key) > (?1, ?2) AND ins IS NULL AND "
+                          "ifnull(del, 0) <= ?3 AND length(meta) > 3 ORDER BY tbl, key LIMIT ?4",
+    [CS_STMT_ROW_DROP] = "DELETE FROM main.sync_rows WHERE tbl = ?1 AND key = ?2",
+    [CS_STMT_STALE_WALK] = "SELECT tbl, key, doubted FROM main.sync_stale WHERE (tbl, key) > (?1, ?2) AND ?3 = 0 ORDER "
+                           "BY tbl, key LIMIT ?4",
+    [CS_STMT_STALE_DOUBT] = "UPDATE main.sync_stale SET doubted = 1 WHERE tbl = ?1 AND key = ?2",
+    [CS_STMT_STALE_STRIKE] = "DELETE FROM main.sync_stale WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_DATA_VERSION] = "PRAGMA main.data_version",
     [CS_STMT_SCHEMA_VERSION] = "PRAGMA main.schema_version",
 };

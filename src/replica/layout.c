@@ -40,7 +40,7 @@ static const char ddl[] =
     "CREATE INDEX sync_conflicts_row ON sync_conflicts(tbl, key);"
     "CREATE INDEX sync_conflicts_new ON sync_conflicts(noted) WHERE noted = 0;"
     "CREATE INDEX sync_conflicts_untold ON sync_conflicts(told) WHERE told = 1;"
-    /* Batches bound to a number. state: enum cs_bound_state; batch is dropped when accepted. */
+    /* Batches bound to a number. state: enum cs_bound_state; batch: see enum cs_keep (a note is 0). */
     "CREATE TABLE sync_bound(number INTEGER PRIMARY KEY, hash BLOB NOT NULL, state INTEGER NOT NULL, log_number "
     "INTEGER, batch BLOB);"
     "CREATE TABLE sync_refused(hash BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;"
@@ -49,11 +49,16 @@ static const char ddl[] =
     /* What a paused table held: per row a hash of each column's value. Exists only while something is paused. */
     "CREATE TABLE sync_shadow(tbl INTEGER NOT NULL, key BLOB NOT NULL, hashes BLOB NOT NULL, PRIMARY KEY(tbl, key)) "
     "WITHOUT ROWID;"
+    /* Rows that were here before others' state came, and that it has not named yet (collect.c). Exists only while that
+     * comes. doubted: whether its insert was ever sent is not known. */
+    "CREATE TABLE sync_stale(tbl INTEGER NOT NULL, key BLOB NOT NULL, doubted INTEGER NOT NULL DEFAULT 0, PRIMARY "
+    "KEY(tbl, key)) WITHOUT ROWID;"
     "INSERT INTO sync_meta VALUES('format', 2), ('hlc', 0), ('next_unsent', 1);";
 
 static const char *const ours[] = {
-    "sync_meta",   "sync_tables", "sync_columns",   "sync_devices", "sync_changelog", "sync_rows",   "sync_unsent",
-    "sync_hidden", "sync_bound",  "sync_conflicts", "sync_refused", "sync_log",       "sync_shadow", CS_SHARED,
+    "sync_meta",    "sync_tables", "sync_columns", "sync_devices", "sync_changelog",
+    "sync_rows",    "sync_unsent", "sync_hidden",  "sync_bound",   "sync_conflicts",
+    "sync_refused", "sync_log",    "sync_shadow",  "sync_stale",   CS_SHARED,
 };
 enum { NOURS = sizeof ours / sizeof ours[0], FORMAT = 2 };
 

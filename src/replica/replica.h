@@ -122,13 +122,17 @@ struct cs_bound {
     uint8_t hash[32];
     enum cs_bound_state state;
     uint64_t log_number; /* accepted ones: where the hub put it, until the pull cursor has passed it */
+    bool noted;          /* accepted ones: CS_KEEP_NOTE */
     struct cs_slice stored;
 };
 /* All bound batches by number (with = true: their bytes too). */
 int cs_replica_bound(cs_replica *r, struct cs_arena *a, bool with_bytes, struct cs_bound **out, size_t *n,
                      struct cs_error *err);
-/* The hub has it: the chain head moves to it, bytes are dropped. */
-int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_number, struct cs_error *err);
+/* What is kept of it until the pull cursor has passed it: nothing, its bytes, or that something should have been. */
+enum cs_keep { CS_KEEP_NOTHING, CS_KEEP_BYTES, CS_KEEP_NOTE };
+/* The hub has it: the chain head moves to it. */
+int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_number, enum cs_keep keep,
+                              struct cs_error *err);
 /* Is another batch than this one acknowledged at that number of the log? Known until the pull cursor has passed it. */
 int cs_replica_acknowledged_other(cs_replica *r, uint64_t log_number, const uint8_t hash[32], bool *out,
                                   struct cs_error *err);
@@ -194,7 +198,8 @@ void cs_replica_pull_mark(const cs_replica *r, struct cs_pull_mark *out); /* the
 /* L_number of one of the last 65,536 numbers; CS_ENOTFOUND. */
 int cs_replica_log_hash(cs_replica *r, uint64_t number, uint8_t out[32], struct cs_error *err);
 /* All of a snapshot is merged: the position is the snapshot's from now on, which is beyond the present one. Devices'
- * places are as it says; one that is known further stays. One durable transaction. */
+ * places are as it says; one that is known further stays. c: what is collected by then, all that this device has of it
+ * being swept; or NULL. One durable transaction. */
 struct cs_known_place {
     struct cs_uuid device;
     uint64_t number;
@@ -202,7 +207,7 @@ struct cs_known_place {
     uint32_t member_seq;
 };
 int cs_replica_adopt(cs_replica *r, const struct cs_pull_mark *mark, const struct cs_known_place *places, size_t n,
-                     struct cs_error *err);
+                     const struct cs_collection *c, struct cs_error *err);
 /* What is known of a device's chain: CS_ENOTFOUND before its first batch. */
 struct cs_peer {
     uint64_t number;
@@ -218,15 +223,51 @@ struct cs_known_peer {
 };
 int cs_replica_peers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **out, size_t *n, struct cs_error *err);
 /* The hub's log is another one from now on, of which nothing was pulled; own batches follow the chain head given. What
- * waits was taken back before (cs_replica_unbind). publish: as cs_replica_publish. forget: values of the engine's that
- * go, or NULL. One durable transaction. */
+ * waits was taken back before (cs_replica_unbind). publish: as cs_replica_publish; sweep: as cs_replica_mark_stale.
+ * forget: values of the engine's that go, or NULL. One durable transaction. */
 struct cs_new_log {
     uint64_t log_id, chain_number;
     uint8_t chain_hash[32];
-    bool publish;
+    bool publish, sweep;
     const char *forget[2];
 };
 int cs_replica_new_log(cs_replica *r, const struct cs_new_log *n, struct cs_error *err);
+
+/* ---- collecting tombstones (docs/decisions/0017) ---- */
+
+/* Up to where this database has forgotten them: through 0: none yet. told: what the merged state says of it, which is
+ * further only while others' state was merged in place of the log. */
+int cs_replica_collected(cs_replica *r, struct cs_collection *out, struct cs_error *err);
+int cs_replica_told_collected(cs_replica *r, struct cs_collection *out, struct cs_error *err);
+/* Is there one with a stamp up to this? Reads all rows where there is none. */
+int cs_replica_tombstones(cs_replica *r, int64_t through, bool *out, struct cs_error *err);
+/* The set that says so, for cs_replica_bind, in the arena. Its place is that of its batch: nothing of it is merged
+ * before it is known (cs_collection_place, then cs_replica_apply). */
+int cs_replica_collection(cs_replica *r, struct cs_arena *a, int64_t through, struct cs_delta *out,
+                          struct cs_error *err);
+/* What it says of a collection, if it has that row of the merged state; else *out stays. */
+void cs_collection_in(const struct cs_delta *d, struct cs_collection *out);
+int cs_collection_place(struct cs_delta *d, struct cs_arena *a, const struct cs_collection *c, struct cs_error *err);
+/* Others' merged state is to come: rows that it will not name may have been deleted, and their tombstones collected.
+ * One transaction. *out: that is so. */
+int cs_replica_mark_stale(cs_replica *r, struct cs_error *err);
+int cs_replica_stale(cs_replica *r, bool *out, struct cs_error *err);
+/* Whether the log had this set of ours before what is collected, or not at all, is not known. */
+int cs_replica_doubt(cs_replica *r, const struct cs_delta *d, struct cs_error *err);
+/* And before it comes: it may have something again that a tombstone of this device's, which it has forgotten, would
+ * meet. One transaction. */
+int cs_replica_forget(cs_replica *r, int64_t through, struct cs_error *err);
+/* All of it is there, up to collection `through`: some of the rows that it did not name, and that have something up to
+ * that stamp that is not unsent, are deleted; edits of theirs that are become conflicts. older: so do inserts, which
+ * this device may have sent in a life that it does not remember. *swept counts them. */
+struct cs_sweep {
+    int64_t through;
+    struct cs_uuid author; /* of the deletes, which nobody else sees */
+    bool older;
+};
+int cs_replica_sweep(cs_replica *r, const struct cs_sweep *how, bool *more, uint64_t *swept, struct cs_error *err);
+/* They are all looked at. c: as for cs_replica_adopt. One transaction. */
+int cs_replica_swept(cs_replica *r, const struct cs_collection *c, struct cs_error *err);
 
 /* ---- looking ---- */
 

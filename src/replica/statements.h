@@ -57,6 +57,12 @@ enum cs_statement {
     CS_STMT_PEER_FORGET,
     CS_STMT_PEER_ALL,
     CS_STMT_STATE_WALK, /* rows of all tables, in order, behind one */
+    CS_STMT_TOMBSTONES, /* collect.c: rows behind one, with a delete up to a stamp */
+    CS_STMT_DEAD_REST,  /* those that do not live, and have cells */
+    CS_STMT_ROW_DROP,
+    CS_STMT_STALE_WALK,
+    CS_STMT_STALE_DOUBT,
+    CS_STMT_STALE_STRIKE,
     CS_STMT_DATA_VERSION,
     CS_STMT_SCHEMA_VERSION,
     CS_NSTATEMENTS

@@ -159,6 +159,19 @@ void cs_over_sort(struct cs_op_over *over, uint32_t n);
 int cs_snapshot_begin(struct cs_replica *r, struct cs_error *err);
 void cs_snapshot_end(struct cs_replica *r);
 
+/* collect.c. Inside a write transaction, the scratch arena reset: every tombstone up to c->through goes, and c is what
+ * is collected here. */
+enum { CS_COLLECTION_LEN = 24 };
+void cs_collection_encode(const struct cs_collection *c, uint8_t out[CS_COLLECTION_LEN]);
+int cs_collect(struct cs_replica *r, const struct cs_collection *c, struct cs_error *err);
+/* The position in the set of a table of ours by number, which is put there if it is not. */
+int cs_collect_table(struct cs_replica *r, struct cs_arena *a, struct cs_delta *d, int64_t id, uint32_t *cap,
+                     uint32_t *out, struct cs_error *err);
+int cs_stale_mark(struct cs_replica *r, struct cs_error *err); /* all rows that are here */
+int cs_stale_strike(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err);
+int cs_stale_clear(struct cs_replica *r, struct cs_error *err);
+int cs_swept(struct cs_replica *r, const struct cs_collection *c, struct cs_error *err);
+
 /* publish.c: the row up to which the merged state is bound. */
 int cs_publish_save(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err);
 int cs_publish_load(struct cs_replica *r, struct cs_arena *a, int64_t *table, struct cs_slice *key,

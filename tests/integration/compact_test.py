@@ -152,8 +152,10 @@ class ByItself(CompactTest):
         def more():
             nonlocal written
             written += 1
-            devices[written % 3].sql(f"INSERT INTO memory_records(id, title) VALUES ('m{written}', 'x');")
-            return self.numbers()[:1] > [1]
+            devices[written % 3].sql(f"INSERT INTO memory_records(id, title) VALUES ('m{written}', 'x');"
+                                     f"DELETE FROM memory_records WHERE id = 'm{written - 10}';")
+            return self.numbers()[:1] > [1] and all(
+                d.value("SELECT count(*) FROM sync_meta WHERE name = 'collected'") for d in devices)
         wait_until(more, lambda: f"pruned: {self.numbers()[:3]}, head {self.head()}")
         self.wait_equal(devices)
         d = self.device("d")
@@ -186,6 +188,32 @@ class ByItself(CompactTest):
         self.assertEqual(self.hub.numbers("SELECT count(*) FROM snapshot"), [0])
 
 
+class Collecting(CompactTest):
+    DEAD = "SELECT count(*) FROM sync_rows WHERE ins IS NULL"
+
+    def test_what_was_deleted_is_forgotten(self):
+        (a, b), number = self.pruned_workspace()
+        self.assertGreater(b.value(self.DEAD), 0)
+        rows = a.value("SELECT count(*) FROM memory_records")
+        second = self.compact(a)  # which collects first
+        self.assertGreater(second["log_number"], number)
+        self.assertEqual(a.value(self.DEAD), 0)
+        self.settle([a, b])
+        self.assertEqual(b.value(self.DEAD), 0)
+        self.compact(b)
+        self.wait_pruned_to(second["log_number"])
+        c = self.device("c")
+        self.join(a, c)
+        c.sync()
+        self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
+        self.assertEqual(c.value("SELECT count(*) FROM memory_records"), rows)
+        self.assertEqual(c.value("SELECT count(*) FROM sync_rows WHERE del IS NOT NULL"), 0)
+        before = self.head()
+        a.sync()
+        self.compact(a)
+        self.assertEqual(self.head(), before)  # there is nothing to collect
+
+
 class Silent(CompactTest):
     HUB = {"CLAW_SYNC_RETENTION_SECONDS": 0, "CLAW_SYNC_SILENT_SECONDS": 1}
 
@@ -203,6 +231,30 @@ class Silent(CompactTest):
         number = self.compact(a)["log_number"]
         self.compact(b)
         wait_until(lambda: a.sync() and self.numbers()[0] == number, lambda: f"pruned: {self.numbers()[:2]}")
+        c.sync()
+        self.settle([a, b, c])
+        self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
+        for d in (a, b, c):
+            self.assertEqual(d.value("SELECT count(*) FROM memory_records WHERE id IN ('of c', 'r0001')"), 0)
+            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'r0250'"), "unsent")
+            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'new of c'"), "unsent")
+        self.assertIn("r0001", c.claw("conflicts", "list", "--all", want=None).stdout + c.claw("conflicts", "list").stdout)
+
+    def test_it_comes_back_when_deletes_are_forgotten(self):
+        a, b, c = self.workspace_of(3)
+        self.fill(a)
+        c.sql("INSERT INTO memory_records(id, title) VALUES ('of c', 'acknowledged');")
+        self.settle([a, b, c])
+        c.sql("UPDATE memory_records SET title = 'unsent' WHERE id IN ('r0001', 'r0250');"
+              "INSERT INTO memory_records(id, title) VALUES ('new of c', 'unsent');")
+        self.churn(a)
+        a.sql("DELETE FROM memory_records WHERE id = 'of c';")
+        for _ in range(2):  # the second one lacks what the first one had still to say was deleted
+            self.settle([a, b])
+            number = self.compact(a)["log_number"]
+            self.compact(b)
+            wait_until(lambda: a.sync() and self.numbers()[0] == number, lambda: f"pruned: {self.numbers()[:2]}")
+        self.assertEqual(a.value("SELECT count(*) FROM sync_rows WHERE ins IS NULL"), 0)
         c.sync()
         self.settle([a, b, c])
         self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
@@ -476,7 +528,8 @@ class Hostile(CompactTest):
                 ("UPDATE snapshot_part SET part = ? WHERE part = ? AND workspace = ?", to, of, ours)
                 for of, to in ((0, 77), (1, 0), (77, 1))))),
             "cut short": ("HUB_WITHHELD", lambda: self.bend(
-                ("DELETE FROM snapshot_part WHERE part = 1 AND workspace = ?", ours))),
+                ("DELETE FROM snapshot_part WHERE workspace = ?1 AND part = (SELECT max(part) FROM snapshot_part "
+                 "WHERE workspace = ?1)", ours))),
             "unattested": ("SNAPSHOT_UNATTESTED", lambda: self.bend(
                 ("UPDATE snapshot SET attester = zeroblob(16), attestation = x'' WHERE " + ours_served,))),
             "attested by nobody": ("SNAPSHOT_UNATTESTED", lambda: self.flip("snapshot", "attestation", 50, ours_served)),

@@ -135,7 +135,7 @@ static void between(struct work *w, int call)
         run_here(&w->c, "UPDATE t SET a = a + 1000 WHERE id > 12; INSERT INTO t VALUES(100, 5000, 'x')");
     if (call == 5) {
         assert_int_equal(cs_state_apply(&w->c.model, &w->out, NULL, NULL), CS_OK);
-        must(cs_replica_bound_accepted(w->c.r, ++w->c.number, 1, &w->err), &w->err, "accepted");
+        must(cs_replica_bound_accepted(w->c.r, ++w->c.number, 1, 0, &w->err), &w->err, "accepted");
     }
     if (call == 6)
         assert_int_equal(cs_state_apply(&w->c.model, &w->in, NULL, NULL), CS_OK);

@@ -17,6 +17,7 @@ struct hub {
     cs_wake *end;
     pthread_t thread;
     bool running;
+    uint64_t silent_ms; /* after which a device is not waited for when the log is pruned; 0: it is */
     void (*starting)(struct hub *h, void *arg); /* before the loop runs, when the hub is up; may be NULL */
     void *arg;
 };
@@ -45,7 +46,7 @@ static inline void *hub_main(void *arg)
 
 static inline void hub_start(struct hub *h)
 {
-    struct cs_hub_options o = { .host = "127.0.0.1", .database = h->database };
+    struct cs_hub_options o = { .host = "127.0.0.1", .database = h->database, .silent_ms = h->silent_ms };
     struct cs_error err = { 0 };
 
     signal(SIGPIPE, SIG_IGN);

@@ -258,7 +258,7 @@ static inline void bind_and_accept(struct capture *c)
     c->number++;
     memset(hash, (int)c->number, sizeof hash);
     must(cs_replica_bind(c->r, c->number, hash, cs_slice("bytes", 5), &err), &err, "bind");
-    must(cs_replica_bound_accepted(c->r, c->number, c->number, &err), &err, "accepted");
+    must(cs_replica_bound_accepted(c->r, c->number, c->number, 0, &err), &err, "accepted");
 }
 
 /* What others know by now is what is here. */

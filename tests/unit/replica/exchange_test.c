@@ -262,7 +262,7 @@ static void push(int i)
             cs_arena_free(&e->arena);
             continue;
         }
-        ok(cs_replica_bound_accepted(d->r, number + 1, nlog + 1, &err), &err, "accepted");
+        ok(cs_replica_bound_accepted(d->r, number + 1, nlog + 1, 0, &err), &err, "accepted");
         e->author = i;
         nlog++;
     }

@@ -67,10 +67,10 @@ static int work(struct capture *c, struct cs_error *err)
             break;
         assert_int_equal(cs_state_apply(&c->model, &d, NULL, NULL), CS_OK);
         c->number++; /* bound: durable, to be sent as it is */
-        rc = cs_replica_bound_accepted(c->r, c->number, c->number, err);
+        rc = cs_replica_bound_accepted(c->r, c->number, c->number, 0, err);
         if (rc != CS_OK) {
             no_limit();
-            must(cs_replica_bound_accepted(c->r, c->number, c->number, err), err, "accepted");
+            must(cs_replica_bound_accepted(c->r, c->number, c->number, 0, err), err, "accepted");
         }
     }
     cs_arena_free(&a);

@@ -401,9 +401,9 @@ static void bound_batches_survive(void **state)
         assert_int_equal(b[i].state, CS_BOUND_WAITING);
         assert_int_equal(b[i].stored.len, i + 1);
     }
-    must(cs_replica_bound_accepted(c.r, 1, 17, &err), &err, "accepted");
-    must(cs_replica_bound_accepted(c.r, 1, 17, &err), &err, "accepted twice");
-    assert_int_equal(cs_replica_bound_accepted(c.r, 8, 17, &err), CS_ENOTFOUND);
+    must(cs_replica_bound_accepted(c.r, 1, 17, 0, &err), &err, "accepted");
+    must(cs_replica_bound_accepted(c.r, 1, 17, 0, &err), &err, "accepted twice");
+    assert_int_equal(cs_replica_bound_accepted(c.r, 8, 17, 0, &err), CS_ENOTFOUND);
     hash[0] = 22;
     must(cs_replica_rebind(c.r, 2, hash, cs_slice("new", 3), &err), &err, "rebind");
     cs_replica_close(c.r);

@@ -156,7 +156,7 @@ static bool send_some(struct capture *c, bool all)
     }
     for (size_t i = 0; i < n && !back; i++) {
         c->number++;
-        must(cs_replica_bound_accepted(c->r, c->number, 0, &err), &err, "accepted");
+        must(cs_replica_bound_accepted(c->r, c->number, 0, 0, &err), &err, "accepted");
         publish(c, &d[i]);
     }
     cs_arena_free(&a);
