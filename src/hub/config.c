@@ -72,8 +72,11 @@ static int pruning_parse(struct cs_hub_config *c, cs_getenv *env, struct cs_erro
         return rc;
     c->retention_ms = v != NULL && strcmp(v, "none") == 0 ? UINT64_MAX : seconds * 1000;
     if ((rc = number(&seconds, env, "CLAW_SYNC_SILENT_SECONDS", SILENT, 1, SECONDS_MAX,
-                     "every device is waited for, however long it is away", err)) == CS_OK)
-        c->silent_ms = seconds * 1000;
+                     "every device is waited for, however long it is away", err)) != CS_OK)
+        return rc;
+    c->silent_ms = seconds * 1000;
+    if ((rc = number(&seconds, env, "CLAW_SYNC_PRUNE_SECONDS", 0, 1, DAY_S, "the usual time", err)) == CS_OK)
+        c->flush_ms = seconds * 1000;
     return rc;
 }
 

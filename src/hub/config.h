@@ -28,7 +28,7 @@ struct cs_hub_config {
     uint32_t quota_devices;                        /* of one workspace, as the next ones; 0: no limit */
     uint64_t quota_bytes, quota_bytes_per_s;
     uint64_t retention_ms; /* as in struct cs_hub_options */
-    uint64_t silent_ms;
+    uint64_t silent_ms, flush_ms;
     const char *key_seed; /* secret; borrowed; NULL: a key in data_dir */
 };
 

@@ -96,7 +96,7 @@ static void flush_due(void *arg)
     struct cs_hub *h = arg;
 
     cs_presence_flush(h);
-    cs_timer_start(h->flush_timer, FLUSH_MS);
+    cs_timer_start(h->flush_timer, h->flush_ms);
 }
 
 static void hub_free(struct cs_hub *h)
@@ -186,6 +186,7 @@ static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_
     if (cs_sessions_new(h, &h->sessions) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     h->env.pruning = (struct cs_pruning){ o->retention_ms, o->silent_ms };
+    h->flush_ms = o->flush_ms != 0 ? o->flush_ms : FLUSH_MS;
     h->env.quota = (struct cs_quota){ o->quota_devices, o->quota_bytes, o->quota_bytes_per_s };
     if ((rc = cs_rpc_server_new(h->loop, &server, &h->server, err)) != CS_OK)
         return rc;
@@ -194,7 +195,7 @@ static int hub_open(struct cs_hub *h, const struct cs_hub_options *o, struct cs_
         return rc;
     if ((rc = cs_others_start(h, o->poll_ms, err)) != CS_OK)
         return rc;
-    cs_timer_start(h->flush_timer, FLUSH_MS);
+    cs_timer_start(h->flush_timer, h->flush_ms);
     return CS_OK;
 }
 

@@ -24,6 +24,7 @@ struct cs_hub_options {
     uint64_t quota_bytes_per_s;                    /* that it sends */
     uint64_t retention_ms;                         /* that a log keeps what a snapshot has; UINT64_MAX: for ever */
     uint64_t silent_ms;      /* after which a device is not waited for with that; 0: it always is */
+    uint64_t flush_ms;       /* how often it writes down how far devices have read, and prunes; 0: once a minute */
     bool limit_loopback;     /* the limits per address hold for this machine too */
     const char *admin_host;  /* metrics and the admin page; NULL: no such port */
     uint16_t admin_port;     /* 0 picks one */

@@ -356,7 +356,8 @@ struct cs_hub {
     struct cs_hold holds[CS_HUB_HOLDS];
     size_t next_hold;
     bool behind_proxy, limit_loopback;
-    cs_timer *flush_timer; /* presence to the store, now and then */
+    cs_timer *flush_timer; /* presence to the store, now and then, and what is to be pruned */
+    uint64_t flush_ms;
     struct cs_watcher *watchers[CS_HUB_WATCH_BUCKETS];
     size_t nwatchers;
     struct cs_others *others; /* NULL: nobody else is on the store */

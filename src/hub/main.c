@@ -59,6 +59,7 @@ static const char help[] =
     "                              default 64, 10000000000 and 20000000\n"
     "  CLAW_SYNC_RETENTION_SECONDS  that logs keep what a snapshot has; default 86400; \"none\": for ever\n"
     "  CLAW_SYNC_SILENT_SECONDS    a device away for so long is not waited for; default 7776000; \"none\": all are\n"
+    "  CLAW_SYNC_PRUNE_SECONDS     so often the hub looks for what can be pruned; default 60\n"
     "  CLAW_SYNC_SERVER_KEY_SEED   32 secret bytes or more; default: a random key in hub.key\n"
     "\n"
     "migrate-store moves all data from one database to another, each given as in\n"
@@ -251,6 +252,7 @@ static int start(struct program *p, struct cs_world *world, const struct cs_hub_
                                 .quota_bytes_per_s = c->quota_bytes_per_s,
                                 .retention_ms = c->retention_ms,
                                 .silent_ms = c->silent_ms,
+                                .flush_ms = c->flush_ms,
                                 .cert_file = c->cert_file,
                                 .key_file = c->key_file,
                                 .database = c->database,

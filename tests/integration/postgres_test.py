@@ -420,7 +420,7 @@ class Moving(PostgresCase):
     def test_pruned_there_and_back(self):
         """A snapshot moves along: who is new begins with it at the new store, and who was there goes on, to the next one."""
         self.hub.stop()
-        self.hub.env["CLAW_SYNC_RETENTION_SECONDS"] = 0
+        self.hub.env |= {"CLAW_SYNC_RETENTION_SECONDS": 0, "CLAW_SYNC_PRUNE_SECONDS": 1}
         self.hub.start()
         here, there = f"sqlite:{self.file}", self.postgres.url
         hubs = {here: self.hub, there: PostgresHub(self.hub.folder, CLAW_SYNC_HUB_DATABASE_URL=there, **self.hub.env)}
