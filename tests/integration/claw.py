@@ -37,6 +37,12 @@ def clean_env(**more):
     return env | {k: str(v) for k, v in more.items()}
 
 
+def preloaded(fixture, **env):
+    """The environment of a program with tests/fixtures/FIXTURE.c in it."""
+    asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+    return {"LD_PRELOAD": next(BUILD.resolve().rglob(f"{fixture}.so")), "ASAN_OPTIONS": asan.lstrip(":")} | env
+
+
 class Hub:
     """claw-sync-server as a process of its own."""
     address = "127.0.0.1"
@@ -83,9 +89,7 @@ class Hub:
     def with_clock(self, secs):
         """Starts again, with a clock that is so much ahead of ours."""
         self.stop()
-        asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-        self.env |= {"LD_PRELOAD": next(BUILD.resolve().rglob("late_clock.so")), "LATE_CLOCK_SECS": secs,
-                     "ASAN_OPTIONS": asan.lstrip(":")}
+        self.env |= preloaded("late_clock", LATE_CLOCK_SECS=secs)
         self.start()
 
     @property
