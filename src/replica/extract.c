@@ -726,7 +726,9 @@ int cs_replica_extract(cs_replica *r, struct cs_arena *a, uint32_t max_ops, size
         return CS_OK;
     if (x == NULL)
         return no_memory(err);
-    if ((rc = extract_begin(r, x, a, max_ops, max_bytes, err)) == CS_OK && (rc = walk(r, x, err)) == CS_OK)
+    /* what is hidden is not read from its table: its count must be right */
+    if ((rc = extract_begin(r, x, a, max_ops, max_bytes, err)) == CS_OK && (rc = cs_apply_ready(r, err)) == CS_OK &&
+        (rc = walk(r, x, err)) == CS_OK)
         rc = finish(r, x, out, err);
     extract_end(r, x);
     if (rc == CS_OK && x->nops == 0 && x->ntaken > 0)

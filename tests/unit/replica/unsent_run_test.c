@@ -247,6 +247,44 @@ static void damaged_records_are_refused(void **state)
     }
 }
 
+/* Its values are not in the table: who has just opened the database must know that. */
+static void hidden_while_it_waits(void **state)
+{
+    struct cs_op_cell cell = { .value = { .type = CS_INTEGER, .u.i = 5 } };
+    struct cs_slice column = cs_slice_str("u");
+    struct cs_delta_table table = { .name = cs_slice_str("t"), .columns = &column, .ncolumns = 1 };
+    struct cs_pull_mark mark = { .log_id = 1, .number = 1, .device_number = 1 };
+    struct cs_uuid device;
+    struct cs_op op = { .kind = CS_OP_INSERT, .stamp = 65536, .cells = &cell, .ncells = 1 };
+    struct cs_delta d = { .devices = &device, .ndevices = 1, .tables = &table, .ntables = 1, .ops = &op, .nops = 1 };
+    struct cs_apply_result result;
+    struct cs_error err = { 0 };
+    struct cs_arena a = { 0 };
+    struct cs_buf key = { 0 };
+    struct capture c;
+
+    (void)state;
+    memset(device.b, 8, 16);
+    mark.device = device;
+    open_database(&c, false, "CREATE TABLE t(id INTEGER NOT NULL, u UNIQUE, PRIMARY KEY(id)) WITHOUT ROWID");
+    open_replica(&c);
+    track(&c, "t");
+    send_silently(&c);
+    run_here(&c, "INSERT INTO t VALUES(1, 5)");
+    seal_at_once(&c);
+    cs_key_put(&key, &(struct cs_value){ .type = CS_INTEGER, .u.i = 2 }, CS_BINARY);
+    op.key = cs_buf_slice(&key);
+    must(cs_replica_apply(c.r, &d, &mark, &result, &err), &err, "apply");
+    assert_string_equal(value_of(&c, "SELECT group_concat(id) FROM t"), "2"); /* the older one */
+    cs_replica_close(c.r);
+    open_replica(&c);
+    must(cs_replica_extract(c.r, &a, 100, 1 << 20, &d, &err), &err, "extract");
+    assert_int_equal(d.nops, 1);
+    cs_arena_free(&a);
+    cs_buf_free(&key);
+    close_all(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -257,6 +295,7 @@ int main(void)
         cmocka_unit_test(taken_back_and_sealed_again),
         cmocka_unit_test(a_column_goes_while_they_wait),
         cmocka_unit_test(a_row_in_hand_waits_for_the_next_batch),
+        cmocka_unit_test(hidden_while_it_waits),
         cmocka_unit_test(damaged_records_are_refused),
     };
 
