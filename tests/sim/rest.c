@@ -388,8 +388,12 @@ static bool reconcile_one(struct device *d)
         stop_copies(d->run);
         return true;
     }
-    must(d->run, d->command.rc, &d->command.err, "reconciling");
+    if (d->command.rc == CS_EAUTH)
+        find_revoked(d->run); /* a removal may have been on its way when all seemed to rest */
     d->commanded = false;
+    if (d->gone)
+        return false;
+    must(d->run, d->command.rc, &d->command.err, "reconciling");
     note(d->run,
          "%s reconciles: missing %" PRIu64 " and %" PRIu64 ", conflicting %" PRIu64 ", sealed %" PRIu64
          ", published %" PRIu64,

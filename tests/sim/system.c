@@ -94,6 +94,7 @@ int hub_try_start(struct run *r, struct cs_error *err)
     int rc;
 
     note(r, "hub starts");
+    r->member_seq = -1; /* its membership log may be an older one, and grow to the same length again */
     memset(o.key_seed, 7, sizeof o.key_seed);
     heal_hub(r);
     sim_disk_choose(h->disk);
