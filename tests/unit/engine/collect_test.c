@@ -13,7 +13,7 @@ enum { A, B, C, DEVICES };
 struct scene {
     struct hub hub;
     struct device device[DEVICES], newcomer;
-    char backup[96];
+    char backup[SCRATCH_LEN + 32];
     int readers;
 };
 
@@ -385,7 +385,7 @@ static void copy(const char *from, const char *to)
 
 static void keeps(struct scene *s)
 {
-    snprintf(s->backup, sizeof s->backup, "%s/backup.db", s->device[C].dir);
+    snprintf(s->backup, sizeof s->backup, "%.63s/backup.db", s->device[C].dir);
     copy(s->device[C].db, s->backup);
 }
 
