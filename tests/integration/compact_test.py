@@ -414,6 +414,7 @@ class Killed(CompactTest):
         self.fill_large()
         for d in (self.a, self.b):
             self.run_daemon(d)
+            wait_until(lambda d=d: "connected" in d.daemon_log(), d.daemon_log)  # else the command would be in its way
         number = self.compact(self.a)["log_number"]
         self.wait_pruned(number)
         c = self.device("c")
@@ -442,6 +443,7 @@ class Killed(CompactTest):
     def test_who_attests(self):
         self.fill_large()
         self.run_daemon(self.a)
+        wait_until(lambda: "connected" in self.a.daemon_log(), self.a.daemon_log)
         for where in ("state > 0", "state > 1", "state = 3"):  # begun: it reads its own; whole: it attests; attested
             self.run_daemon(self.b)
             wait_until(lambda: "connected" in self.b.daemon_log(), self.b.daemon_log)
