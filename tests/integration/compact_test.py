@@ -217,6 +217,17 @@ class Collecting(CompactTest):
 class Silent(CompactTest):
     HUB = CompactTest.HUB | {"CLAW_SYNC_SILENT_SECONDS": 1}
 
+    def c_comes_back(self, a, b, c):
+        """Deletes win over its edits, which are conflicts; the others stand."""
+        c.sync()
+        self.settle([a, b, c])
+        self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
+        for d in (a, b, c):
+            self.assertEqual(d.value("SELECT count(*) FROM memory_records WHERE id IN ('of c', 'r0001')"), 0)
+            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'r0250'"), "unsent")
+            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'new of c'"), "unsent")
+        self.assertIn("r0001", c.claw("conflicts", "list", "--all", want=None).stdout + c.claw("conflicts", "list").stdout)
+
     def test_it_comes_back_with_its_edits(self):
         a, b, c = self.workspace_of(3)
         self.fill(a)
@@ -231,14 +242,7 @@ class Silent(CompactTest):
         number = self.compact(a)["log_number"]
         self.compact(b)
         wait_until(lambda: a.sync() and self.numbers()[0] == number, lambda: f"pruned: {self.numbers()[:2]}")
-        c.sync()
-        self.settle([a, b, c])
-        self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
-        for d in (a, b, c):
-            self.assertEqual(d.value("SELECT count(*) FROM memory_records WHERE id IN ('of c', 'r0001')"), 0)
-            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'r0250'"), "unsent")
-            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'new of c'"), "unsent")
-        self.assertIn("r0001", c.claw("conflicts", "list", "--all", want=None).stdout + c.claw("conflicts", "list").stdout)
+        self.c_comes_back(a, b, c)
 
     def test_it_comes_back_when_deletes_are_forgotten(self):
         a, b, c = self.workspace_of(3)
@@ -255,14 +259,7 @@ class Silent(CompactTest):
             self.compact(b)
             wait_until(lambda: a.sync() and self.numbers()[0] == number, lambda: f"pruned: {self.numbers()[:2]}")
         self.assertEqual(a.value("SELECT count(*) FROM sync_rows WHERE ins IS NULL"), 0)
-        c.sync()
-        self.settle([a, b, c])
-        self.assertEqual(len({self.root(d) for d in (a, b, c)}), 1)
-        for d in (a, b, c):
-            self.assertEqual(d.value("SELECT count(*) FROM memory_records WHERE id IN ('of c', 'r0001')"), 0)
-            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'r0250'"), "unsent")
-            self.assertEqual(d.value("SELECT title FROM memory_records WHERE id = 'new of c'"), "unsent")
-        self.assertIn("r0001", c.claw("conflicts", "list", "--all", want=None).stdout + c.claw("conflicts", "list").stdout)
+        self.c_comes_back(a, b, c)
 
 
 class Killed(CompactTest):

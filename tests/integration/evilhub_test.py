@@ -427,9 +427,7 @@ class Membership(Evil):
         """A hub whose clock stands still lets the code in; the joiner's own clock does not."""
         code = json.loads(self.a.claw("invite", "--json", "--expires", "600").stdout)["code"]
         c = self.device("c")
-        late = next(claw.BUILD.resolve().rglob("late_clock.so"))
-        asan = claw.os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-        done = c.claw("join", code, want=None, LD_PRELOAD=late, LATE_CLOCK_SECS=2000, ASAN_OPTIONS=asan.lstrip(":"))
+        done = c.claw("join", code, want=None, **claw.preloaded("late_clock", LATE_CLOCK_SECS=2000))
         self.assertIn("INVITE_EXPIRED", done.stderr)
         self.assertNotEqual(done.returncode, 0)
 

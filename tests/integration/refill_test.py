@@ -189,7 +189,7 @@ class Refill(ClawTest):
         self.settle([self.a, self.b])
         self.assertEqual(self.ids(self.a), ["early", "gone", "late", "of the lost"])
 
-    def test_one_number_with_two_contents(self):
+    def one_number_twice(self):
         """b never heard that a batch of its was taken, and sends another under its number to the restored hub. a knows the first."""
         kept, saved = self.backup(), self.folder / "saved"
         shutil.copytree(self.b.folder, saved)
@@ -201,6 +201,9 @@ class Refill(ClawTest):
         shutil.copytree(saved, self.b.folder)
         self.put(self.b, "other")
         self.b.claw("push")
+
+    def test_one_number_with_two_contents(self):
+        self.one_number_twice()
         for i in range(3):
             self.put(self.c, f"more {i}")
             self.c.claw("push")
@@ -212,17 +215,8 @@ class Refill(ClawTest):
         self.no_conflicts(self.a, self.b, self.c)
 
     def test_one_number_with_two_contents_and_nothing_left(self):
-        """As before; but the hub has lost the second one when a refills it. b sees that a knows another one."""
-        kept, saved = self.backup(), self.folder / "saved"
-        shutil.copytree(self.b.folder, saved)
-        self.put(self.b, "lost")
-        self.b.claw("push")
-        self.a.sync()
-        self.restore(kept)
-        shutil.rmtree(self.b.folder)
-        shutil.copytree(saved, self.b.folder)
-        self.put(self.b, "other")
-        self.b.claw("push")
+        """The hub has lost the second one when a refills it. b sees that a knows another one."""
+        self.one_number_twice()
         self.lose()
         self.assertIn("new log", self.a.claw("hub", "refill").stdout)
         self.settle([self.a, self.b, self.c])

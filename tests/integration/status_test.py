@@ -453,8 +453,7 @@ class NeedsYou(StatusTest):
         self.assertEqual(c.value("SELECT id FROM memories"), "unsent")
 
     def late(self, secs):
-        asan = claw.os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-        return {"LD_PRELOAD": next(claw.BUILD.resolve().rglob("late_clock.so")), "LATE_CLOCK_SECS": secs, "ASAN_OPTIONS": asan.lstrip(":")}
+        return claw.preloaded("late_clock", LATE_CLOCK_SECS=secs)
 
     def put_late(self, device, id, secs):
         """By an application with that clock: stamps are of the earlier one of its clock and ours."""

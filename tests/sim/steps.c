@@ -339,8 +339,7 @@ static void rotate(struct device *d)
  * too few to attest another one (docs/decisions/0015, Open). */
 static bool is_anybody_below(struct run *r, const struct device *d)
 {
-    uint64_t pruned =
-        (uint64_t)ask(r, r->hub.disk, "/hub/live/hub.db", "SELECT coalesce(max(pruned), 0) FROM workspace");
+    uint64_t pruned = pruned_up_to(r);
     struct cs_pull_mark mark;
 
     for (unsigned i = 0; i < r->ndevices; i++) {
