@@ -533,7 +533,8 @@ struct cs_take_step {
 void cs_step_compact(struct clawsync_engine *e, cs_step_done done);
 void cs_step_compact_asked(struct clawsync_engine *e, cs_step_done done);
 void cs_compact_step_free(struct clawsync_engine *e);
-bool cs_compact_is_due(const struct clawsync_engine *e); /* the log has grown long since the last snapshot known */
+bool cs_compact_is_due(
+    const struct clawsync_engine *e); /* [job] the log has grown long since the last snapshot known */
 struct cs_compact_wish {
     clawsync_compacted result;
 };
@@ -844,8 +845,9 @@ struct cs_schedule {
     bool pushed, pulled;    /* which kinds of step the task has done */
     unsigned wanted, taken; /* CS_WANT_…, for the daemon: to do; being done */
     bool running, closing, connected, backing_off, look_again, looking, needs_you;
-    bool step_waits; /* the task that runs goes on with a step when `retry` runs out */
-    bool draining;   /* closing, but for what is unsent: `drain` sends it */
+    bool compact_due; /* when last no job ran */
+    bool step_waits;  /* the task that runs goes on with a step when `retry` runs out */
+    bool draining;    /* closing, but for what is unsent: `drain` sends it */
     struct cs_command drain;
     cs_timer *retry, *look, *interval, *heartbeat, *close, *duty, *reconcile;
     uint64_t reconcile_ms; /* not before; a hub that rings all the time must not keep the device busy */

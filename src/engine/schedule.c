@@ -57,6 +57,7 @@ static void publish(struct clawsync_engine *e)
     if (e->job_running)
         return;
     cs_replica_pull_mark(e->replica, &mark);
+    s->compact_due = cs_compact_is_due(e);
     pthread_mutex_lock(&e->lock);
     e->status.state = state_now(s);
     e->status.unsealed = s->counts.unsealed;
@@ -910,7 +911,7 @@ static void on_beat(struct cs_hub_call *c)
             s->wanted |= CS_WANT_PULL;
         if (r->reconcile)
             want_reconcile(e);
-        if (r->snapshot || cs_compact_is_due(e))
+        if (r->snapshot || s->compact_due)
             want_compact(e);
         clawsync__v1__heartbeat_response__free_unpacked(r, NULL);
     } else if (c->rc != CS_OK && cs_hub_call_running(&s->watch)) {
