@@ -200,7 +200,7 @@ int cs_cmd_identity_new(struct cs_cli *c)
     if (rc == CS_OK && (rc = keystore_passphrase(c, passphrase, &err)) == CS_OK)
         with.passphrase = passphrase;
     if (rc == CS_OK || rc == CS_ENOTFOUND)
-        rc = cs_engine_new_identity(&with, device, &lost, &err);
+        rc = cs_engine_new_identity(cs_world_real(), &with, device, &lost, &err);
     cs_secret_free(passphrase);
     if (rc != CS_OK)
         return cs_cli_fail(c, &err);

@@ -718,9 +718,10 @@ static int open_to_renew(struct clawsync_engine *e, const clawsync_config *c, si
     return cs_self_renew(e, lost, err);
 }
 
-int cs_engine_new_identity(const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost, clawsync_error *error)
+int cs_engine_new_identity(struct cs_world *world, const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost,
+                           clawsync_error *error)
 {
-    struct clawsync_engine *e = engine_new(cs_world_real(), false);
+    struct clawsync_engine *e = engine_new(world, false);
     struct cs_error err = { 0 };
     int rc;
 

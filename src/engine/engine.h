@@ -997,7 +997,8 @@ int cs_engine_open_beside(clawsync_engine **out, const clawsync_config *c, claws
 /* Makes the database and data_dir another device's, which is no member yet: new id, new keys; what is unsent stays
  * unsent. *lost: batches on their way that cannot be taken back, their keys not being here. The old keystore is kept
  * beside the new one. */
-int cs_engine_new_identity(const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost, clawsync_error *error);
+int cs_engine_new_identity(struct cs_world *world, const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost,
+                           clawsync_error *error);
 int cs_engine_command(clawsync_engine *e, struct cs_command *c, clawsync_error *err); /* waits for its end */
 void cs_engine_command_send(clawsync_engine *e, struct cs_command *c);                /* does not: see `finished` */
 void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)

@@ -355,7 +355,8 @@ static void say_refused(struct clawsync_engine *e, struct cs_job *j)
         cs_fail(&j->err, CS_EAUTH,
                 "hub %.150s has the workspace without this device, as before it joined, and takes a refill only from "
                 "one that it knows. Run claw-sync hub refill on a device that joined earlier; this one then follows "
-                "by itself, and what it has is kept",
+                "by itself. If it does not, nobody else had heard of it: claw-sync identity new, then claw-sync join "
+                "CODE, makes it a new device. What it has is kept",
                 e->config.hub_endpoint);
     else if (strstr(j->err.msg, "of the membership is another one") != NULL)
         j->rc = cs_member_forked(&j->err, "the hub's membership log is not the one that this device knows");

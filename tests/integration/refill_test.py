@@ -239,6 +239,24 @@ class Refill(ClawTest):
         self.assertEqual(self.ids(d), ["early", "gone", "of d"])
         self.assertIn("not a member of the workspace any more", self.c.claw("sync", want=1).stderr)
 
+    def test_a_member_that_nobody_else_had_heard_of(self):
+        """Its entry was on the hub alone, and others come after it: it comes once more, with all that it has."""
+        kept = self.backup()
+        d = self.newcomer(self.a, "d")
+        self.put(d, "of d")
+        d.sync()
+        self.restore(kept)
+        self.put(d, "unsent")
+        self.a.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        self.needs_you(d, "HUB_LOST", self.ELSEWHERE)
+        self.assertIn("claw-sync identity new, then claw-sync join CODE", d.claw("hub", "refill", want=1).stderr)
+        d.claw("identity", "new")
+        self.join(self.b, d)
+        self.settle([self.a, self.b, self.c, d])
+        self.assertEqual(self.ids(self.a), ["early", "gone", "of d", "unsent"])
+        self.no_conflicts(self.a, self.b, self.c, d)
+
     def test_a_refill_that_was_refused_and_was_not_needed(self):
         """The hub was given a wrong backup for a while: nothing of the refused refill stays behind."""
         kept = self.backup()

@@ -133,6 +133,23 @@ static bool is_refilled(struct device *d)
     return d->command.rc == CS_OK && d->refill.needed == 0;
 }
 
+/* Nobody who is left has heard of it: it comes once more, as another, with what it has. */
+static void come_anew(struct device *d, struct device *by)
+{
+    struct run *r = d->run;
+    clawsync_error err = { 0 };
+    size_t lost;
+
+    note(r, "%s is to be another device", d->name);
+    device_close(d);
+    must(r, cs_engine_new_identity(d->world, &d->config, d->id, &lost, &err), &err, "a new identity");
+    if (lost != 0)
+        die(r, "%s cannot take back what it had sent", d->name);
+    d->member = d->asked = d->refused = false;
+    if (!join(d, by))
+        die(r, "%s cannot join once more", d->name);
+}
+
 /* Nothing fails any more. Until the last device says so, some may accuse the hub. */
 void refill_for_good(struct run *r)
 {
@@ -144,8 +161,13 @@ void refill_for_good(struct run *r)
             die(r, "the hub cannot be refilled");
         whole = is_refilled(by);
         find_revoked(r); /* that may have been forgotten with the hub's membership */
-        for (unsigned i = 0; i < r->ndevices && whole; i++)
-            whole = !is_there(&r->devices[i]) || is_refilled(&r->devices[i]);
+        for (unsigned i = 0; i < r->ndevices && whole; i++) {
+            struct device *d = &r->devices[i];
+
+            whole = !is_there(d) || is_refilled(d);
+            if (d->refused && is_there(d))
+                come_anew(d, by);
+        }
         r->hub_lost = !whole;
     }
 }

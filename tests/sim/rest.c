@@ -374,13 +374,25 @@ void reconcile_begin(struct device *d)
     command_begin(d, (struct cs_command){ .kind = CS_CMD_STEPS, .step = { cs_step_reconcile }, .arg = &d->wish });
 }
 
+/* Whoever is configured to try nothing twice is told of a connection that broke before all was well, and asks again. */
+static void reconcile_now(struct device *d)
+{
+    bool again = d->config.max_retries == 0;
+
+    reconcile_begin(d);
+    await_commands(d->run);
+    if (again && command_ended(d) && d->command.rc == CS_EUNAVAILABLE) {
+        reconcile_begin(d);
+        await_commands(d->run);
+    }
+}
+
 /* Does it find anything? */
 static bool reconcile_one(struct device *d)
 {
     const clawsync_reconciled *found = &d->wish.result.report;
 
-    reconcile_begin(d);
-    await_commands(d->run);
+    reconcile_now(d);
     if (!command_ended(d))
         die(d->run, "%s dies as it reconciles", d->name);
     if (d->command.rc != CS_OK && d->copied) { /* it notices what it is */
