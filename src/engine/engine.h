@@ -523,6 +523,7 @@ struct cs_take_step {
     bool pruned, looked, whole, ended;
     struct cs_collection told; /* by its rows */
     bool marked, missed;       /* missed: this device has not been through that */
+    bool keeps;                /* it is to publish what it alone may have: then none of its rows goes */
     bool older;                /* its author knows of batches of ours that this database does not */
     bool took;                 /* in the end */
     cs_step_done done;

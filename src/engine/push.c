@@ -194,14 +194,16 @@ static void note_progress(struct clawsync_engine *e)
 }
 
 /* A collection that stands in the log before it, and that its author has not seen, is about nothing newer than what is
- * read here by now: no log is pruned, and so no tombstone collected, beyond where this device has read. */
+ * read here by now: no log is pruned, and so no tombstone collected, beyond where this device has read. Of a log that it
+ * has not read at all there is no such bound, as after a refill; of what a newcomer brings, or of all of the merged
+ * state, a note will do. */
 static enum cs_keep keep_of(const struct clawsync_engine *e, const struct cs_delta *d)
 {
     struct cs_pull_mark mark;
 
     cs_replica_pull_mark(e->replica, &mark);
     if (mark.number == 0)
-        return CS_KEEP_NOTE;
+        return d->state || mark.top_stamp == 0 ? CS_KEEP_NOTE : CS_KEEP_BYTES;
     return cs_push_lowest(d) <= mark.top_stamp ? CS_KEEP_BYTES : CS_KEEP_NOTHING;
 }
 

@@ -125,7 +125,8 @@ static int prepare(struct clawsync_engine *e, struct cs_error *err)
         if (ours && (rc = cs_push_doubt(e, own.number, err)) != CS_OK)
             return rc;
     }
-    return cs_collect_ahead(e, &s->told, ours, err);
+    rc = cs_collect_ahead(e, &s->told, ours, err);
+    return rc == CS_OK ? cs_replica_publishing(e->replica, &s->keeps, err) : rc;
 }
 
 static int adopt(struct clawsync_engine *e, struct cs_error *err)
@@ -146,7 +147,8 @@ static int adopt(struct clawsync_engine *e, struct cs_error *err)
     if (rc == CS_OK && s->missed)
         rc = cs_push_take_back_old(e, s->told.through, err);
     if (rc == CS_OK && s->missed)
-        rc = cs_collect_taken(e, &s->d.device, s->older, &s->told, err);
+        rc = s->keeps ? cs_replica_publish(e->replica, err) /* of what is out already, some may be deleted */
+                      : cs_collect_taken(e, &s->d.device, s->older, &s->told, err);
     if (rc != CS_OK)
         return rc;
     cs_replica_pull_mark(e->replica, &mark);
@@ -477,7 +479,7 @@ void cs_step_take(struct clawsync_engine *e, bool pruned, cs_step_done done)
 
     s->done = done;
     s->pruned = pruned;
-    s->looked = s->whole = s->took = s->ended = s->marked = s->missed = s->older = false;
+    s->looked = s->whole = s->took = s->ended = s->marked = s->missed = s->keeps = s->older = false;
     s->told = (struct cs_collection){ 0 };
     s->next = s->batch.nchunks = 0;
     s->applied = 0;

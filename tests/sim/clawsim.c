@@ -73,7 +73,7 @@ static void run_fini(struct run *r)
 
 /* What a run tells of itself, summed up over all of them. All are numbers. */
 struct outcome {
-    uint64_t trace, events, ms, rests, with_snapshot, pruned, devices, writes;
+    uint64_t trace, events, ms, rests, with_snapshot, pruned, collected, devices, writes;
     uint64_t happened[MAX_KINDS];
     struct sim_disk_counts disk;
     uint64_t lost, reset;
@@ -115,6 +115,7 @@ static void run(uint64_t seed, uint64_t steps, uint64_t without, FILE *log, stru
                              .rests = r.rests,
                              .with_snapshot = r.with_snapshot,
                              .pruned = r.pruned,
+                             .collected = r.collected,
                              .devices = r.ndevices,
                              .writes = r.nwritten };
     memcpy(out->happened, r.happened, sizeof out->happened);
@@ -223,9 +224,10 @@ static void summarise(uint64_t n, uint64_t failed, const struct outcome *all)
 
     printf("%" PRIu64 " seeds, %" PRIu64 " failed; %" PRIu64 " devices, %" PRIu64 " events, %" PRIu64
            " hours of virtual time, %" PRIu64 " writes that tell, %" PRIu64
-           " rests, the log looked at with a snapshot %" PRIu64 " times and pruned %" PRIu64 "\n",
+           " rests, the log looked at with a snapshot %" PRIu64 " times, pruned %" PRIu64 ", with collections %" PRIu64
+           "\n",
            n, failed, all->devices, all->events, all->ms / HOUR_MS, all->writes, all->rests, all->with_snapshot,
-           all->pruned);
+           all->pruned, all->collected);
     printf("faults:");
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
         printf(" %s %" PRIu64 ";", faults[i].name, faults[i].n);

@@ -1,6 +1,8 @@
 /* What the hub has is looked at from outside: its log and membership are verified once more, every batch is opened, and
  * the reference model makes of all operations the state that each device must have. What the hub has pruned is in its
  * snapshot, from which the model then begins; as long as the log has it, the model says whether the snapshot is right.
+ * Collections of tombstones (docs/decisions/0017) are said another way here, too: of the list of operations, those are
+ * struck out that no state comes of any more.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -20,6 +22,7 @@ struct entry {
     struct cs_slice table;
     struct cs_op op;      /* table and device count in `all` */
     uint64_t incarnation; /* that stamped it; 0: its device did not send it itself */
+    bool struck_out;      /* it came too late for a collection, or was collected */
 };
 
 struct reading {
@@ -38,15 +41,15 @@ struct reading {
         struct cs_buf bytes; /* its description */
         struct cs_descriptor d;
         uint8_t root[32];
-        size_t nbefore; /* of `entries`, those of the log up to there */
     } snapshot;
+    struct cs_collection collected; /* the newest, as far as the log was read */
     struct cs_arena arena;
     cs_packer *packer;
     struct cs_delta all; /* every table and device of every set, one behind the other */
     uint32_t cap_tables, cap_devices;
     struct entry *entries;
     size_t n, cap;
-    size_t nall; /* of `entries` when all were read: the model may be asked for fewer */
+    bool whole; /* all were read */
     uint8_t log_hash[32];
     struct chain {
         struct cs_uuid device;
@@ -205,7 +208,8 @@ static void keep_table(struct reading *q, const struct cs_delta_table *t)
         to->columns[i] = keep(q, t->columns[i]);
 }
 
-static void keep_op(struct reading *q, const struct cs_op *op, uint64_t incarnation, uint32_t tables, uint32_t devices)
+static struct entry *keep_op(struct reading *q, const struct cs_op *op, uint64_t incarnation, uint32_t tables,
+                             uint32_t devices)
 {
     struct entry *e;
     uint32_t cap = (uint32_t)q->cap;
@@ -226,6 +230,7 @@ static void keep_op(struct reading *q, const struct cs_op *op, uint64_t incarnat
             e->op.cells[i].value.u.bytes = keep(q, op->cells[i].value.u.bytes);
     }
     e->table = q->all.tables[e->op.table].name;
+    return e;
 }
 
 static void keep_delta(struct reading *q, const struct cs_delta *d, uint64_t incarnation)
@@ -239,7 +244,66 @@ static void keep_delta(struct reading *q, const struct cs_delta *d, uint64_t inc
         q->all.devices[q->all.ndevices++] = d->devices[i];
     }
     for (uint32_t i = 0; i < d->nops; i++)
-        keep_op(q, &d->ops[i], incarnation, tables, devices);
+        keep_op(q, &d->ops[i], incarnation, tables, devices)->struck_out = d->ops[i].stamp <= d->skip;
+}
+
+static int by_row(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    int c = cs_slice_cmp(x->table, y->table);
+
+    return c != 0 ? c : cs_slice_cmp(x->op.key, y->op.key);
+}
+
+/* The operations of one row. Its tombstone goes, and with it what it had met. */
+static void collect_row(struct entry *e, size_t n, int64_t through)
+{
+    int64_t dead = 0;
+
+    for (size_t i = 0; i < n; i++)
+        if (!e[i].struck_out && e[i].op.kind == CS_OP_DELETE && e[i].op.stamp > dead)
+            dead = e[i].op.stamp;
+    for (size_t i = 0; i < n && dead <= through; i++)
+        e[i].struck_out = e[i].struck_out || e[i].op.stamp <= dead;
+}
+
+static void collect(struct reading *q)
+{
+    size_t from = 0;
+
+    if (q->n == 0)
+        return;
+    qsort(q->entries, q->n, sizeof *q->entries, by_row);
+    for (size_t i = 1; i <= q->n; i++)
+        if (i == q->n || by_row(&q->entries[from], &q->entries[i]) != 0) {
+            collect_row(q->entries + from, i - from, q->collected.through);
+            from = i;
+        }
+}
+
+/* Of a batch whose author had not seen the last collection, what that is about counts no more. */
+static void keep_batch(struct reading *q, uint64_t number, const struct cs_batch_header *h, struct cs_delta *d)
+{
+    struct cs_collection now = { .through = d->collect.through, .log_id = h->seen_log, .number = number };
+    bool late = q->collected.through > 0 && q->collected.log_id == h->seen_log && h->seen_number < q->collected.number;
+    bool is = h->kind == CS_BATCH_COLLECTION && !late && now.through < h->top_stamp;
+    struct cs_error err;
+
+    if (late)
+        d->skip = q->collected.through;
+    if (h->kind == CS_BATCH_COLLECTION && !is)
+        d->skip = INT64_MAX;
+    if (is) {
+        if (q->collected.through > now.through)
+            now.through = q->collected.through;
+        q->collected = now;
+        must(q->r, cs_collection_place(d, &q->arena, &now, &err), &err, "a collection");
+    }
+    keep_delta(q, d, d->state ? 0 : h->incarnation);
+    if (is) {
+        q->r->collected++;
+        collect(q);
+    }
 }
 
 static const struct cs_epoch_keys *keys_of(const struct reading *q, uint32_t epoch)
@@ -290,7 +354,7 @@ static void read_batch(struct reading *q, sqlite3_stmt *s)
     sqlite3_bind_int64(chunks, 1, (sqlite3_int64)number);
     read_chunks(q, chunks, "the log's number", number, &b);
     must(q->r, cs_unpack(q->packer, &b, keys_of(q, h.epoch), &d, &fault, &err), &err, "a batch in the log");
-    keep_delta(q, &d, d.state ? 0 : h.incarnation);
+    keep_batch(q, number, &h, &d);
     cs_batch_free(&b);
 }
 
@@ -407,8 +471,10 @@ static void read_parts(struct reading *q, bool keep_them)
         open_part(q, s, n, &rows, &d, hash);
         cs_snapshot_digest_next(digest, n, hash);
         cs_hasher_update(&root, rows.data, rows.len);
-        if (keep_them)
-            keep_delta(q, &d, 0);
+        if (!keep_them)
+            continue;
+        keep_delta(q, &d, 0);
+        cs_collection_in(&d, &q->collected);
     }
     sqlite3_finalize(s);
     cs_hasher_final(&root, hash, sizeof hash);
@@ -453,6 +519,8 @@ static void read_head(struct reading *q)
     sqlite3_finalize(s);
 }
 
+static void check_snapshot(struct reading *q);
+
 static void read_log(struct reading *q)
 {
     sqlite3_stmt *s;
@@ -473,7 +541,7 @@ static void read_log(struct reading *q)
             die(q->r, "the hub's log has gaps");
         read_batch(q, s);
         if (n + 1 == q->snapshot.d.number)
-            q->snapshot.nbefore = q->n;
+            check_snapshot(q);
     }
     sqlite3_finalize(s);
     if (n != q->head.number || memcmp(q->head.log_hash, q->log_hash, 32) != 0)
@@ -481,14 +549,6 @@ static void read_log(struct reading *q)
 }
 
 /* ---- the state that this makes ---- */
-
-static int by_row(const void *a, const void *b)
-{
-    const struct entry *x = a, *y = b;
-    int c = cs_slice_cmp(x->table, y->table);
-
-    return c != 0 ? c : cs_slice_cmp(x->op.key, y->op.key);
-}
 
 static int by_name(const void *a, const void *b)
 {
@@ -547,7 +607,7 @@ static void put_row(struct reading *q, struct cs_buf *out, struct model_row *row
         put_frame(out, row->cells[i].name);
         put_version(out, row->cells[i].v);
         put_frame(out, row->cells[i].value);
-        if (q->n == q->nall)
+        if (q->whole)
             check_last_write(q, row, &row->cells[i]);
     }
 }
@@ -561,9 +621,10 @@ static void put_rows(struct reading *q, struct cs_buf *out, size_t from, size_t 
     memset(&m, 0, sizeof m);
     if ((d.ops = malloc((to - from) * sizeof *d.ops)) == NULL)
         die(q->r, "out of memory");
+    d.nops = 0;
     for (size_t i = from; i < to; i++)
-        d.ops[i - from] = q->entries[i].op;
-    d.nops = (uint32_t)(to - from);
+        if (!q->entries[i].struck_out)
+            d.ops[d.nops++] = q->entries[i].op;
     model_merge(&m, &d);
     for (uint32_t i = 0; i < m.n; i++)
         put_row(q, out, &m.rows[i]);
@@ -596,9 +657,7 @@ static void check_snapshot(struct reading *q)
 
     if (!q->snapshot.is || q->head.pruned > 0)
         return;
-    q->n = q->snapshot.nbefore;
     make_state(q, &state);
-    q->n = q->nall;
     cs_hash_plain(cs_buf_slice(&state), root);
     cs_buf_free(&state);
     if (memcmp(root, q->snapshot.root, 32) != 0)
@@ -640,6 +699,20 @@ static bool of_one_clock(const struct reading *q, const struct entry *a, const s
            (!of_lives(q->r, device) || (a->incarnation != 0 && a->incarnation == b->incarnation));
 }
 
+/* Of those next to it, with the same stamp and row, another life sent one too: who gave the stamp is not known. */
+static bool is_sent_again(const struct entry *const *all, size_t n, size_t at)
+{
+    const struct entry *e = all[at];
+
+    for (size_t i = at; i > 0 && all[i - 1]->op.stamp == e->op.stamp && by_row(all[i - 1], e) == 0; i--)
+        if (all[i - 1]->incarnation != e->incarnation)
+            return true;
+    for (size_t i = at + 1; i < n && all[i]->op.stamp == e->op.stamp && by_row(all[i], e) == 0; i++)
+        if (all[i]->incarnation != e->incarnation)
+            return true;
+    return false;
+}
+
 /* No device gives one stamp to two rows. */
 static void check_stamps(struct reading *q)
 {
@@ -653,7 +726,9 @@ static void check_stamps(struct reading *q)
     for (size_t i = 1; i < q->n; i++) {
         const struct entry *a = sorted[i - 1], *b = sorted[i];
 
-        if (a->op.stamp == b->op.stamp && by_row(a, b) != 0 && of_one_clock(q, a, b))
+        if (a->op.stamp == b->op.stamp && by_row(a, b) != 0 && of_one_clock(q, a, b) &&
+            !(of_lives(q->r, &q->all.devices[a->op.device]) &&
+              (is_sent_again(sorted, q->n, i - 1) || is_sent_again(sorted, q->n, i))))
             die(q->r, "a device gave the stamp %" PRId64 " to two rows", a->op.stamp);
     }
     free(sorted);
@@ -798,8 +873,7 @@ void check_log(struct run *r)
     read_members(r, q.db, &q.members);
     read_log(&q);
     close_look(r->hub.disk, q.db);
-    q.nall = q.n;
-    check_snapshot(&q);
+    q.whole = true;
     make_state(&q, &state);
     check_stamps(&q);
     check_order(&q);

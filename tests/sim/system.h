@@ -78,8 +78,8 @@ struct run {
         uint8_t column, row, by;
     } * written; /* by the number of the write, from 1 */
     uint32_t nwritten, cap_written;
-    unsigned rests, with_snapshot, pruned; /* the last two: of the hub's log when it was looked at */
-    int64_t member_seq;                    /* entries of the membership that were looked at */
+    unsigned rests, with_snapshot, pruned, collected; /* the last three: of the hub's log when it was looked at */
+    int64_t member_seq;                               /* entries of the membership that were looked at */
     bool hub_has_backup;
     bool hub_lost;         /* something that it had, and it may not have got it back */
     bool hub_rotten;       /* bits of its disk are others */
