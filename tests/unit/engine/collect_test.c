@@ -125,6 +125,7 @@ static void begin(struct scene *s, uint64_t silent_ms)
 {
     memset(s, 0, sizeof *s);
     s->hub.silent_ms = silent_ms;
+    s->hub.flush_ms = 20;
     s->readers = silent_ms == 0 ? DEVICES : C;
     hub_init(&s->hub);
     for (int i = 0; i < DEVICES; i++)
@@ -499,6 +500,73 @@ static void a_refill(void **state)
     end(&s);
 }
 
+static void is_refilled(struct scene *s)
+{
+    clawsync_error err = { 0 };
+    int needed = 0;
+
+    hub_is_lost(s);
+    ok(clawsync_engine_refill_hub(s->device[A].engine, &needed, &err), &err);
+    assert_int_equal(needed, 1);
+    sync_some(s, A, 2);
+}
+
+static void x_is_collected(struct scene *s)
+{
+    app(&s->device[B], "DELETE FROM memories WHERE id = 'x'");
+    sync_some(s, A, 2);
+    collect(s);
+    sync_some(s, A, 2);
+}
+
+static void all_have_what_c_wrote(struct scene *s)
+{
+    sync_some(s, A, DEVICES);
+    for (int i = 0; i < DEVICES; i++) {
+        assert_int_equal(number_in(&s->device[i], "SELECT count(*) FROM memories WHERE content = 'of c'"), 1);
+        assert_int_equal(number_in(&s->device[i], DEAD), 0);
+    }
+    all_are_equal(s);
+    end(s);
+}
+
+/* The hub lost what C had sent before anybody read it, and the new log is pruned when C comes. */
+static void what_it_alone_has_behind_a_refill(void **state)
+{
+    struct scene s;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    begin(&s, 1);
+    app(&s.device[C], "INSERT INTO memories VALUES('new', 'of c', 't')");
+    ok(clawsync_engine_push_now(s.device[C].engine, NULL, &err), &err);
+    is_refilled(&s);
+    x_is_collected(&s);
+    wait_pruned(&s, snapshot(&s));
+    syncs(&s.device[C]);
+    all_have_what_c_wrote(&s);
+}
+
+/* C sends into the new log what it wrote before the collection there, without having read any of it. */
+static void it_sends_behind_a_refill(void **state)
+{
+    struct scene s;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    begin(&s, 1);
+    app(&s.device[C], "INSERT INTO memories VALUES('new', 'of c', 't')");
+    later();
+    is_refilled(&s);
+    x_is_collected(&s);
+    ok(clawsync_engine_push_now(s.device[C].engine, NULL, &err), &err);
+    sync_some(&s, A, 2);
+    assert_int_equal(number_in(&s.device[A], "SELECT count(*) FROM memories WHERE content = 'of c'"), 0);
+    wait_pruned(&s, snapshot(&s));
+    syncs(&s.device[C]);
+    all_have_what_c_wrote(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -513,6 +581,8 @@ int main(void)
         cmocka_unit_test(a_restored_backup),
         cmocka_unit_test(one_from_before_the_snapshot),
         cmocka_unit_test(a_refill),
+        cmocka_unit_test(what_it_alone_has_behind_a_refill),
+        cmocka_unit_test(it_sends_behind_a_refill),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

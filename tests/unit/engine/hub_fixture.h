@@ -18,6 +18,7 @@ struct hub {
     pthread_t thread;
     bool running;
     uint64_t silent_ms; /* after which a device is not waited for when the log is pruned; 0: it is */
+    uint64_t flush_ms;  /* how often it prunes; 0: once a minute */
     void (*starting)(struct hub *h, void *arg); /* before the loop runs, when the hub is up; may be NULL */
     void *arg;
 };
@@ -46,7 +47,9 @@ static inline void *hub_main(void *arg)
 
 static inline void hub_start(struct hub *h)
 {
-    struct cs_hub_options o = { .host = "127.0.0.1", .database = h->database, .silent_ms = h->silent_ms };
+    struct cs_hub_options o = {
+        .host = "127.0.0.1", .database = h->database, .silent_ms = h->silent_ms, .flush_ms = h->flush_ms
+    };
     struct cs_error err = { 0 };
 
     signal(SIGPIPE, SIG_IGN);
