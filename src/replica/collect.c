@@ -203,13 +203,19 @@ static int forget_all(struct cs_replica *r, int64_t through, struct cs_error *er
     return rc;
 }
 
-int cs_collect(struct cs_replica *r, const struct cs_collection *c, struct cs_error *err)
+static int remember(struct cs_replica *r, const struct cs_collection *c, struct cs_error *err)
 {
     uint8_t bytes[CS_COLLECTION_LEN];
-    int rc = forget_all(r, c->through, err);
 
     cs_collection_encode(c, bytes);
-    return rc == CS_OK ? cs_meta_put(r, record, cs_slice(bytes, sizeof bytes), err) : rc;
+    return cs_meta_put(r, record, cs_slice(bytes, sizeof bytes), err);
+}
+
+int cs_collect(struct cs_replica *r, const struct cs_collection *c, struct cs_error *err)
+{
+    int rc = forget_all(r, c->through, err);
+
+    return rc == CS_OK ? remember(r, c, err) : rc;
 }
 
 int cs_replica_forget(cs_replica *r, int64_t through, struct cs_error *err)
@@ -549,12 +555,29 @@ static int was_collected(struct cs_replica *r, const struct found *f, const stru
     return CS_OK;
 }
 
-static int examined(struct cs_replica *r, const struct rows *w, struct cs_error *err)
+/* That of a row which the others' state does not have. Those that came with it are of deletes that were sent behind the
+ * collection, and stay. */
+static int forget_old(struct cs_replica *r, const struct found *f, int64_t through, struct cs_error *err)
+{
+    int64_t seq;
+    int rc = cs_rows_get(r, f->table, f->key, &r->row, &seq, err);
+
+    if (rc != CS_OK)
+        return rc == CS_ENOTFOUND ? CS_OK : rc;
+    if (cs_version_is_never(&r->row.del) || r->row.del.stamp > through)
+        return CS_OK;
+    return forget(r, f, err);
+}
+
+static int examined(struct cs_replica *r, const struct rows *w, int64_t through, struct cs_error *err)
 {
     int rc = CS_OK;
 
+    cs_extract_stale(r);
+    cs_scratch_reset(r);
     for (size_t i = 0; i < w->n && rc == CS_OK; i++)
-        rc = cs_stale_strike(r, w->at[i].table, w->at[i].key, err);
+        if ((rc = forget_old(r, &w->at[i], through, err)) == CS_OK)
+            rc = cs_stale_strike(r, w->at[i].table, w->at[i].key, err);
     return rc;
 }
 
@@ -608,7 +631,7 @@ int cs_replica_sweep(cs_replica *r, const struct cs_sweep *how, bool *more, uint
         *swept += result.ops;
     }
     if (rc == CS_OK && w.n > 0 && (rc = cs_db_begin(r, err)) == CS_OK) {
-        if ((rc = examined(r, &w, err)) == CS_OK)
+        if ((rc = examined(r, &w, how->through, err)) == CS_OK)
             rc = cs_db_commit(r, err);
         else
             cs_db_rollback(r);
@@ -623,8 +646,7 @@ int cs_swept(struct cs_replica *r, const struct cs_collection *c, struct cs_erro
 {
     int rc = cs_stale_clear(r, err);
 
-    cs_scratch_reset(r);
-    return rc == CS_OK && c != NULL ? cs_collect(r, c, err) : rc;
+    return rc == CS_OK && c != NULL ? remember(r, c, err) : rc;
 }
 
 int cs_replica_swept(cs_replica *r, const struct cs_collection *c, struct cs_error *err)
