@@ -74,22 +74,34 @@ static int open_one(struct clawsync_engine *e, struct waiting *w, const struct c
     return cs_unpack(w->set[i].packer, &w->batch, keys, &w->set[i].delta, &fault, err);
 }
 
-/* those: waiting ones, or accepted ones whose bytes are kept, of a place behind this number of the log. */
-static int load(struct clawsync_engine *e, enum cs_bound_state those, uint64_t behind, struct waiting **out,
-                struct cs_error *err)
+/* Waiting ones, or accepted ones whose bytes are kept: the newest that there is room for. */
+struct wanted {
+    enum cs_bound_state state;
+    uint64_t behind; /* accepted ones: this number of the log */
+    uint64_t below;  /* this number of our own */
+};
+
+static bool is_wanted(const struct wanted *x, const struct cs_bound *b)
+{
+    return b->state == x->state && b->number < x->below &&
+           (x->state == CS_BOUND_WAITING || (b->stored.len > 0 && b->log_number > x->behind));
+}
+
+static int load(struct clawsync_engine *e, const struct wanted *x, struct waiting **out, struct cs_error *err)
 {
     struct waiting *w = calloc(1, sizeof *w);
     struct cs_bound *bound = NULL;
-    size_t n = 0;
+    size_t n = 0, there = 0;
     int rc;
 
     *out = NULL;
     if (w == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     rc = cs_replica_bound(e->replica, &w->arena, true, &bound, &n, err);
-    for (size_t i = 0; i < n && rc == CS_OK && w->n < CS_PUSH_MAX; i++)
-        if (bound[i].state == those &&
-            (those == CS_BOUND_WAITING || (bound[i].stored.len > 0 && bound[i].log_number > behind)))
+    for (size_t i = 0; i < n && rc == CS_OK; i++)
+        there += is_wanted(x, &bound[i]);
+    for (size_t i = 0; i < n && rc == CS_OK; i++)
+        if (is_wanted(x, &bound[i]) && there-- <= CS_PUSH_MAX)
             rc = open_one(e, w, &bound[i], err);
     if (rc == CS_OK)
         *out = w;
@@ -100,7 +112,7 @@ static int load(struct clawsync_engine *e, enum cs_bound_state those, uint64_t b
 
 static int waiting_load(struct clawsync_engine *e, struct waiting **out, struct cs_error *err)
 {
-    return load(e, CS_BOUND_WAITING, 0, out, err);
+    return load(e, &(struct wanted){ .state = CS_BOUND_WAITING, .below = UINT64_MAX }, out, err);
 }
 
 /* Takes them back, all but one, whose operations do not become unsent again; except == n: all. */
@@ -164,6 +176,7 @@ static int restore_old(struct clawsync_engine *e, struct waiting *w, int64_t thr
 
 int cs_push_take_back_late(struct clawsync_engine *e, const struct cs_collection *c, struct cs_error *err)
 {
+    struct wanted x = { .state = CS_BOUND_ACCEPTED, .behind = c->number, .below = UINT64_MAX };
     struct cs_bound *bound = NULL;
     struct cs_arena a = { 0 };
     struct waiting *w;
@@ -176,10 +189,14 @@ int cs_push_take_back_late(struct clawsync_engine *e, const struct cs_collection
     cs_arena_free(&a);
     if (rc != CS_OK || (noted && (rc = cs_replica_publish(e->replica, err)) != CS_OK))
         return rc;
-    if ((rc = load(e, CS_BOUND_ACCEPTED, c->number, &w, err)) != CS_OK)
-        return rc;
-    rc = restore_old(e, w, c->through, err);
-    waiting_free(w);
+    for (size_t left = 1; left > 0 && rc == CS_OK;) {
+        if ((rc = load(e, &x, &w, err)) != CS_OK)
+            return rc;
+        if ((left = w->n) > 0)
+            x.below = w->set[0].number;
+        rc = restore_old(e, w, c->through, err);
+        waiting_free(w);
+    }
     return rc;
 }
 
