@@ -104,7 +104,8 @@ static void wait_pruned(struct scene *s, uint64_t number)
     }
 }
 
-/* What is written from here on has newer stamps, on whatever device: a trigger's clock, in days, is off by up to 1 ms. */
+/* What is written from here on has newer stamps, on whatever device: a trigger's clock, in days, is off by up to 1 ms.
+ */
 static void later(void)
 {
     struct cs_world *w = cs_world_real();
@@ -314,6 +315,32 @@ static void it_comes_back_before_the_collection(void **state)
     compacts(&s.device[A]);
     syncs(&s.device[C]);
     are_conflicts_or_intact(&s);
+    end(&s);
+}
+
+/* Another one brought an edit of the row, which is gone: that is no word of the row itself. */
+static void an_edit_of_it_came_before(void **state)
+{
+    struct scene s;
+
+    (void)state;
+    begin(&s, 1);
+    comes(&s);
+    app(&s.device[B], "DELETE FROM memories WHERE id = 'x'");
+    sync_some(&s, A, 2);
+    later();
+    app(&s.device[C], "UPDATE memories SET content = 'of c' WHERE id = 'x'");
+    collect(&s);
+    sync_some(&s, A, 2);
+    wait_pruned(&s, snapshot(&s));
+    syncs(&s.device[C]);
+    sync_some(&s, A, DEVICES);
+    wait_pruned(&s, snapshot(&s));
+    syncs(&s.newcomer);
+    sync_some(&s, A, DEVICES);
+    assert_int_equal(number_in(&s.newcomer, "SELECT count(*) FROM memories WHERE id = 'x'"), 0);
+    are_equal(&s.device[A], &s.newcomer);
+    all_are_equal(&s);
     end(&s);
 }
 
@@ -579,6 +606,7 @@ int main(void)
         cmocka_unit_test(it_is_one_transaction),
         cmocka_unit_test(a_silent_device_comes_back),
         cmocka_unit_test(it_comes_back_before_the_collection),
+        cmocka_unit_test(an_edit_of_it_came_before),
         cmocka_unit_test(it_wrote_the_row_again),
         cmocka_unit_test(it_sends_while_they_go),
         cmocka_unit_test(a_restored_backup),
