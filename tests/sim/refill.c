@@ -1,4 +1,5 @@
 #include <inttypes.h>
+#include <string.h>
 
 #include "sim/system.h"
 
@@ -128,12 +129,13 @@ static bool is_refilled(struct device *d)
     if (!command_ended(d))
         die(d->run, "%s dies", d->name);
     refill_end(d);
-    d->refused = d->command.rc == CS_EAUTH;
+    d->refused = d->command.rc == CS_EAUTH || strstr(d->command.err.msg, "MEMBER_FORK") != NULL;
     pass(d->run, 60000);
     return d->command.rc == CS_OK && d->refill.needed == 0;
 }
 
-/* Nobody who is left has heard of it: it comes once more, as another, with what it has. */
+/* The others have not heard of it, or of what it knows of the membership, and have gone on: it comes once more, as
+ * another, with what it has. */
 static void come_anew(struct device *d, struct device *by)
 {
     struct run *r = d->run;
