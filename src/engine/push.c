@@ -194,8 +194,8 @@ static void note_progress(struct clawsync_engine *e)
 }
 
 /* A collection that stands in the log before it, and that its author has not seen, is about nothing newer than what is
- * read here by now: no log is pruned, and so no tombstone collected, beyond where this device has read. Of a log that it
- * has not read at all there is no such bound, as after a refill; of what a newcomer brings, or of all of the merged
+ * read here by now: no log is pruned, and so no tombstone collected, beyond where this device has read. Of a log that
+ * it has not read at all there is no such bound, as after a refill; of what a newcomer brings, or of all of the merged
  * state, a note will do. */
 static enum cs_keep keep_of(const struct clawsync_engine *e, const struct cs_delta *d)
 {
@@ -545,6 +545,10 @@ static void recover(struct clawsync_engine *e)
                  strcmp(s->refused, "order") == 0 || strcmp(s->refused, "duplicate") == 0;
 
     cs_hub_call_cancel(&s->call);
+    if (stale && e->members.seq != s->tried_seq) { /* the membership had grown again meanwhile */
+        s->tried_seq = e->members.seq;
+        s->tries = 0;
+    }
     if (refused_for_good(s) && !stale) {
         next_job(e, aside_run, recover_done);
         return;
