@@ -39,6 +39,8 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
 {
     cs_hub_call_cancel(&e->take.call);
     forget(e);
+    if (rc == CS_OK && e->take.took && e->take.keeps)
+        e->schedule.wanted |= CS_WANT_PUSH;
     e->take.done(e, rc, err);
 }
 

@@ -44,7 +44,8 @@ static void stop_copies(struct run *r)
 static bool is_settled(struct device *d, uint64_t *number)
 {
     static const char waiting[] = "SELECT (SELECT count(*) FROM sync_changelog) + (SELECT count(*) FROM sync_unsent) + "
-                                  "(SELECT count(*) FROM sync_bound WHERE state = 0)";
+                                  "(SELECT count(*) FROM sync_bound WHERE state = 0) + "
+                                  "(SELECT count(*) FROM sync_meta WHERE name = 'publish')";
     clawsync_status st = { .size = sizeof st };
     clawsync_error err;
     uint64_t first = *number;
