@@ -176,7 +176,10 @@ static int restore_old(struct clawsync_engine *e, struct waiting *w, int64_t thr
 
 int cs_push_take_back_late(struct clawsync_engine *e, const struct cs_collection *c, struct cs_error *err)
 {
-    struct wanted x = { .state = CS_BOUND_ACCEPTED, .behind = c->number, .below = UINT64_MAX };
+    /* all of a log that began after it was collected in the one before */
+    struct wanted x = { .state = CS_BOUND_ACCEPTED,
+                        .behind = c->log_id == e->head.log_id ? c->number : 0,
+                        .below = UINT64_MAX };
     struct cs_bound *bound = NULL;
     struct cs_arena a = { 0 };
     struct waiting *w;
@@ -185,7 +188,7 @@ int cs_push_take_back_late(struct clawsync_engine *e, const struct cs_collection
     int rc = cs_replica_bound(e->replica, &a, false, &bound, &n, err);
 
     for (size_t i = 0; i < n && rc == CS_OK; i++)
-        noted = noted || (bound[i].noted && bound[i].log_number > c->number);
+        noted = noted || (bound[i].noted && bound[i].log_number > x.behind);
     cs_arena_free(&a);
     if (rc != CS_OK || (noted && (rc = cs_replica_publish(e->replica, err)) != CS_OK))
         return rc;

@@ -597,6 +597,31 @@ static void it_sends_behind_a_refill(void **state)
     all_have_what_c_wrote(&s, 150);
 }
 
+/* What was collected was so in the log before; C, which missed it, has sent a delete that the snapshot does not have.
+ */
+static void its_delete_is_sent_behind_a_refill(void **state)
+{
+    struct scene s;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    begin(&s, 1);
+    app(&s.device[C], "DELETE FROM memories WHERE id = 'y'");
+    later();
+    x_is_collected(&s);
+    is_refilled(&s);
+    app(&s.device[A], "INSERT INTO memories VALUES('later', 'of a', 't')");
+    sync_some(&s, A, 2);
+    wait_pruned(&s, snapshot(&s));
+    ok(clawsync_engine_push_now(s.device[C].engine, NULL, &err), &err);
+    syncs(&s.device[C]);
+    sync_some(&s, A, DEVICES);
+    for (int i = 0; i < DEVICES; i++)
+        assert_int_equal(number_in(&s.device[i], "SELECT count(*) FROM memories WHERE id IN ('x', 'y')"), 0);
+    all_are_equal(&s);
+    end(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -614,6 +639,7 @@ int main(void)
         cmocka_unit_test(a_refill),
         cmocka_unit_test(what_it_alone_has_behind_a_refill),
         cmocka_unit_test(it_sends_behind_a_refill),
+        cmocka_unit_test(its_delete_is_sent_behind_a_refill),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
