@@ -765,7 +765,7 @@ enum cs_command_kind {
     CS_CMD_CLOSE
 };
 typedef void (*cs_step_start)(struct clawsync_engine *e, cs_step_done done);
-enum { CS_MAX_STEPS = 6 };
+enum { CS_MAX_STEPS = 8 };
 
 struct cs_command {
     enum cs_command_kind kind;

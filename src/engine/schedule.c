@@ -590,27 +590,29 @@ static void task_begin(struct clawsync_engine *e)
 
 static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bool pull, unsigned more)
 {
-    bool duty = more & CS_WANT_DUTY;
     struct cs_schedule *s = &e->schedule;
-
-    s->nsteps = 0;
+    bool duty = more & CS_WANT_DUTY;
     /* While the hub is watched, what it says of the membership comes with the heads, and a refusal tells the rest. */
-    if (duty || !cs_hub_call_running(&s->watch) || e->head.member_seq > e->members.seq || s->failures > 0)
-        s->step[s->nsteps++] = cs_step_member;
-    if (pull_first)
-        s->step[s->nsteps++] = cs_step_pull;
-    if (push) {
-        s->step[s->nsteps++] = cs_step_push;
-        s->step[s->nsteps++] = cs_step_tell;
-    }
-    if (pull)
-        s->step[s->nsteps++] = cs_step_pull;
-    if (duty)
-        s->step[s->nsteps++] = cs_step_duty;
-    if (more & CS_WANT_RECONCILE)
-        s->step[s->nsteps++] = cs_step_reconcile_asked;
-    if (more & CS_WANT_COMPACT)
-        s->step[s->nsteps++] = cs_step_compact_asked;
+    bool member = duty || !cs_hub_call_running(&s->watch) || e->head.member_seq > e->members.seq || s->failures > 0;
+    const struct {
+        bool wanted;
+        cs_step_start step;
+    } all[] = {
+        { member, cs_step_member },
+        { pull_first, cs_step_pull },
+        { push, cs_step_push },
+        { push, cs_step_tell },
+        { pull, cs_step_pull },
+        { duty, cs_step_duty },
+        { more & CS_WANT_RECONCILE, cs_step_reconcile_asked },
+        { more & CS_WANT_COMPACT, cs_step_compact_asked },
+    };
+
+    _Static_assert(sizeof all / sizeof all[0] <= CS_MAX_STEPS, "a round may have all of them");
+    s->nsteps = 0;
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i].wanted)
+            s->step[s->nsteps++] = all[i].step;
     task_begin(e);
 }
 

@@ -215,6 +215,8 @@ static void on_event(void *arg, const clawsync_event *ev)
     }
     if (ev->type == CLAWSYNC_EVENT_WARNING && strstr(ev->error.msg, "were given earlier times") != NULL)
         d->backup_is_ahead = d->resealed = true;
+    if (ev->type == CLAWSYNC_EVENT_WARNING && strstr(ev->error.msg, "what only this device knows is sent") != NULL)
+        d->run->revived = d->run->compacts;
     if (ev->type != CLAWSYNC_EVENT_PROGRESS)
         note(d->run, "%s event %d count %" PRIu64 " %d %s", d->name, (int)ev->type, ev->count, ev->error.code,
              ev->error.msg);

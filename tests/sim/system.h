@@ -70,8 +70,9 @@ struct run {
     unsigned weight[MAX_KINDS];
     uint64_t happened[MAX_KINDS];
     struct hub hub;
-    bool compacts;                    /* devices give snapshots by themselves */
-    bool revoked;                     /* somebody was */
+    bool compacts; /* devices give snapshots by themselves */
+    bool revoked;  /* somebody was */
+    bool revived;  /* behind a refill, a device sent all that it has: what was collected meanwhile may live again */
     uint64_t retention_ms, silent_ms; /* the hub's settings */
     struct device devices[DEVICES];
     unsigned ndevices;
