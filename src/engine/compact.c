@@ -460,12 +460,6 @@ static void note_known(struct clawsync_engine *e, const Clawsync__V1__SnapshotRe
         a->served != NULL && a->served->attester_id.len > 0 && a->served->log_number >= s->result.log_number;
 }
 
-static bool is_good(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i)
-{
-    return i != NULL && cs_snapshot_counts(e, i->device_id) &&
-           (i->attester_id.len == 0 || cs_snapshot_counts(e, i->attester_id));
-}
-
 bool cs_compact_is_due(const struct clawsync_engine *e)
 {
     const struct cs_compact_step *s = &e->compact;
@@ -477,7 +471,7 @@ bool cs_compact_is_due(const struct clawsync_engine *e)
 
 static bool wants_to_give(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, uint64_t number)
 {
-    bool good = is_good(e, a->served), newer = good && a->served->log_number >= number;
+    bool good = cs_snapshot_is_good(e, a->served), newer = good && a->served->log_number >= number;
     bool given = a->given != NULL && a->given->log_number == number && is_ours(e, a->given) && a->given->whole;
 
     if (number == 0 || newer || given)

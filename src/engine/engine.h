@@ -497,6 +497,8 @@ int cs_snapshot_proof(struct clawsync_engine *e, struct cs_slice sealed, const s
                       struct cs_state_proof *out, struct cs_error *err);
 /* Is that still an active device? */
 bool cs_snapshot_counts(const struct clawsync_engine *e, ProtobufCBinaryData device);
+/* Are those who answer for it, if any, still members? */
+bool cs_snapshot_is_good(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i);
 
 /* take.c: fetches the snapshot that the hub serves, if it is ahead of the pull position, and merges it. pruned: the log
  * itself does not go on from there, so that there has to be one. */

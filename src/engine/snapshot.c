@@ -38,6 +38,12 @@ bool cs_snapshot_counts(const struct clawsync_engine *e, ProtobufCBinaryData dev
     return active_device(e, device) != NULL;
 }
 
+bool cs_snapshot_is_good(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i)
+{
+    return i != NULL && cs_snapshot_counts(e, i->device_id) &&
+           (i->attester_id.len == 0 || cs_snapshot_counts(e, i->attester_id));
+}
+
 /* Is it of this log, of a place that there is, and ahead of where this device stands? The log may have grown since the
  * head that this device knows; that it does go on from there is seen when it is pulled. */
 static int check_place(const struct clawsync_engine *e, const struct cs_descriptor *d, uint64_t head_number,

@@ -100,12 +100,13 @@ static void forge(const struct scene *s, void (*bend)(struct cs_snapshot_peer *p
 /* ---- the scene ---- */
 
 /* Three devices with the same rows, and a snapshot that the first has given. */
-static void given(struct scene *s)
+static void given_to(struct scene *s, uint64_t flush_ms)
 {
     clawsync_compacted done;
     clawsync_error err = { 0 };
 
     memset(s, 0, sizeof *s);
+    s->hub.flush_ms = flush_ms;
     hub_init(&s->hub);
     for (int i = 0; i < DEVICES; i++)
         device_enter(&s->device[i], schema, s->hub.endpoint, i == 0 ? NULL : &s->device[0], on_event, NULL);
@@ -119,6 +120,11 @@ static void given(struct scene *s)
     ok(clawsync_engine_compact(s->device[AUTHOR].engine, &done, &err), &err);
     read_descriptor(s);
     id_of(&s->device[THIRD], &s->third);
+}
+
+static void given(struct scene *s)
+{
+    given_to(s, 0);
 }
 
 static void is_attested(struct scene *s)
@@ -266,6 +272,14 @@ static void chains_that_the_log_has_not(void **state)
     free(s);
 }
 
+static int64_t pruned(const struct scene *s)
+{
+    struct device hub = { 0 };
+
+    memcpy(hub.db, s->hub.database, sizeof hub.db);
+    return number_in(&hub, "SELECT pruned FROM workspace");
+}
+
 /* Its word counts no more, whatever it gave or attested before; those who are there give another one. */
 static void of_whom_is_removed(void **state)
 {
@@ -275,7 +289,10 @@ static void of_whom_is_removed(void **state)
     clawsync_error err = { 0 };
 
     assert_non_null(s);
-    begin(s);
+    given_to(s, 20);
+    is_attested(s);
+    while (pruned(s) == 0)
+        usleep(1000);
     removes(s, who, whom);
     comes(s, THIRD);
     is_refused(s, whom == AUTHOR ? "NOT_A_MEMBER:" : "SNAPSHOT_UNATTESTED:");
@@ -283,6 +300,23 @@ static void of_whom_is_removed(void **state)
     ok(clawsync_engine_compact(s->device[THIRD].engine, &done, &err), &err);
     assert_true(done.attested);
     is_taken(s);
+    device_fini(&s->newcomer);
+    end(s);
+    free(s);
+}
+
+/* Whoever has the log to read has no need of it. */
+static void of_whom_is_removed_beside_the_log(void **state)
+{
+    const int whom = *(const int *)*state, who = whom == AUTHOR ? ATTESTER : AUTHOR;
+    struct scene *s = malloc(sizeof *s);
+
+    assert_non_null(s);
+    begin(s);
+    removes(s, who, whom);
+    comes(s, THIRD);
+    is_taken(s);
+    assert_int_equal(pruned(s), 0);
     device_fini(&s->newcomer);
     end(s);
     free(s);
@@ -388,6 +422,8 @@ int main(void)
         cmocka_unit_test(with_a_batch_set_aside),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&author),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&attester),
+        cmocka_unit_test_prestate(of_whom_is_removed_beside_the_log, (void *)(uintptr_t)&author),
+        cmocka_unit_test_prestate(of_whom_is_removed_beside_the_log, (void *)(uintptr_t)&attester),
     };
 
     return cs_crypto_init(NULL) < 0 ? 1
