@@ -780,7 +780,7 @@ static bool is_stamped(const struct reading *q, const struct entry *e, const str
     out->stamp = e->op.stamp;
     out->by = writer_of(q->r, out->write);
     out->life = has_lives(out->by) ? e->incarnation : 0;
-    if (has_lives(out->by) && out->life == 0)
+    if (has_lives(out->by) && (out->life == 0 || q->head.pruned > 0)) /* what it sends again may be of a life before */
         return false;
     return cs_uuid_parse(&id, out->by->id) && cs_uuid_cmp(&id, &q->all.devices[e->op.device]) == 0;
 }
