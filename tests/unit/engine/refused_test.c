@@ -7,6 +7,12 @@ static const char schema[] = "CREATE TABLE memories(id TEXT PRIMARY KEY, content
 struct scene {
     struct between between;
     struct device device;
+    /* a request is held until another device has changed the key, so often */
+    struct device other;
+    struct relay *held;
+    cs_wake *release;
+    _Atomic bool is_held;
+    _Atomic unsigned changes;
 };
 
 /* ---- what the one between does ---- */
@@ -93,7 +99,54 @@ static bool deliver_last(struct between *b, struct relay *r, struct cs_slice m)
     return false;
 }
 
+/* Until another one has changed the key, so that the hub refuses it. */
+static bool hold(struct between *b, struct relay *r, struct cs_slice m)
+{
+    struct scene *s = (struct scene *)b;
+
+    if (!is_method(r, "Push") || s->changes == 0)
+        return true;
+    b->requests++;
+    s->held = r;
+    r->held = true;
+    cs_buf_reset(&b->kept);
+    cs_buf_put_slice(&b->kept, m);
+    s->is_held = true;
+    return false;
+}
+
+static void on_release(void *arg)
+{
+    struct scene *s = arg;
+
+    relay_release(s->held, cs_buf_slice(&s->between.kept));
+}
+
+static void *change_keys(void *arg)
+{
+    struct scene *s = arg;
+    clawsync_error err = { 0 };
+
+    while (s->changes > 0) {
+        while (!s->is_held)
+            usleep(200);
+        ok(clawsync_engine_rotate_keys(s->other.engine, NULL, &err), &err);
+        s->is_held = false;
+        s->changes--;
+        cs_wake_send(s->release);
+    }
+    return NULL;
+}
+
 /* ---- scenes ---- */
+
+static void starting(struct hub *h, void *arg)
+{
+    struct scene *s = arg;
+
+    between_start(h, &s->between);
+    assert_int_equal(cs_wake_new(h->loop, on_release, s, &s->release), CS_OK);
+}
 
 static int setup(void **state)
 {
@@ -101,7 +154,9 @@ static int setup(void **state)
     clawsync_error err = { 0 };
 
     assert_non_null(s);
-    between_init(&s->between);
+    s->between.hub.starting = starting;
+    s->between.hub.arg = s;
+    hub_init(&s->between.hub);
     device_init(&s->device, schema);
     s->device.config.hub_endpoint = s->between.endpoint;
     device_open(&s->device);
@@ -115,6 +170,7 @@ static int teardown(void **state)
     struct scene *s = *state;
 
     device_fini(&s->device);
+    cs_wake_close(s->release);
     between_fini(&s->between);
     free(s);
     return 0;
@@ -211,6 +267,33 @@ static void several_in_flight_are_bound_anew_in_order(void **state)
     ok(push(s, &err), &err);
     assert_int_equal(log_length(s), 10);
     hub_holds(s, "SELECT count(*) FROM memories", 100);
+}
+
+static void nothing(void *arg, const clawsync_event *ev)
+{
+    (void)arg;
+    (void)ev;
+}
+
+/* Each time that it is bound anew, the key is another one by then. */
+static void a_key_that_changes_again_and_again(void **state)
+{
+    enum { CHANGES = 6 };
+    struct scene *s = *state;
+    pthread_t thread;
+    clawsync_error err = { 0 };
+
+    device_enter(&s->other, schema, s->between.hub.endpoint, &s->device, nothing, NULL);
+    ok(clawsync_engine_sync_now(s->device.engine, NULL, &err), &err);
+    s->between.request = hold;
+    s->changes = CHANGES;
+    app(&s->device, "INSERT INTO memories VALUES('a', 'x')");
+    assert_int_equal(pthread_create(&thread, NULL, change_keys, s), 0);
+    ok(push(s, &err), &err);
+    pthread_join(thread, NULL);
+    assert_int_equal(s->between.requests, CHANGES);
+    assert_int_equal(log_length(s), 1);
+    device_fini(&s->other);
 }
 
 static void given_up_after_three_tries_and_kept(void **state)
@@ -420,6 +503,7 @@ int main(void)
     const struct CMUnitTest t[] = {
         IN_SCENE(bound_anew_and_taken),
         IN_SCENE(several_in_flight_are_bound_anew_in_order),
+        IN_SCENE(a_key_that_changes_again_and_again),
         IN_SCENE(given_up_after_three_tries_and_kept),
         IN_SCENE(a_clock_that_stays_wrong_is_told),
         IN_SCENE(other_refusals_are_final),
