@@ -51,7 +51,7 @@ BUGS = [
     # a hub that lost what it had
     ("refill_of_one_alone", "engine/refill.c", "for (size_t k = 0; k <= n && rc == CS_OK && !*out; k++) {", "for (size_t k = 0; false; k++) {"),
     ("old_log_under_the_new", "hub/refill.c", "    if (exists && (rc = tx->ops->drop_log(tx, &w->workspace, err)) != CS_OK)\n        return rc;\n", ""),
-    ("state_given_in_part", "engine/push.c", "    if (!full && delta.nops == 0 && !stale &&", "    if (!full && delta.nops == 0 && !stale && s->made < 3 &&"),
+    ("state_given_in_part", "replica/extract.c", "return cs_publish_save(r, x->state_table, cs_buf_slice(&x->state_key), err);", "return cs_publish_end(r, err);"),
     # the queue
     ("accepted_waits_on", "queue/states.c", "    return change(q, STMT_ACCEPTED, 2, batch, err);\n", "    return change(q, STMT_ACCEPTED, 2, batch[0] % 2 == 0 ? batch : (const uint8_t[32]){ 0 }, err);\n"),
     ("set_not_settled", "queue/states.c", "            rc = settle(q, e, CS_QUEUE_DONE, false, err);\n", "            rc = CS_OK;\n"),
