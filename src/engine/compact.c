@@ -471,7 +471,8 @@ bool cs_compact_is_due(const struct clawsync_engine *e)
 
 static bool wants_to_give(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, uint64_t number)
 {
-    bool good = a->served != NULL && cs_snapshot_is_good(e, a->served), newer = good && a->served->log_number >= number;
+    bool good = a->served != NULL && cs_snapshot_is_good(e, a->served);
+    bool newer = good && a->served->log_number >= number;
     bool given = a->given != NULL && a->given->log_number == number && is_ours(e, a->given) && a->given->whole;
 
     if (number == 0 || newer || given)

@@ -537,8 +537,8 @@ struct cs_take_step {
 void cs_step_compact(struct clawsync_engine *e, cs_step_done done);
 void cs_step_compact_asked(struct clawsync_engine *e, cs_step_done done);
 void cs_compact_step_free(struct clawsync_engine *e);
-bool cs_compact_is_due(
-    const struct clawsync_engine *e); /* [job] the log has grown long since the last snapshot known */
+/* [job] Has the log grown long since the last snapshot known? */
+bool cs_compact_is_due(const struct clawsync_engine *e);
 struct cs_compact_wish {
     clawsync_compacted result;
 };

@@ -192,14 +192,14 @@ int cs_push_take_back_late(struct clawsync_engine *e, const struct cs_collection
     cs_arena_free(&a);
     if (rc != CS_OK || (noted && (rc = cs_replica_publish(e->replica, err)) != CS_OK))
         return rc;
-    for (size_t left = 1; left > 0 && rc == CS_OK;) {
+    do {
         if ((rc = load(e, &x, &w, err)) != CS_OK)
             return rc;
-        if ((left = w->n) > 0)
+        if ((n = w->n) > 0)
             x.below = w->set[0].number;
         rc = restore_old(e, w, c->through, err);
         waiting_free(w);
-    }
+    } while (rc == CS_OK && n == CS_PUSH_MAX);
     return rc;
 }
 

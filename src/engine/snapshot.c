@@ -40,8 +40,7 @@ bool cs_snapshot_counts(const struct clawsync_engine *e, ProtobufCBinaryData dev
 
 bool cs_snapshot_is_good(const struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i)
 {
-    return i != NULL && cs_snapshot_counts(e, i->device_id) &&
-           (i->attester_id.len == 0 || cs_snapshot_counts(e, i->attester_id));
+    return cs_snapshot_counts(e, i->device_id) && (i->attester_id.len == 0 || cs_snapshot_counts(e, i->attester_id));
 }
 
 /* Is it of this log, of a place that there is, and ahead of where this device stands? The log may have grown since the

@@ -393,7 +393,7 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
     cs_messages_free(&s->taken);
     if (j->rc != CS_OK)
         return;
-    if (!s->pruned && !cs_snapshot_is_good(e, info)) /* the log is there */
+    if (info != NULL && !s->pruned && !cs_snapshot_is_good(e, info)) /* the log is there */
         info = NULL;
     if (info == NULL || (!s->pruned && info->log_number <= s->mark.number)) {
         if (s->pruned)

@@ -160,7 +160,7 @@ static int drop_unsent(struct cs_replica *r, int64_t seq, const struct cs_unsent
 }
 
 /* A delete of ours that the log does not have yet is no part of what is collected: it goes out behind it. */
-static int forget(struct cs_replica *r, const struct found *f, struct cs_error *err)
+static int forget(struct cs_replica *r, const struct found *f, int64_t through, struct cs_error *err)
 {
     struct cs_row *row = &r->row;
     struct cs_unsent u;
@@ -169,7 +169,9 @@ static int forget(struct cs_replica *r, const struct found *f, struct cs_error *
     int rc = cs_rows_get(r, f->table, f->key, row, &seq, err);
 
     if (rc != CS_OK)
-        return rc;
+        return rc == CS_ENOTFOUND ? CS_OK : rc;
+    if (cs_version_is_never(&row->del) || row->del.stamp > through)
+        return CS_OK;
     rc = cs_unsent_get(r, &r->scratch, seq, &u, err);
     if (rc != CS_OK && rc != CS_ENOTFOUND)
         return rc;
@@ -197,7 +199,7 @@ static int forget_all(struct cs_replica *r, int64_t through, struct cs_error *er
     do {
         rc = rows_next(r, &w, CS_STMT_TOMBSTONES, through, err);
         for (size_t i = 0; i < w.n && rc == CS_OK; i++)
-            rc = forget(r, &w.at[i], err);
+            rc = forget(r, &w.at[i], through, err);
     } while (rc == CS_OK && w.n == SLICE);
     rows_free(&w);
     return rc;
@@ -555,20 +557,8 @@ static int was_collected(struct cs_replica *r, const struct found *f, const stru
     return CS_OK;
 }
 
-/* That of a row which the others' state does not have. Those that came with it are of deletes that were sent behind the
- * collection, and stay. */
-static int forget_old(struct cs_replica *r, const struct found *f, int64_t through, struct cs_error *err)
-{
-    int64_t seq;
-    int rc = cs_rows_get(r, f->table, f->key, &r->row, &seq, err);
-
-    if (rc != CS_OK)
-        return rc == CS_ENOTFOUND ? CS_OK : rc;
-    if (cs_version_is_never(&r->row.del) || r->row.del.stamp > through)
-        return CS_OK;
-    return forget(r, f, err);
-}
-
+/* The tombstones of rows that the others' state does not have go; those that came with it are of deletes that were sent
+ * behind the collection, and stay. */
 static int examined(struct cs_replica *r, const struct rows *w, int64_t through, struct cs_error *err)
 {
     int rc = CS_OK;
@@ -576,7 +566,7 @@ static int examined(struct cs_replica *r, const struct rows *w, int64_t through,
     cs_extract_stale(r);
     cs_scratch_reset(r);
     for (size_t i = 0; i < w->n && rc == CS_OK; i++)
-        if ((rc = forget_old(r, &w->at[i], through, err)) == CS_OK)
+        if ((rc = forget(r, &w->at[i], through, err)) == CS_OK)
             rc = cs_stale_strike(r, w->at[i].table, w->at[i].key, err);
     return rc;
 }

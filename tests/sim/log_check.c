@@ -680,12 +680,18 @@ static bool has_lives(const struct device *d)
     return d->copied || d->went_back;
 }
 
-static bool of_lives(const struct run *r, const struct cs_uuid *device)
+static bool was_resealed(const struct device *d)
+{
+    return d->resealed;
+}
+
+/* Of the one with that id, or of one of its copies. */
+static bool of_one(const struct run *r, const struct cs_uuid *device, bool (*is)(const struct device *d))
 {
     struct cs_uuid id;
 
     for (unsigned i = 0; i < r->ndevices; i++)
-        if (has_lives(&r->devices[i]) && cs_uuid_parse(&id, r->devices[i].id) && cs_uuid_cmp(&id, device) == 0)
+        if (is(&r->devices[i]) && cs_uuid_parse(&id, r->devices[i].id) && cs_uuid_cmp(&id, device) == 0)
             return true;
     return false;
 }
@@ -696,7 +702,7 @@ static bool of_one_clock(const struct reading *q, const struct entry *a, const s
     const struct cs_uuid *device = &q->all.devices[a->op.device];
 
     return cs_uuid_cmp(device, &q->all.devices[b->op.device]) == 0 &&
-           (!of_lives(q->r, device) || (a->incarnation != 0 && a->incarnation == b->incarnation));
+           (!of_one(q->r, device, has_lives) || (a->incarnation != 0 && a->incarnation == b->incarnation));
 }
 
 /* Of those next to it, with the same stamp and row, another life sent one too: who gave the stamp is not known. */
@@ -709,16 +715,6 @@ static bool is_sent_again(const struct entry *const *all, size_t n, size_t at)
             return true;
     for (size_t i = at + 1; i < n && all[i]->op.stamp == e->op.stamp && by_row(all[i], e) == 0; i++)
         if (all[i]->incarnation != e->incarnation)
-            return true;
-    return false;
-}
-
-static bool was_resealed(const struct run *r, const struct cs_uuid *device)
-{
-    struct cs_uuid id;
-
-    for (unsigned i = 0; i < r->ndevices; i++)
-        if (r->devices[i].resealed && cs_uuid_parse(&id, r->devices[i].id) && cs_uuid_cmp(&id, device) == 0)
             return true;
     return false;
 }
@@ -737,8 +733,8 @@ static void check_stamps(struct reading *q)
         const struct entry *a = sorted[i - 1], *b = sorted[i];
 
         if (a->op.stamp == b->op.stamp && by_row(a, b) != 0 && of_one_clock(q, a, b) &&
-            !was_resealed(q->r, &q->all.devices[a->op.device]) &&
-            !(of_lives(q->r, &q->all.devices[a->op.device]) &&
+            !of_one(q->r, &q->all.devices[a->op.device], was_resealed) &&
+            !(of_one(q->r, &q->all.devices[a->op.device], has_lives) &&
               (is_sent_again(sorted, q->n, i - 1) || is_sent_again(sorted, q->n, i))))
             die(q->r, "a device gave the stamp %" PRId64 " to two rows", a->op.stamp);
     }
