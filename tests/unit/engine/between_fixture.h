@@ -23,6 +23,8 @@ struct relay {
 
 struct between {
     struct hub hub;
+    cs_wake *release;
+    struct relay *held;
     cs_rpc_server *server;
     cs_rpc_channel *channel;
     char endpoint[64];
@@ -31,7 +33,7 @@ struct between {
     bool (*request)(struct between *b, struct relay *r, struct cs_slice m);
     bool (*answer)(struct between *b, struct relay *r, struct cs_slice m);
     void (*starting)(struct between *b, const struct relay *r); /* a call begins; NULL: nothing is done */
-    struct cs_buf kept;
+    struct cs_buf kept;                                         /* a message: that of `held`, or as the test wants */
     unsigned requests, dropped; /* of Push; answers of it that the test wants not to pass */
     unsigned refusals;          /* to come */
     unsigned unknown;           /* of the methods, the last ones: an older hub has none of that name */
@@ -145,6 +147,29 @@ static inline void relay_release(struct relay *r, struct cs_slice m)
         cs_rpc_call_half_close(r->hub);
 }
 
+/* The request is kept, until between_release, which any thread may call. */
+static inline void relay_hold(struct relay *r, struct cs_slice m)
+{
+    struct between *b = r->between;
+
+    b->held = r;
+    r->held = true;
+    cs_buf_reset(&b->kept);
+    cs_buf_put_slice(&b->kept, m);
+}
+
+static inline void between_released(void *arg)
+{
+    struct between *b = arg;
+
+    relay_release(b->held, cs_buf_slice(&b->kept));
+}
+
+static inline void between_release(struct between *b)
+{
+    cs_wake_send(b->release);
+}
+
 static inline void relay_closed(cs_rpc_call *c, void *service)
 {
     struct relay *r = cs_rpc_call_user(c);
@@ -189,6 +214,7 @@ static inline void between_start(struct hub *h, void *arg)
     if (cs_rpc_channel_new(h->loop, &c, &b->channel, &err) != CS_OK ||
         cs_rpc_server_new(h->loop, &o, &b->server, &err) != CS_OK)
         fail_msg("%s", err.msg);
+    assert_int_equal(cs_wake_new(h->loop, between_released, b, &b->release), CS_OK);
     snprintf(b->endpoint, sizeof b->endpoint, "http://127.0.0.1:%u", (unsigned)cs_rpc_server_port(b->server));
 }
 
@@ -209,6 +235,7 @@ static inline void between_init(struct between *b)
 static inline void between_fini(struct between *b)
 {
     hub_join(&b->hub);
+    cs_wake_close(b->release);
     cs_rpc_server_close(b->server);
     cs_rpc_channel_close(b->channel);
     hub_fini(&b->hub);

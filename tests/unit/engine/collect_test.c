@@ -17,12 +17,6 @@ struct scene {
     int readers;
 };
 
-static void on_event(void *arg, const clawsync_event *ev)
-{
-    (void)arg;
-    (void)ev;
-}
-
 static void syncs(struct device *d)
 {
     clawsync_error err = { 0 };
@@ -67,14 +61,6 @@ static void all_are_equal(struct scene *s)
         are_equal(&s->device[0], &s->device[i]);
 }
 
-static int64_t in_hub(const struct scene *s, const char *sql)
-{
-    struct device hub;
-
-    snprintf(hub.db, sizeof hub.db, "%s", s->hub.database);
-    return number_in(&hub, sql);
-}
-
 static clawsync_compacted compacts(struct device *d)
 {
     clawsync_compacted done;
@@ -97,7 +83,7 @@ static void wait_pruned(struct scene *s, uint64_t number)
 {
     clawsync_error err = { 0 };
 
-    while ((uint64_t)in_hub(s, "SELECT min(number) FROM log") < number) {
+    while ((uint64_t)in_hub(&s->hub, "SELECT min(number) FROM log") < number) {
         for (int i = 0; i < s->readers; i++) /* whereupon the hub knows that they have read so far */
             ok(clawsync_engine_pull_now(s->device[i].engine, NULL, &err), &err);
         usleep(1000);
@@ -130,7 +116,7 @@ static void begin(struct scene *s, uint64_t silent_ms)
     s->readers = silent_ms == 0 ? DEVICES : C;
     hub_init(&s->hub);
     for (int i = 0; i < DEVICES; i++)
-        device_enter(&s->device[i], schema, s->hub.endpoint, i == 0 ? NULL : &s->device[0], on_event, NULL);
+        device_enter(&s->device[i], schema, s->hub.endpoint, i == 0 ? NULL : &s->device[0], NULL, NULL);
     app(&s->device[A], "INSERT INTO memories VALUES('x', 'old', 't'), ('y', 'old', 't'), ('z', 'old', 't')");
     sync_some(s, A, DEVICES);
 }
@@ -146,7 +132,7 @@ static void end(struct scene *s)
 
 static void comes(struct scene *s)
 {
-    device_enter(&s->newcomer, schema, s->hub.endpoint, &s->device[A], on_event, NULL);
+    device_enter(&s->newcomer, schema, s->hub.endpoint, &s->device[A], NULL, NULL);
 }
 
 /* ---- who reads along ---- */
@@ -262,6 +248,14 @@ static void it_is_one_transaction(void **state)
 
 /* ---- who was away ---- */
 
+static void x_is_collected(struct scene *s)
+{
+    app(&s->device[B], "DELETE FROM memories WHERE id = 'x'");
+    sync_some(s, A, 2);
+    collect(s);
+    sync_some(s, A, 2);
+}
+
 /* C's unsent edits of a row that is collected, of one that is not, and a row of its own. */
 static void edits_while_away(struct scene *s)
 {
@@ -353,10 +347,7 @@ static void it_wrote_the_row_again(void **state)
     begin(&s, 1);
     app(&s.device[C], "DELETE FROM memories WHERE id = 'x'; INSERT INTO memories VALUES('x', 'of c', 't')");
     later();
-    app(&s.device[B], "DELETE FROM memories WHERE id = 'x'");
-    sync_some(&s, A, 2);
-    collect(&s);
-    sync_some(&s, A, 2);
+    x_is_collected(&s);
     wait_pruned(&s, snapshot(&s));
     syncs(&s.device[C]);
     sync_some(&s, A, DEVICES);
@@ -497,11 +488,20 @@ static void hub_is_lost(struct scene *s)
     }
 }
 
+static void is_refilled(struct scene *s)
+{
+    clawsync_error err = { 0 };
+    int needed = 0;
+
+    hub_is_lost(s);
+    ok(clawsync_engine_refill_hub(s->device[A].engine, &needed, &err), &err);
+    assert_int_equal(needed, 1);
+    sync_some(s, A, 2);
+}
+
 static void a_refill(void **state)
 {
     struct scene s;
-    clawsync_error err = { 0 };
-    int needed = 0;
 
     (void)state;
     begin(&s, 1);
@@ -511,10 +511,7 @@ static void a_refill(void **state)
     sync_some(&s, A, 2);
     collect(&s);
     sync_some(&s, A, 2);
-    hub_is_lost(&s);
-    ok(clawsync_engine_refill_hub(s.device[A].engine, &needed, &err), &err);
-    assert_int_equal(needed, 1);
-    sync_some(&s, A, 2);
+    is_refilled(&s);
     syncs(&s.device[C]);
     are_conflicts_or_intact(&s);
     app(&s.device[A], "DELETE FROM memories WHERE id = 'z'");
@@ -527,25 +524,6 @@ static void a_refill(void **state)
     end(&s);
 }
 
-static void is_refilled(struct scene *s)
-{
-    clawsync_error err = { 0 };
-    int needed = 0;
-
-    hub_is_lost(s);
-    ok(clawsync_engine_refill_hub(s->device[A].engine, &needed, &err), &err);
-    assert_int_equal(needed, 1);
-    sync_some(s, A, 2);
-}
-
-static void x_is_collected(struct scene *s)
-{
-    app(&s->device[B], "DELETE FROM memories WHERE id = 'x'");
-    sync_some(s, A, 2);
-    collect(s);
-    sync_some(s, A, 2);
-}
-
 static void all_have_what_c_wrote(struct scene *s, int rows)
 {
     sync_some(s, A, DEVICES);
@@ -554,7 +532,6 @@ static void all_have_what_c_wrote(struct scene *s, int rows)
         assert_int_equal(number_in(&s->device[i], DEAD), 0);
     }
     all_are_equal(s);
-    end(s);
 }
 
 /* The hub lost what C had sent before anybody read it, and the new log is pruned when C comes. */
@@ -572,6 +549,7 @@ static void what_it_alone_has_behind_a_refill(void **state)
     wait_pruned(&s, snapshot(&s));
     syncs(&s.device[C]);
     all_have_what_c_wrote(&s, 1);
+    end(&s);
 }
 
 /* C sends into the new log what it wrote before the collection there, without having read any of it: more batches than
@@ -595,6 +573,7 @@ static void it_sends_behind_a_refill(void **state)
     wait_pruned(&s, snapshot(&s));
     syncs(&s.device[C]);
     all_have_what_c_wrote(&s, 150);
+    end(&s);
 }
 
 /* What was collected was so in the log before; C, which missed it, has sent a delete that the snapshot does not have.

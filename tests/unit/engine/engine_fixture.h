@@ -96,7 +96,8 @@ static inline void device_enter(struct device *d, const char *schema, const char
     device_init(d, schema);
     d->config.hub_endpoint = endpoint;
     device_open(d);
-    ok(clawsync_engine_subscribe(d->engine, fn, arg, &err), &err);
+    if (fn != NULL)
+        ok(clawsync_engine_subscribe(d->engine, fn, arg, &err), &err);
     if (inviter != NULL) {
         ok(clawsync_engine_invite(inviter->engine, 0, code, sizeof code, &err), &err);
         ok(clawsync_engine_join(d->engine, code, &err), &err);

@@ -88,6 +88,15 @@ static inline void hub_init(struct hub *h)
     hub_start(h);
 }
 
+/* One number that SQL finds in its database. */
+static inline int64_t in_hub(const struct hub *h, const char *sql)
+{
+    struct device file = { 0 };
+
+    snprintf(file.db, sizeof file.db, "%s", h->database);
+    return number_in(&file, sql);
+}
+
 static inline void hub_fini(struct hub *h)
 {
     char command[100];

@@ -72,10 +72,7 @@ static int64_t queue_has(const struct scene *s, const char *state)
 
 static int64_t log_length(const struct scene *s)
 {
-    struct device hub = { 0 };
-
-    memcpy(hub.db, s->between.hub.database, sizeof hub.db);
-    return number_in(&hub, "SELECT count(*) FROM log");
+    return in_hub(&s->between.hub, "SELECT count(*) FROM log");
 }
 
 static int64_t waiting(const struct scene *s)

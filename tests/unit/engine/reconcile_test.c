@@ -12,8 +12,6 @@ struct scene {
     /* On the loop's thread while b's call runs. */
     int hold; /* the action whose next request is held; 0: none */
     unsigned calls, break_at, forget_at;
-    struct relay *held;
-    cs_wake *release;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool is_held, is_over;
@@ -70,19 +68,9 @@ static bool on_request(struct between *b, struct relay *r, struct cs_slice m)
     if (s->hold == 0 || action != s->hold)
         return true;
     s->hold = 0;
-    s->held = r;
-    r->held = true;
-    cs_buf_reset(&b->kept);
-    cs_buf_put_slice(&b->kept, m);
+    relay_hold(r, m);
     note(s, &s->is_held);
     return false;
-}
-
-static void on_release(void *arg)
-{
-    struct scene *s = arg;
-
-    relay_release(s->held, cs_buf_slice(&s->between.kept));
 }
 
 /* ---- two devices with the same rows ---- */
@@ -117,14 +105,6 @@ static void begin(struct scene *s)
     assert_int_equal(number_in(&s->b, "SELECT count(*) FROM memories"), ROWS);
 }
 
-static void starting(struct hub *h, void *arg)
-{
-    struct scene *s = arg;
-
-    between_start(h, &s->between);
-    assert_int_equal(cs_wake_new(h->loop, on_release, s, &s->release), CS_OK);
-}
-
 static int setup(void **state)
 {
     struct scene *s = calloc(1, sizeof *s);
@@ -132,11 +112,9 @@ static int setup(void **state)
     assert_non_null(s);
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, NULL);
-    s->between.hub.starting = starting;
-    s->between.hub.arg = s;
+    between_init(&s->between);
     s->between.starting = on_start;
     s->between.request = on_request;
-    hub_init(&s->between.hub);
     begin(s);
     *state = s;
     return 0;
@@ -148,7 +126,6 @@ static int teardown(void **state)
 
     device_fini(&s->a);
     device_fini(&s->b);
-    cs_wake_close(s->release);
     between_fini(&s->between);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
@@ -246,7 +223,7 @@ static void b_begins(struct scene *s, int action)
 
 static void b_goes_on(struct scene *s)
 {
-    cs_wake_send(s->release);
+    between_release(&s->between);
     pthread_join(s->thread, NULL);
 }
 

@@ -10,12 +10,6 @@ struct scene {
     struct device device, newcomer;
 };
 
-static void on_event(void *arg, const clawsync_event *ev)
-{
-    (void)arg;
-    (void)ev;
-}
-
 static int setup(void **state)
 {
     struct scene *s = calloc(1, sizeof *s);
@@ -23,7 +17,7 @@ static int setup(void **state)
     assert_non_null(s);
     hub_init(&s->first);
     between_init(&s->after);
-    device_enter(&s->device, schema, s->first.endpoint, NULL, on_event, NULL);
+    device_enter(&s->device, schema, s->first.endpoint, NULL, NULL, NULL);
     app(&s->device, "INSERT INTO memories VALUES('unsent', 'x')");
     *state = s;
     return 0;
@@ -61,10 +55,7 @@ static bool swallow(struct between *b, struct relay *r, struct cs_slice m)
 /* It has the workspace again, with a new log and nothing in that. */
 static void assert_hub_has_new_log(const struct scene *s)
 {
-    struct device hub;
-
-    snprintf(hub.db, sizeof hub.db, "%s", s->after.hub.database);
-    assert_int_equal(number_in(&hub, "SELECT count(*) FROM workspace WHERE refilled = 1 AND number = 0"), 1);
+    assert_int_equal(in_hub(&s->after.hub, "SELECT count(*) FROM workspace WHERE refilled = 1 AND number = 0"), 1);
 }
 
 static void finish_it(struct scene *s)
@@ -74,7 +65,7 @@ static void finish_it(struct scene *s)
 
     ok(clawsync_engine_refill_hub(s->device.engine, &needed, &err), &err);
     assert_int_equal(needed, 1);
-    device_enter(&s->newcomer, schema, s->after.endpoint, &s->device, on_event, NULL);
+    device_enter(&s->newcomer, schema, s->after.endpoint, &s->device, NULL, NULL);
     assert_int_equal(number_in(&s->newcomer, "SELECT count(*) FROM memories WHERE id = 'unsent'"), 1);
     ok(clawsync_engine_sync_now(s->device.engine, NULL, &err), &err);
     ok(clawsync_engine_refill_hub(s->device.engine, &needed, &err), &err);

@@ -9,8 +9,6 @@ struct scene {
     struct device device;
     /* a request is held until another device has changed the key, so often */
     struct device other;
-    struct relay *held;
-    cs_wake *release;
     _Atomic bool is_held;
     _Atomic unsigned changes;
 };
@@ -107,19 +105,9 @@ static bool hold(struct between *b, struct relay *r, struct cs_slice m)
     if (!is_method(r, "Push") || s->changes == 0)
         return true;
     b->requests++;
-    s->held = r;
-    r->held = true;
-    cs_buf_reset(&b->kept);
-    cs_buf_put_slice(&b->kept, m);
+    relay_hold(r, m);
     s->is_held = true;
     return false;
-}
-
-static void on_release(void *arg)
-{
-    struct scene *s = arg;
-
-    relay_release(s->held, cs_buf_slice(&s->between.kept));
 }
 
 static void *change_keys(void *arg)
@@ -133,20 +121,12 @@ static void *change_keys(void *arg)
         ok(clawsync_engine_rotate_keys(s->other.engine, NULL, &err), &err);
         s->is_held = false;
         s->changes--;
-        cs_wake_send(s->release);
+        between_release(&s->between);
     }
     return NULL;
 }
 
 /* ---- scenes ---- */
-
-static void starting(struct hub *h, void *arg)
-{
-    struct scene *s = arg;
-
-    between_start(h, &s->between);
-    assert_int_equal(cs_wake_new(h->loop, on_release, s, &s->release), CS_OK);
-}
 
 static int setup(void **state)
 {
@@ -154,9 +134,7 @@ static int setup(void **state)
     clawsync_error err = { 0 };
 
     assert_non_null(s);
-    s->between.hub.starting = starting;
-    s->between.hub.arg = s;
-    hub_init(&s->between.hub);
+    between_init(&s->between);
     device_init(&s->device, schema);
     s->device.config.hub_endpoint = s->between.endpoint;
     device_open(&s->device);
@@ -170,7 +148,6 @@ static int teardown(void **state)
     struct scene *s = *state;
 
     device_fini(&s->device);
-    cs_wake_close(s->release);
     between_fini(&s->between);
     free(s);
     return 0;
@@ -178,10 +155,7 @@ static int teardown(void **state)
 
 static int64_t log_length(const struct scene *s)
 {
-    struct device hub = { 0 };
-
-    memcpy(hub.db, s->between.hub.database, sizeof hub.db);
-    return number_in(&hub, "SELECT count(*) FROM log");
+    return in_hub(&s->between.hub, "SELECT count(*) FROM log");
 }
 
 static int push(struct scene *s, clawsync_error *err)
@@ -269,12 +243,6 @@ static void several_in_flight_are_bound_anew_in_order(void **state)
     hub_holds(s, "SELECT count(*) FROM memories", 100);
 }
 
-static void nothing(void *arg, const clawsync_event *ev)
-{
-    (void)arg;
-    (void)ev;
-}
-
 /* Each time that it is bound anew, the key is another one by then. */
 static void a_key_that_changes_again_and_again(void **state)
 {
@@ -283,7 +251,7 @@ static void a_key_that_changes_again_and_again(void **state)
     pthread_t thread;
     clawsync_error err = { 0 };
 
-    device_enter(&s->other, schema, s->between.hub.endpoint, &s->device, nothing, NULL);
+    device_enter(&s->other, schema, s->between.hub.endpoint, &s->device, NULL, NULL);
     ok(clawsync_engine_sync_now(s->device.engine, NULL, &err), &err);
     s->between.request = hold;
     s->changes = CHANGES;

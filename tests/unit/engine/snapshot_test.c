@@ -19,12 +19,6 @@ struct scene {
     struct cs_uuid third;
 };
 
-static void on_event(void *arg, const clawsync_event *ev)
-{
-    (void)arg;
-    (void)ev;
-}
-
 static void sync_all(struct scene *s)
 {
     clawsync_error err = { 0 };
@@ -109,7 +103,7 @@ static void given_to(struct scene *s, uint64_t flush_ms)
     s->hub.flush_ms = flush_ms;
     hub_init(&s->hub);
     for (int i = 0; i < DEVICES; i++)
-        device_enter(&s->device[i], schema, s->hub.endpoint, i == 0 ? NULL : &s->device[0], on_event, NULL);
+        device_enter(&s->device[i], schema, s->hub.endpoint, i == 0 ? NULL : &s->device[0], NULL, NULL);
     for (int i = 0; i < DEVICES; i++) {
         char sql[100];
 
@@ -274,10 +268,7 @@ static void chains_that_the_log_has_not(void **state)
 
 static int64_t pruned(const struct scene *s)
 {
-    struct device hub = { 0 };
-
-    memcpy(hub.db, s->hub.database, sizeof hub.db);
-    return number_in(&hub, "SELECT pruned FROM workspace");
+    return in_hub(&s->hub, "SELECT pruned FROM workspace");
 }
 
 /* Its word counts no more, whatever it gave or attested before; those who are there give another one. */
