@@ -504,11 +504,12 @@ typedef struct clawsync_reconciled {
  * some, and has the others publish theirs, until no device that is connected differs. What the application wrote behind
  * our back (without our triggers) is found and sealed first. Devices that are away compare when they reconcile
  * themselves.
- * @param wait_ms  How long to wait for devices that are connected, in milliseconds.
+ * @param wait_ms  How long to wait for devices that are connected, and for one that reconciles at present, in
+ *                 milliseconds.
  * @param fn       Optional: called for each member device in the end; the struct is valid during the call.
  * @return CLAWSYNC_OK whatever was found; CLAWSYNC_EUNSUPPORTED: the hub is too old; CLAWSYNC_EBUSY: the application
- *         writes all the time; CLAWSYNC_EINVAL: a table is paused; otherwise as clawsync_engine_sync_now.
- * Not from inside a callback.
+ *         writes all the time; CLAWSYNC_EABORTED: another device reconciled all the while; CLAWSYNC_EINVAL: a table is
+ * paused; otherwise as clawsync_engine_sync_now. Not from inside a callback.
  */
 CLAWSYNC_API int clawsync_engine_reconcile(clawsync_engine *e, uint32_t wait_ms, clawsync_reconciled *out,
                                            void (*fn)(void *arg, const clawsync_proof *p), void *arg,

@@ -463,6 +463,7 @@ struct cs_reconcile_step {
     bool by_daemon, prove;
     bool only_prove; /* the other's state is there to be proved, not to be levelled */
     bool giving, differs;
+    bool again;    /* [loop] another device gives its state at present: from the beginning, when the timer fires */
     bool doubtful; /* what is sealed now was written behind our back */
     uint64_t until_ms;
     /* our state, and where in the log it is of */

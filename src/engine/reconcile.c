@@ -915,6 +915,15 @@ static void pushed(struct clawsync_engine *e, int rc, const struct cs_error *err
     turn(e);
 }
 
+static void begin_later(struct clawsync_engine *e)
+{
+    struct cs_reconcile_step *s = &e->reconcile;
+
+    s->syncs = 0;
+    s->again = true;
+    cs_timer_start(s->timer, LOOK_MS);
+}
+
 static void publish_begin(struct clawsync_engine *e)
 {
     e->reconcile.publishing = true;
@@ -922,7 +931,7 @@ static void publish_begin(struct clawsync_engine *e)
     cs_step_push(e, pushed);
 }
 
-/* Somebody was faster, or gives at present: with the log as it is then. */
+/* Somebody was faster: with the log as it is then. Somebody gives at present: when he has. */
 static void refused(struct clawsync_engine *e, const struct cs_hub_call *c)
 {
     struct cs_reconcile_step *s = &e->reconcile;
@@ -942,6 +951,8 @@ static void refused(struct clawsync_engine *e, const struct cs_hub_call *c)
         finish(e, CS_OK, NULL);
     else if (rc == CS_EABORTED && c->status == CS_RPC_FAILED_PRECONDITION && s->syncs < SYNCS_MAX)
         sync_begin(e);
+    else if (rc == CS_EABORTED && c->status == CS_RPC_ABORTED && cs_loop_now_ms(e->loop) < s->until_ms)
+        begin_later(e);
     else
         finish(e, rc, &err);
 }
@@ -966,7 +977,18 @@ static void on_answer(struct cs_hub_call *c)
 
 static void on_timer(void *arg)
 {
-    turn(arg);
+    struct clawsync_engine *e = arg;
+    struct cs_error err = { 0 };
+
+    if (!e->reconcile.again) {
+        turn(e);
+        return;
+    }
+    e->reconcile.again = false;
+    if (e->schedule.closing)
+        finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
+    else
+        sync_begin(e);
 }
 
 static void turn_done(struct clawsync_engine *e, struct cs_job *j)
@@ -1020,7 +1042,7 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
         return false;
     }
     s->by_daemon = by_daemon;
-    s->prove = s->only_prove = s->differs = false;
+    s->prove = s->only_prove = s->differs = s->again = false;
     s->syncs = 0;
     s->result.report = (clawsync_reconciled){ 0 };
     s->result.nproofs = 0;

@@ -11,10 +11,10 @@ struct scene {
     struct device a, b;
     /* On the loop's thread while b's call runs. */
     int hold; /* the action whose next request is held; 0: none */
-    unsigned calls, break_at, forget_at;
+    unsigned calls, break_at, forget_at, tell_at;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool is_held, is_over;
+    bool is_held, is_over, is_told;
     /* b's call, on a thread of its own */
     pthread_t thread;
     clawsync_reconciled found;
@@ -45,8 +45,12 @@ static void on_start(struct between *b, const struct relay *r)
 {
     struct scene *s = (struct scene *)b;
 
-    if (is_method(r, "ReconcileRanges") && ++s->calls == s->forget_at)
+    if (!is_method(r, "ReconcileRanges"))
+        return;
+    if (++s->calls == s->forget_at)
         forget_sessions(b);
+    if (s->calls == s->tell_at)
+        note(s, &s->is_told);
 }
 
 static bool on_request(struct between *b, struct relay *r, struct cs_slice m)
@@ -271,6 +275,36 @@ static void another_gives_at_present(void **state)
     level(s);
 }
 
+static void *a_waits(void *arg)
+{
+    struct scene *s = arg;
+    clawsync_error err = { 0 };
+
+    ok(clawsync_engine_reconcile(s->a.engine, 60000, NULL, NULL, NULL, &err), &err);
+    return NULL;
+}
+
+static void one_that_gives_is_waited_for(void **state)
+{
+    struct scene *s = *state;
+    pthread_t thread;
+
+    device_close(&s->a);
+    s->a.config.hub_endpoint = s->between.endpoint;
+    device_open(&s->a);
+    b_begins(s, ACTION(PUT));
+    s->tell_at = s->calls + 2; /* the first is refused */
+    assert_int_equal(pthread_create(&thread, NULL, a_waits, s), 0);
+    pthread_mutex_lock(&s->lock);
+    while (!s->is_told)
+        pthread_cond_wait(&s->changed, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    b_goes_on(s);
+    ok(s->rc, &s->err);
+    pthread_join(thread, NULL);
+    level(s);
+}
+
 /* Edits that the application makes while states are compared, on a row that differs and beside it. */
 static void edits_are_not_lost(void **state)
 {
@@ -402,6 +436,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_log_moves_on, setup, teardown),
         cmocka_unit_test_setup_teardown(another_was_faster, setup, teardown),
         cmocka_unit_test_setup_teardown(another_gives_at_present, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_that_gives_is_waited_for, setup, teardown),
         cmocka_unit_test_setup_teardown(edits_are_not_lost, setup, teardown),
         cmocka_unit_test_setup_teardown(a_call_is_lost, setup, teardown),
         cmocka_unit_test_setup_teardown(the_hub_is_started_again, setup, teardown),
