@@ -338,7 +338,8 @@ static int bring_back(struct clawsync_engine *e, const uint8_t id[CS_QUEUE_ID_LE
     }
     delta.skip = collected.through;
     delta.told = true;
-    if ((rc = cs_replica_apply(e->replica, &delta, &mark, &result, err)) == CS_OK)
+    if ((rc = cs_replica_drop_void(e->replica, &delta, err)) == CS_OK &&
+        (rc = cs_replica_apply(e->replica, &delta, &mark, &result, err)) == CS_OK)
         rc = cs_replica_restore(e->replica, &delta, err);
     cs_buf_free(&content);
     cs_arena_free(&arena);

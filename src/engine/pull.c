@@ -200,6 +200,8 @@ static int open_and_apply(struct clawsync_engine *e, const struct cs_batch_heade
         return fault == CS_FAULT_BAD_CHUNK ? bad_chunk(e, h, err) : set_aside(e, h, cs_unpack_fault_name(fault), err);
     }
     delta.state = delta.state || (s->salvage && s->apart);
+    if (rc == CS_OK && cs_uuid_cmp(&h->device, &e->device) == 0)
+        rc = cs_replica_revive_void(e->replica, &delta, err);
     if (rc == CS_OK && (rc = cs_collect_judge(e, h, s->log_number, &s->arena, &delta, err)) == CS_OK)
         rc = advance(e, &mark, h, &delta, &result, err);
     if (rc != CS_OK)

@@ -86,6 +86,10 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
                            "BY tbl, key LIMIT ?4",
     [CS_STMT_STALE_DOUBT] = "UPDATE main.sync_stale SET doubted = 1 WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_STALE_STRIKE] = "DELETE FROM main.sync_stale WHERE tbl = ?1 AND key = ?2",
+    [CS_STMT_VOID_PUT] = "INSERT OR IGNORE INTO main.sync_void(stamp) VALUES(?1)",
+    [CS_STMT_VOID_GET] = "SELECT 1 FROM main.sync_void WHERE stamp = ?1",
+    [CS_STMT_VOID_DROP] = "DELETE FROM main.sync_void WHERE stamp = ?1",
+    [CS_STMT_VOID_PRUNE] = "DELETE FROM main.sync_void WHERE stamp < ?1",
     [CS_STMT_DATA_VERSION] = "PRAGMA main.data_version",
     [CS_STMT_SCHEMA_VERSION] = "PRAGMA main.schema_version",
 };

@@ -168,6 +168,11 @@ int cs_replica_extract_state(cs_replica *r, struct cs_arena *a, uint32_t max_ops
  * re-seal). Nothing may be bound (cs_replica_unbind first). *renamed (NULL: not wanted): how many stamps that were,
  * zero if none was above it. */
 int cs_replica_reseal(cs_replica *r, int64_t highest, size_t *renamed, struct cs_error *err);
+/* Of a set of ours from before that: takes out the operations whose stamps were given up, for they have others now. */
+int cs_replica_drop_void(cs_replica *r, struct cs_delta *d, struct cs_error *err);
+/* Such a set, refused then, is in the log after all, and will be applied next: fresh stamps above it for everything
+ * unsent. Nothing may be bound. One transaction; nothing happens where no stamp of it was given up. */
+int cs_replica_revive_void(cs_replica *r, const struct cs_delta *d, struct cs_error *err);
 /* This database is another device's from now on, with a chain of its own: what was sent stays the old one's, what is
  * unsent goes out as the new one's. Waiting batches are dropped (cs_replica_unbind first). One transaction. */
 int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err);

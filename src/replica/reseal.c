@@ -1,14 +1,18 @@
 /* Re-sealing: after the hub refused this device's clock, every unsent stamp above what the hub accepted and what was
  * received gets a fresh one just above that; same order, equal stays equal. Stamps that are not above it are in
  * nobody's way and stay: so the order of any two stamps, also with others', is what it was, and no row means anything
- * else. One transaction. */
+ * else. One transaction.
+ *
+ * Stamps that were given up so are remembered (sync_void). A copy of their operations may turn up in an old queue: it
+ * counts for nothing, the same edits have other stamps now, and later ones would lose to it. Or in the log, where a
+ * batch that was refused was taken after all: then it counts for everybody, and what is unsent goes above it. */
 #include "replica/apply.h"
 #include "replica/statements.h"
 #include "replica/store.h"
 
 /* Unsent rows, and the stamps of ours in them that no one else has seen. */
 struct renaming {
-    int64_t highest;
+    int64_t above;                /* those that are renamed */
     const struct cs_uuid *device; /* whose the versions are from now on; NULL: ours still, with fresh stamps */
     int64_t *old, *fresh;         /* old: ascending, distinct */
     size_t n, cap;
@@ -19,6 +23,9 @@ struct renaming {
     size_t nrows, rows_cap;
     struct cs_arena arena;
 };
+
+enum { VOID_DAYS = 90 };
+#define VOID_STAMPS (VOID_DAYS * 86400000LL * 65536) /* how long they are remembered */
 
 static int by_stamp(const void *a, const void *b)
 {
@@ -94,7 +101,7 @@ static int each_unsent(struct cs_replica *r, const struct cs_unsent *u,
 
 static int collect(struct renaming *m, struct cs_version *v, struct cs_error *err)
 {
-    return v->stamp > m->highest ? note(m, v->stamp, err) : CS_OK;
+    return v->stamp > m->above ? note(m, v->stamp, err) : CS_OK;
 }
 
 static int rename_one(struct renaming *m, struct cs_version *v, struct cs_error *err)
@@ -170,57 +177,139 @@ static void renaming_free(struct renaming *m)
     free(m->rows);
 }
 
-int cs_replica_reseal(cs_replica *r, int64_t highest, size_t *renamed, struct cs_error *err)
+static int void_stamp(struct cs_replica *r, enum cs_statement which, int64_t stamp, struct cs_error *err)
 {
-    struct renaming m = { .highest = highest };
-    int rc;
+    sqlite3_stmt *s = cs_db_stmt(r, which, err);
 
-    if (renamed != NULL)
-        *renamed = 0;
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, stamp);
+    return cs_db_step(r, s, "cannot note stamps that were given up", err);
+}
 
-    if ((rc = cs_db_begin(r, err)) != CS_OK)
-        return rc;
+static int void_note(struct cs_replica *r, const struct renaming *m, struct cs_error *err)
+{
+    int rc = m->n == 0 ? CS_OK : cs_layout_void(r, err);
+
+    if (rc == CS_OK && m->n > 0)
+        rc = void_stamp(r, CS_STMT_VOID_PRUNE, m->fresh[0] - VOID_STAMPS, err);
+    for (size_t i = 0; i < m->n && rc == CS_OK; i++)
+        if (m->old[i] != m->fresh[i])
+            rc = void_stamp(r, CS_STMT_VOID_PUT, m->old[i], err);
+    return rc;
+}
+
+/* Stamps of what is unsent that are above `above` get fresh ones, just above `highest`. In a transaction. */
+static int rename_all(struct cs_replica *r, struct renaming *m, int64_t highest, struct cs_error *err)
+{
+    int64_t hlc;
+    int rc = CS_OK;
+
     cs_extract_stale(r);
     for (bool more = true; rc == CS_OK && more;) /* rows are projected again, which wants an empty changelog */
         rc = cs_seal_slice(r, 1000, &more, NULL, err);
-    if (rc == CS_OK && (rc = cs_run_dissolve_all(r, err)) == CS_OK)
-        rc = load_rows(r, &m, err);
-    if (rc == CS_OK)
-        rc = on_rows(r, &m, false, err);
-    if (rc == CS_OK && m.n > 0) {
-        sort_out(&m);
-        if ((m.fresh = malloc(m.n * sizeof *m.fresh)) == NULL)
-            rc = cs_fail(err, CS_ENOMEM, "out of memory");
-        else
-            memcpy(m.fresh, m.old, m.n * sizeof *m.fresh);
-    }
-    if (rc == CS_OK) {
-        int64_t hlc = cs_hlc_reseal(m.fresh, m.n, highest);
+    if (rc != CS_OK || (rc = cs_run_dissolve_all(r, err)) != CS_OK || (rc = load_rows(r, m, err)) != CS_OK ||
+        (rc = on_rows(r, m, false, err)) != CS_OK)
+        return rc;
+    sort_out(m);
+    if (m->n > 0 && (m->fresh = malloc(m->n * sizeof *m->fresh)) == NULL)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if (m->n > 0)
+        memcpy(m->fresh, m->old, m->n * sizeof *m->fresh);
+    if ((hlc = cs_hlc_reseal(m->fresh, m->n, highest)) < 0)
+        return cs_fail(err, CS_ENOMEM, "out of memory");
+    r->hlc = hlc;
+    if ((rc = on_rows(r, m, true, err)) == CS_OK && (rc = void_note(r, m, err)) == CS_OK)
+        rc = cs_hlc_save(r, err);
+    return rc;
+}
 
-        if (hlc < 0)
-            rc = cs_fail(err, CS_ENOMEM, "out of memory");
-        else
-            r->hlc = hlc;
-    }
-    if (rc == CS_OK) {
-        if ((rc = on_rows(r, &m, true, err)) == CS_OK)
-            rc = cs_hlc_save(r, err);
-    }
+static int end(struct cs_replica *r, int rc, struct cs_error *err)
+{
     if (rc == CS_OK)
-        rc = cs_db_commit(r, err);
-    else
-        cs_db_rollback(r);
-    if (rc == CS_OK && renamed != NULL)
-        *renamed = m.n;
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}
+
+int cs_replica_reseal(cs_replica *r, int64_t highest, size_t *renamed, struct cs_error *err)
+{
+    struct renaming m = { .above = highest };
+    int rc = cs_db_begin(r, err);
+
+    if (rc == CS_OK)
+        rc = end(r, rename_all(r, &m, highest, err), err);
+    if (renamed != NULL)
+        *renamed = rc == CS_OK ? m.n : 0;
     renaming_free(&m);
     return rc;
+}
+
+/* Is it one of ours whose stamp was given up? */
+static int is_void(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, bool *out,
+                   struct cs_error *err)
+{
+    sqlite3_stmt *s;
+    int step;
+
+    *out = false;
+    if (cs_uuid_cmp(&d->devices[op->device], &r->id.device) != 0)
+        return CS_OK;
+    if ((s = cs_db_stmt(r, CS_STMT_VOID_GET, err)) == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, op->stamp);
+    step = sqlite3_step(s);
+    *out = step == SQLITE_ROW;
+    sqlite3_reset(s);
+    return step == SQLITE_ROW || step == SQLITE_DONE ? CS_OK
+                                                     : cs_db_fail(r, err, "cannot read stamps that were given up");
+}
+
+int cs_replica_drop_void(cs_replica *r, struct cs_delta *d, struct cs_error *err)
+{
+    uint32_t n = 0;
+    bool is;
+    int rc;
+
+    if (r->bare)
+        return CS_OK;
+    rc = cs_layout_void(r, err);
+
+    for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
+        if ((rc = is_void(r, d, &d->ops[i], &is, err)) == CS_OK && !is)
+            d->ops[n++] = d->ops[i];
+    if (rc == CS_OK)
+        d->nops = n;
+    return rc;
+}
+
+int cs_replica_revive_void(cs_replica *r, const struct cs_delta *d, struct cs_error *err)
+{
+    struct renaming m = { .above = INT64_MIN };
+    int64_t highest = 0;
+    bool is;
+    int rc;
+
+    if (r->bare)
+        return CS_OK;
+    rc = cs_layout_void(r, err);
+    for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
+        if ((rc = is_void(r, d, &d->ops[i], &is, err)) == CS_OK && is && d->ops[i].stamp > highest)
+            highest = d->ops[i].stamp;
+    if (rc != CS_OK || highest == 0 || (rc = cs_db_begin(r, err)) != CS_OK)
+        return rc;
+    if ((rc = rename_all(r, &m, highest > r->hlc ? highest : r->hlc, err)) == CS_OK)
+        for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
+            rc = void_stamp(r, CS_STMT_VOID_DROP, d->ops[i].stamp, err);
+    renaming_free(&m);
+    return end(r, rc, err);
 }
 
 /* What was sent stays the old device's, what is unsent becomes the new one's. */
 int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err)
 {
     static const uint8_t none[32];
-    struct renaming m = { .highest = INT64_MIN };
+    struct renaming m = { .above = INT64_MIN };
     bool more = !cs_uuid_is_zero(&r->id.device);
     int rc;
 
@@ -239,8 +328,9 @@ int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, s
     m.device = &id->device;
     if (rc == CS_OK)
         rc = on_rows(r, &m, true, err);
-    if (rc == CS_OK &&
-        (rc = cs_db_exec(r, "DELETE FROM main.sync_bound; DELETE FROM main.sync_refused", err)) == CS_OK &&
+    if (rc == CS_OK && (rc = cs_layout_void(r, err)) == CS_OK &&
+        (rc = cs_db_exec(r, "DELETE FROM main.sync_bound; DELETE FROM main.sync_refused; DELETE FROM main.sync_void",
+                         err)) == CS_OK &&
         (rc = cs_chain_save(r, 0, none, err)) == CS_OK && (rc = cs_hlc_save(r, err)) == CS_OK)
         rc = cs_identity_save(r, id, err);
     if (rc == CS_OK)

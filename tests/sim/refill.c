@@ -59,26 +59,29 @@ void empty_hub(struct device *d)
         lose(d->run, "/hub/none");
 }
 
-static bool knows_more(const clawsync_engine *a, const clawsync_engine *b)
+static bool comes_first(const clawsync_engine *a, const clawsync_engine *b, bool least)
 {
     struct cs_pull_mark x, y;
 
     cs_replica_pull_mark(a->replica, &x);
     cs_replica_pull_mark(b->replica, &y);
-    return a->members.seq != b->members.seq ? a->members.seq > b->members.seq : x.number > y.number;
+    return a->members.seq != b->members.seq ? a->members.seq > b->members.seq
+                                            : (least ? x.number < y.number : x.number > y.number);
 }
 
 /* By somebody who knows all of the membership that anybody knows: it is given back as that device has it, and whoever
- * knows more could not follow; and whom the hub knows, if it has anything left. */
-static struct device *knows_most(struct run *r, const struct device *but)
+ * knows more could not follow; and whom the hub knows, if it has anything left. Of the log it may know most, or least:
+ * the others have the rest. */
+static struct device *refiller(struct run *r, const struct device *but)
 {
     struct device *best = NULL;
+    bool least = draw(r, 2) == 0;
 
     for (unsigned i = 0; i < r->ndevices; i++) {
         struct device *d = &r->devices[i];
 
         if (d != but && !d->refused && is_there(d) && d->engine != NULL && cs_sim_lives(d->world) &&
-            (best == NULL || knows_more(d->engine, best->engine)))
+            (best == NULL || comes_first(d->engine, best->engine, least)))
             best = d;
     }
     return best;
@@ -102,7 +105,7 @@ static void refill_end(struct device *d)
 void refill(struct device *d)
 {
     struct run *r = d->run;
-    struct device *first = knows_most(r, NULL), *second = draw(r, 3) == 0 ? knows_most(r, first) : NULL;
+    struct device *first = refiller(r, NULL), *second = draw(r, 3) == 0 ? refiller(r, first) : NULL;
 
     if (second != NULL && second->engine->members.seq < first->engine->members.seq)
         second = NULL;
@@ -156,7 +159,7 @@ static void come_anew(struct device *d, struct device *by)
 void refill_for_good(struct run *r)
 {
     for (int tries = 0; r->hub_lost; tries++) {
-        struct device *by = knows_most(r, NULL);
+        struct device *by = refiller(r, NULL);
         bool whole;
 
         if (by == NULL || tries == MOST_TRIES)
