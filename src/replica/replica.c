@@ -6,6 +6,36 @@
 
 enum { LOOKASIDE_BYTES = 1200, LOOKASIDE_SLOTS = 512 };
 
+static int busy_timeout(const struct cs_replica_options *o)
+{
+    return o->busy_timeout_ms == 0 ? 5000 : (int)o->busy_timeout_ms;
+}
+
+/* Whoever only reads cannot roll back what a process left that died in a transaction: somebody who writes has to look
+ * at it once. */
+static int roll_back_for_reader(struct cs_replica *r, const struct cs_replica_options *o, struct cs_error *err)
+{
+    static const char look[] = "SELECT 1 FROM main.sqlite_schema LIMIT 1";
+    sqlite3 *writer = NULL;
+    int code, rc;
+
+    sqlite3_busy_timeout(r->db, busy_timeout(o));
+    sqlite3_exec(r->db, look, NULL, NULL, NULL);
+    code = sqlite3_extended_errcode(r->db);
+    if (code != SQLITE_READONLY_ROLLBACK && code != SQLITE_READONLY_RECOVERY)
+        return CS_OK;
+    if ((rc = sqlite3_open_v2(o->path, &writer, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL)) == SQLITE_OK) {
+        sqlite3_busy_timeout(writer, busy_timeout(o));
+        rc = sqlite3_exec(writer, look, NULL, NULL, NULL);
+    }
+    sqlite3_close(writer);
+    return rc == SQLITE_OK ? CS_OK
+                           : cs_fail(err, CS_EIO,
+                                     "database \"%s\" was left in the middle of a change by a process that died, and "
+                                     "cannot be put right here: %s; open it once where it may be written",
+                                     o->path, sqlite3_errstr(rc));
+}
+
 static int open_file(struct cs_replica *r, const struct cs_replica_options *o, struct cs_error *err)
 {
     struct cs_file_info f;
@@ -31,7 +61,7 @@ static int open_file(struct cs_replica *r, const struct cs_replica_options *o, s
     }
     if (!o->read_only && sqlite3_db_readonly(r->db, "main") == 1)
         return cs_fail(err, CS_EIO, "database \"%s\" is read-only", o->path);
-    return CS_OK;
+    return o->read_only ? roll_back_for_reader(r, o, err) : CS_OK;
 }
 
 int cs_db_load_extension(sqlite3 *db, const char *path, struct cs_error *err)
@@ -57,7 +87,7 @@ static int settings(struct cs_replica *r, const struct cs_replica_options *o, st
     sqlite3_extended_result_codes(r->db, 1);
     /* our prepared statements alone fill the default's slots for good, and every row would go to malloc then */
     sqlite3_db_config(r->db, SQLITE_DBCONFIG_LOOKASIDE, NULL, LOOKASIDE_BYTES, LOOKASIDE_SLOTS);
-    sqlite3_busy_timeout(r->db, o->busy_timeout_ms == 0 ? 5000 : (int)o->busy_timeout_ms);
+    sqlite3_busy_timeout(r->db, busy_timeout(o));
     if ((rc = cs_db_load_extension(r->db, o->load_extension, err)) != CS_OK)
         return rc;
     /* cache: enough for the inner pages of large tables, small enough for a client of tens of MiB */

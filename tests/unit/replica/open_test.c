@@ -142,6 +142,76 @@ static void a_read_only_file(void **state)
     close_all(&c);
 }
 
+/* A process of the application dies in a transaction, a part of which is in the file. */
+static void die_in_a_transaction(struct capture *c)
+{
+    char name[160];
+    pid_t pid;
+
+    snprintf(name, sizeof name, "%s-journal", c->path);
+    run_here(c, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
+                "INSERT INTO t SELECT i, hex(randomblob(50)), 'good' FROM n");
+    fflush(NULL);
+    if ((pid = fork()) == 0) {
+        sqlite3 *db;
+
+        if (sqlite3_open(c->path, &db) != SQLITE_OK ||
+            sqlite3_exec(db, "PRAGMA cache_size=1; BEGIN; UPDATE t SET b = 'bad'", NULL, NULL, NULL) != SQLITE_OK)
+            _exit(1);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_int_equal(access(name, F_OK), 0);
+}
+
+static void a_reader_after_a_death(void **state)
+{
+    struct capture c;
+    struct cs_error err = { 0 };
+    cs_replica *r;
+
+    (void)state;
+    open_database(&c, false, KA);
+    die_in_a_transaction(&c);
+    must(try_open(c.path, false, true, &r, &err) == CS_ENOTFOUND ? CS_OK : err.code, &err, "reading");
+    open_replica(&c);
+    track(&c, "t");
+    cs_replica_close(c.r);
+    run_here(&c, "DELETE FROM t");
+    die_in_a_transaction(&c);
+    must(try_open(c.path, false, true, &c.r, &err), &err, "reading");
+    assert_string_equal(value_of(&c, "SELECT count(*) FROM t WHERE b = 'good'"), "5000");
+    close_all(&c);
+}
+
+static void a_reader_after_a_death_who_may_not_write(void **state)
+{
+    struct capture c;
+    int status;
+    pid_t pid;
+
+    (void)state;
+    open_database(&c, false, KA);
+    die_in_a_transaction(&c);
+    sqlite3_close(c.app);
+    c.app = NULL;
+    assert_int_equal(chmod(c.path, 0444), 0);
+    fflush(NULL);
+    if ((pid = fork()) == 0) {
+        struct cs_error err = { 0 };
+        cs_replica *r;
+
+        if (geteuid() == 0 && !give_up_override())
+            _exit(2);
+        _exit(try_open(c.path, false, true, &r, &err) == CS_EIO && strstr(err.msg, "by a process that died") != NULL
+                  ? 0
+                  : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    close_all(&c);
+}
+
 /* ---- whose it is ---- */
 
 static void an_identity_is_for_good(void **state)
@@ -495,6 +565,8 @@ int main(void)
 {
     static const struct CMUnitTest others[] = {
         cmocka_unit_test(a_read_only_file),
+        cmocka_unit_test(a_reader_after_a_death),
+        cmocka_unit_test(a_reader_after_a_death_who_may_not_write),
         cmocka_unit_test(an_identity_is_for_good),
         cmocka_unit_test(one_engine_in_a_process),
         cmocka_unit_test(a_lease_ends_with_its_holder),
