@@ -114,6 +114,21 @@ static int refill_over(struct clawsync_engine *e, struct cs_error *err)
     return rc;
 }
 
+/* A database that follows this log already has become another device's, whose chain began at nothing. */
+static int chain_follows(struct clawsync_engine *e, struct cs_error *err)
+{
+    uint64_t base = CS_CHAIN_BASE(e->log.generation), number;
+    uint8_t hash[32];
+    int rc;
+
+    cs_replica_chain(e->replica, &number, hash);
+    if (number >= base)
+        return CS_OK;
+    cs_chain_start(&e->workspace, e->log.id, hash);
+    rc = cs_push_take_back(e, err);
+    return rc == CS_OK ? cs_replica_begin_chain(e->replica, base, hash, err) : rc;
+}
+
 int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_pull_mark mark;
@@ -124,12 +139,15 @@ int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err)
         return rc;
     cs_log_update(e);
     cs_replica_pull_mark(e->replica, &mark);
-    if (e->log.id == 0 || mark.log_id == e->log.id || cs_refill_is_open(e) || e->beside ||
-        !cs_replica_is_set_up(e->replica))
+    if (e->log.id == 0 || cs_refill_is_open(e) || e->beside || !cs_replica_is_set_up(e->replica))
         return CS_OK;
+    if (mark.log_id == e->log.id)
+        return chain_follows(e, err);
     if ((rc = knows_more(e, &more, err)) != CS_OK || (rc = switch_log(e, more, !more, record, err)) != CS_OK)
         return rc;
     cs_self_find_floor(e);
+    if (mark.log_id == 0) /* this database has followed none before */
+        return CS_OK;
     cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "", "the hub had lost what it had, and was refilled by another device; %s",
             more ? "what only this device knows is sent, too" : "nothing is missing here");
     return CS_OK;

@@ -270,6 +270,18 @@ void cs_replica_chain(const cs_replica *r, uint64_t *number, uint8_t hash[32])
     memcpy(hash, r->chain_hash, 32);
 }
 
+int cs_replica_begin_chain(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err)
+{
+    int rc = cs_db_begin(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if ((rc = cs_chain_save(r, number, hash, err)) == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}
+
 /* ---- taking batches back ---- */
 
 /* What the operation overwrote in this column: CS_NEVER if it says nothing. */

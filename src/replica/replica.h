@@ -150,6 +150,8 @@ int cs_replica_was_refused(cs_replica *r, const uint8_t hash[32], bool *out, str
 /* Own chain: number and hash of the last accepted batch (0: none). A batch of ours that cs_replica_apply takes from the
  * log moves it too. */
 void cs_replica_chain(const cs_replica *r, uint64_t *number, uint8_t hash[32]);
+/* It goes on from here, as nothing of it is in the log yet. Nothing may be bound. */
+int cs_replica_begin_chain(cs_replica *r, uint64_t number, const uint8_t hash[32], struct cs_error *err);
 
 /* ---- the merged state, whole ---- */
 

@@ -257,6 +257,31 @@ class Refill(ClawTest):
         self.assertEqual(self.ids(self.a), ["early", "gone", "of d", "unsent"])
         self.no_conflicts(self.a, self.b, self.c, d)
 
+    def test_another_device_after_a_refill(self):
+        """A device that followed the new log becomes another one: its chain begins where the log's do."""
+        self.lose()
+        self.a.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        self.put(self.b, "unsent")
+        self.b.claw("identity", "new")
+        self.join(self.a, self.b)
+        self.put(self.b, "of b")
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.a), ["early", "gone", "of b", "unsent"])
+        self.no_conflicts(self.a, self.b, self.c)
+
+    def test_a_lost_database_after_a_refill(self):
+        """It has followed no log before this one, so that nothing was lost for it."""
+        self.lose()
+        self.a.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        for f in self.b.folder.glob("memory.db*"):
+            f.unlink()
+        self.b.sql(SCHEMA)
+        self.assertNotIn("had lost", self.b.claw("sync").stderr)
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.b), ["early", "gone"])
+
     def test_a_refill_that_was_refused_and_was_not_needed(self):
         """The hub was given a wrong backup for a while: nothing of the refused refill stays behind."""
         kept = self.backup()
