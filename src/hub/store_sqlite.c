@@ -378,6 +378,12 @@ static void idle_put(struct sqlite_store *st, struct conn *c)
 
 /* ---- transactions ---- */
 
+/* Rolling back may fail, where memory is short: whoever comes next makes up for it. */
+static int leave(struct conn *c, struct cs_error *err)
+{
+    return sqlite3_get_autocommit(c->db) ? CS_OK : run(c, S_ROLLBACK, "roll back", err);
+}
+
 static int sqlite_begin(void *self, enum cs_store_mode mode, const struct cs_uuid *workspaces, size_t n,
                         cs_store_tx **out, struct cs_error *err)
 {
@@ -399,7 +405,7 @@ static int sqlite_begin(void *self, enum cs_store_mode mode, const struct cs_uui
         pthread_mutex_lock(&st->write_lock);
         c = st->writer;
         c->lost = false;
-        if ((rc = run(c, S_BEGIN_WRITE, "begin to write", err)) != CS_OK) {
+        if ((rc = leave(c, err)) != CS_OK || (rc = run(c, S_BEGIN_WRITE, "begin to write", err)) != CS_OK) {
             pthread_mutex_unlock(&st->write_lock);
             return rc;
         }
@@ -412,8 +418,8 @@ static void sqlite_rollback(cs_store_tx *tx)
 {
     struct conn *c = (struct conn *)tx;
 
-    if (!sqlite3_get_autocommit(c->db))
-        run(c, S_ROLLBACK, "roll back", NULL);
+    if (leave(c, NULL) != CS_OK)
+        c->lost = true;
     if (c->mode == CS_STORE_WRITE)
         pthread_mutex_unlock(&c->store->write_lock);
     else if (c->lost)

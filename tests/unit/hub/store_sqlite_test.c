@@ -107,10 +107,31 @@ static void not_a_database(void **state)
     assert_null(other.ops);
 }
 
+/* There may be no memory even for that. */
+static void rolling_back_fails(void **state)
+{
+    static const enum cs_store_mode modes[] = { CS_STORE_READ, CS_STORE_WRITE };
+    static const struct cs_uuid ws = { { 1 } };
+    struct suite *s = *state;
+    struct cs_error err = { 0 };
+    cs_store_tx *tx;
+
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(cs_store_begin(&s->store, modes[i], &ws, 1, &tx, &err), CS_OK);
+        sqlite3_hard_heap_limit64(1);
+        cs_store_rollback(tx);
+        sqlite3_hard_heap_limit64(0);
+        if (cs_store_begin(&s->store, modes[i], &ws, 1, &tx, &err) != CS_OK)
+            fail_msg("%s", err.msg);
+        cs_store_rollback(tx);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = { SUITE(file_is_private), SUITE(newer_schema_is_refused),
-                                        SUITE(older_schema_is_brought_up_to_date), SUITE(not_a_database) };
+                                        SUITE(older_schema_is_brought_up_to_date), SUITE(not_a_database),
+                                        SUITE(rolling_back_fails) };
     int failed = store_suite_run("hub store contract: sqlite");
 
     return failed + cmocka_run_group_tests_name("hub store sqlite", tests, NULL, NULL);
