@@ -16,6 +16,7 @@
 #include "sim/system.h"
 
 #define HUB_DATABASE "/hub/live/hub.db"
+enum { CHAINS = 8 * DEVICES }; /* a device may become another one, and go on */
 
 /* An operation of the log, with the set that it came in, or of the snapshot. */
 struct entry {
@@ -56,7 +57,7 @@ struct reading {
         uint64_t number;
         uint8_t hash[32];
         struct cs_audit_anchor audit; /* that its newest batch names */
-    } chain[DEVICES];
+    } chain[CHAINS];
     unsigned nchains;
 };
 
@@ -141,7 +142,7 @@ static struct chain *chain_of(struct reading *q, const struct cs_uuid *device)
     for (unsigned i = 0; i < q->nchains; i++)
         if (cs_uuid_cmp(&q->chain[i].device, device) == 0)
             return &q->chain[i];
-    if (q->nchains == DEVICES)
+    if (q->nchains == CHAINS)
         die(q->r, "the log has batches of more devices than there are");
     q->chain[q->nchains] = (struct chain){ .device = *device, .number = CS_CHAIN_BASE(q->head.refilled) };
     if (q->head.refilled > 0)

@@ -176,3 +176,18 @@ void refill_for_good(struct run *r)
         r->hub_lost = !whole;
     }
 }
+
+/* A device becomes another one, as whoever copied it would have it; the old one is removed, or is silent for ever. */
+void renew_one(struct run *r)
+{
+    struct device *by = &r->devices[0], *d = &r->devices[draw(r, r->ndevices)];
+    clawsync_error err = { 0 };
+    char old[sizeof d->id];
+
+    if (d == by || !is_there(by) || !is_there(d) || d->copied || by->copied || d->restored)
+        return;
+    memcpy(old, d->id, sizeof old);
+    come_anew(d, by);
+    if (draw(r, 2) == 0)
+        must(r, clawsync_engine_revoke_device(by->engine, old, 0, NULL, NULL, &err), &err, "removing the old one");
+}

@@ -449,6 +449,10 @@ void settle(struct run *r, bool last)
     refill_for_good(r);
     if (!r->unseen) /* an edit of a row whose values are gone waits for them */
         wait_for_rest(r);
+    if (!r->unseen && draw(r, 6) == 0) {
+        renew_one(r);
+        wait_for_rest(r);
+    }
     if (r->unseen || draw(r, 4) == 0)
         reconcile_all(r);
     check_all(r);

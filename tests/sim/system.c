@@ -440,6 +440,7 @@ struct device *device_init(struct run *r)
 
 static void make_tables(struct device *d)
 {
+    d->has_tables = true;
     app(d, sim_schema);
     if (draw(d->run, 2) == 0)
         add_context(d);
@@ -498,7 +499,7 @@ bool join_prepare(struct device *d, struct device *by)
         }
         d->asked = true;
     }
-    if (d->nown == 0) {
+    if (!d->has_tables) {
         make_tables(d);
         write_own(d, 1 + (unsigned)draw(r, 20));
     }

@@ -51,6 +51,7 @@ struct device {
     struct cs_reconcile_wish wish;  /* what reconciling does */
     struct cs_compact_wish compact; /* what compacting does */
     struct own *own;
+    bool has_tables;
     unsigned nown, own_cap;
     uint32_t last[COLUMNS][IDS]; /* number of its last write of each */
 };
@@ -174,6 +175,7 @@ void hub_goes_back(struct device *d);
 void empty_hub(struct device *d);
 void refill(struct device *d); /* by one or two, who may die in the middle of it, as the hub may */
 void refill_for_good(struct run *r);
+void renew_one(struct run *r);
 
 /* steps.c */
 void draw_weights(struct run *r);
