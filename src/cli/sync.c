@@ -1,6 +1,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli/cli.h"
 #include "engine/engine.h"
@@ -47,6 +48,24 @@ static void print_stats(const struct cs_cli *c, const clawsync_stats *s, bool cr
     cs_cli_say(c, "pushed=%" PRIu64 ", pulled=%" PRIu64, s->operations_pushed, s->operations_pulled);
 }
 
+/* "…; changes stay queued (12 rows)" */
+static void count_queued(clawsync_engine *e, clawsync_error *err)
+{
+    static const char ending[] = "; changes stay queued";
+    clawsync_status st = { .size = sizeof st };
+    size_t n = strlen(err->msg), at = sizeof ending - 1;
+    int64_t rows;
+
+    if (n < at || strcmp(err->msg + n - at, ending) != 0 || clawsync_engine_status(e, &st, NULL) != CLAWSYNC_OK)
+        return;
+    rows = st.unsealed + st.unsent;
+    if (st.bound_batches > 0)
+        snprintf(err->msg + n, sizeof err->msg - n, " (%" PRId64 " rows, %" PRId64 " batches in flight)", rows,
+                 st.bound_batches);
+    else
+        snprintf(err->msg + n, sizeof err->msg - n, " (%" PRId64 " rows)", rows);
+}
+
 static int beside(struct cs_cli *c, enum cs_ask_kind what, clawsync_stats *stats, clawsync_error *err)
 {
     struct cs_reconcile_result *answer = NULL;
@@ -70,6 +89,8 @@ static int one_round(struct cs_cli *c, round_fn round, enum cs_ask_kind what)
         rc = beside(c, what, &stats, &err);
     else if (rc == CLAWSYNC_OK && (rc = clawsync_engine_subscribe(e, on_event, &l, &err)) > 0)
         rc = round(e, &stats, &err);
+    if (rc != CLAWSYNC_OK && e != NULL)
+        count_queued(e, &err);
     clawsync_engine_close(e);
     cs_cli_progress_end(&l.progress);
     if (rc != CLAWSYNC_OK)

@@ -85,6 +85,13 @@ class Status(StatusTest):
         self.hub.start()
         claw.wait_until(lambda: self.state(a) == "in-sync", "in sync again")
 
+    def test_how_much_waits(self):
+        a, = self.workspace_of(1)
+        self.hub.stop()
+        self.assertRegex(a.claw("push", want=3).stderr, r"connection refused; changes stay queued \(0 rows\)$")
+        a.sql("INSERT INTO memories(id, content) VALUES ('x', '1'), ('y', '2');")
+        self.assertRegex(a.claw("sync", want=3).stderr, r"connection refused; changes stay queued \(2 rows\)$")
+
     def test_a_locked_keystore_is_not_asked_for(self):
         a, = self.workspace_of(1)
         self.assertEqual(self.state(a), "in-sync")
