@@ -273,6 +273,7 @@ void cs_others_free(struct cs_others *o); /* when the store is closed; NULL is f
 /* What the others are told. */
 void cs_others_moved(struct cs_hub *h, const struct cs_uuid *ws);     /* its head did */
 void cs_others_reconcile(struct cs_hub *h, const struct cs_uuid *ws); /* as cs_watch_reconcile */
+void cs_others_snapshot(struct cs_hub *h, const struct cs_uuid *ws);  /* as cs_watch_snapshot */
 void cs_others_hold(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device);
 /* The store failed, and what was to be written may be there: our own watchers have to be looked at too. */
 void cs_others_unsure(struct cs_hub *h, const struct cs_uuid *ws);

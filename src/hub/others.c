@@ -2,6 +2,7 @@
  *
  *   h WORKSPACE          its log or membership moved
  *   r WORKSPACE          there may be something to reconcile
+ *   s WORKSPACE          there may be something about a snapshot
  *   x WORKSPACE DEVICE   somebody is removing that device
  *   *                    more than can be told
  *
@@ -79,6 +80,11 @@ void cs_others_moved(struct cs_hub *h, const struct cs_uuid *ws)
 void cs_others_reconcile(struct cs_hub *h, const struct cs_uuid *ws)
 {
     tell(h, 'r', ws, NULL);
+}
+
+void cs_others_snapshot(struct cs_hub *h, const struct cs_uuid *ws)
+{
+    tell(h, 's', ws, NULL);
 }
 
 void cs_others_hold(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_uuid *device)
@@ -291,6 +297,8 @@ static void line_read(struct cs_hub *h, struct cs_slice line)
         want(h, &ws);
     else if (what == 'r' && line.len == 1 + HEX_ID)
         cs_watch_reconcile(h, &ws);
+    else if (what == 's' && line.len == 1 + HEX_ID)
+        cs_watch_snapshot(h, &ws);
     else if (what == 'x' && line.len == 1 + 2 * HEX_ID && read_id(&device, line, 1 + HEX_ID))
         cs_hold(h, &ws, &device);
 }

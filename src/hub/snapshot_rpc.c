@@ -271,8 +271,10 @@ static void snapshot_written(struct cs_write *w)
     if (w->verdict.status != CS_RPC_OK) {
         cs_req_finish(r);
     } else {
-        if (x->in.ring)
+        if (x->in.ring) {
             cs_watch_snapshot(r->hub, &w->workspace);
+            cs_others_snapshot(r->hub, &w->workspace);
+        }
         if (w->prune)
             cs_snapshot_prune_soon(r->hub, &w->workspace);
         if (r->call != NULL) {

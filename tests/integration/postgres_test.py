@@ -158,14 +158,14 @@ class News(PostgresCase):
         self.hubs.append(hub)
         return hub
 
-    def daemons_at_two_hubs(self):
+    def daemons_at_two_hubs(self, **env):
         """No rounds of their own."""
         self.hub = self.hub_with()
         other = self.hub_with()
         a, b = self.workspace_of(2)
         b.endpoint = other.endpoint
         for d in (a, b):
-            d.start(CLAW_SYNC_INTERVAL_SECS=604800)
+            d.start(CLAW_SYNC_INTERVAL_SECS=604800, **env)
         a.sql("INSERT INTO memories(id, content) VALUES ('first', 'x');")
         self.wait_row(b, "first")
         return a, b
@@ -212,6 +212,13 @@ class News(PostgresCase):
         self.postgres.run("start")
         self.wait_row(b, "meanwhile")
         self.wait_equal([a, b])
+
+    def test_a_snapshot_is_attested_elsewhere(self):
+        a, b = self.daemons_at_two_hubs(CLAW_HEARTBEAT_INTERVAL_SECS=86400)
+        b.claw("sync")
+        a.claw("compact")
+        attested = "SELECT count(*) FROM claw_sync.snapshot WHERE state = 3 AND attestation <> ''"
+        wait_until(lambda: self.postgres.sql(attested) == "1", "b's attestation")
 
     def test_removed_elsewhere(self):
         a, b = self.daemons_at_two_hubs()
