@@ -11,7 +11,8 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
+sys.path[:0] = [str(ROOT / "tests" / "integration"), str(ROOT / "bench")]
+import records  # noqa: E402
 
 
 def arguments():
@@ -71,15 +72,23 @@ def main():
             one.sync()
             two.sync()
             plain, n = timed(lambda: read_plain(one))
+
+            def record(what, secs, r):
+                records.timed("reconcile", f"{n:,} rows, {what}", "reading the rows once, from Python", 1, [secs], [plain])
+                records.value(f"reconcile, {n:,} rows, {what}: exchanged", (r["bytes_sent"] + r["bytes_received"]) / 1024, "KiB")
+
             print(f"rows {n}; plain SQLite reads them in {plain:.2f} s (from Python)")
             secs, r = timed(lambda: reconcile(one))
             print(f"first, the whole set is given: {secs:.2f} s, {r['bytes_sent']} bytes sent, {r['bytes_received']} received")
+            record("the first gives the whole set", secs, r)
             secs, r = timed(lambda: reconcile(two))
             print(f"equal: {secs:.2f} s, {r['bytes_sent'] + r['bytes_received']} bytes, equal={r['equal']}")
+            record("equal", secs, r)
             change_unseen(two, a.differ, a.rows)
             secs, r = timed(lambda: json.loads(two.claw("prove", "--json", want=None).stdout))
             print(f"{a.differ} rows differ, found: {secs:.2f} s, {r['bytes_sent'] + r['bytes_received']} bytes, "
                   f"conflicting={r['conflicting']}")
+            record(f"{a.differ} differ", secs, r)
             secs, r = timed(lambda: reconcile(two))
             print(f"and levelled on this side: {secs:.2f} s, {r['bytes_sent'] + r['bytes_received']} bytes, "
                   f"published={r['published']}, rounds={r['rounds']}")

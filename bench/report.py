@@ -27,6 +27,7 @@ KEPT = ROOT / "bench" / "figures.json"
 DOC = ROOT / "docs" / "benchmarks.md"
 MARKS = "<!-- figures: written by bench/report.py -->\n", "<!-- end of figures -->\n"
 GROUPS = {"capture": "Capture, in the application's own write path", "sync": "Out of a replica and into another",
+          "audit": "The audit log", "reconcile": "Comparing whole replicas",
           "stages": "A batch by stage, beside the libraries that do the work", "end to end": "End to end over loopback, every commit durable"}
 
 

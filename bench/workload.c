@@ -45,61 +45,7 @@ double cs_bench_now_s(void)
     return (double)cs_monotonic_ns(world) / 1e9;
 }
 
-static void put_numbers(FILE *f, const double *v, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        fprintf(f, "%s%.9g", i == 0 ? "[" : ", ", v[i]);
-    fputc(']', f);
-}
-
-static FILE *records_open(void)
-{
-    const char *records = getenv("CLAW_BENCH_RECORDS");
-    FILE *f;
-
-    if (records == NULL)
-        return NULL;
-    if ((f = fopen(records, "a")) == NULL)
-        cs_bench_die(records, "cannot be opened");
-    return f;
-}
-
-static void records_close(FILE *f)
-{
-    if (fclose(f) != 0)
-        cs_bench_die("records", "cannot be written");
-}
-
-void cs_bench_record(const char *group, const char *name, const char *reference, double n, const double *ours,
-                     const double *theirs, uint32_t nruns)
-{
-    FILE *f = records_open();
-
-    if (f == NULL)
-        return;
-    fprintf(f, "{\"group\": \"%s\", \"name\": \"%s\", \"reference\": \"%s\", \"n\": %.0f, \"ours\": ", group, name,
-            reference, n);
-    put_numbers(f, ours, nruns);
-    fprintf(f, ", \"theirs\": ");
-    put_numbers(f, theirs, nruns);
-    fprintf(f, "}\n");
-    records_close(f);
-}
-
-void cs_bench_record_value(const char *name, double value, const char *unit, double ratio, const char *reference)
-{
-    FILE *f = records_open();
-
-    if (f == NULL)
-        return;
-    fprintf(f,
-            "{\"group\": \"values\", \"name\": \"%s\", \"value\": %.9g, \"unit\": \"%s\", \"ratio\": %.9g, "
-            "\"reference\": \"%s\"}\n",
-            name, value, unit, ratio, reference);
-    records_close(f);
-}
-
-static const char *path_of(const char *name)
+const char *cs_bench_path(const char *name)
 {
     static char path[4][256];
     static int at;
@@ -115,7 +61,7 @@ static void remove_db(const char *name)
     char path[300];
 
     for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s%s", path_of(name), ends[i]);
+        snprintf(path, sizeof path, "%s%s", cs_bench_path(name), ends[i]);
         unlink(path);
     }
 }
@@ -132,7 +78,7 @@ sqlite3 *cs_bench_open_plain(const char *name, bool fresh)
 
     if (fresh)
         remove_db(name);
-    if (sqlite3_open(path_of(name), &db) != SQLITE_OK)
+    if (sqlite3_open(cs_bench_path(name), &db) != SQLITE_OK)
         cs_bench_die(name, sqlite3_errmsg(db));
     cs_bench_exec(db, fresh ? schema : "PRAGMA synchronous=NORMAL");
     return db;
@@ -140,7 +86,7 @@ sqlite3 *cs_bench_open_plain(const char *name, bool fresh)
 
 cs_replica *cs_bench_open_replica(const char *name, uint8_t device)
 {
-    struct cs_replica_options o = { .path = path_of(name) };
+    struct cs_replica_options o = { .path = cs_bench_path(name) };
     struct cs_replica_identity id = { .incarnation = 1 };
     struct cs_error err;
     cs_replica *r;
@@ -175,7 +121,7 @@ int64_t cs_bench_file_size(const char *db)
 {
     struct stat st;
 
-    return stat(path_of(db), &st) == 0 ? st.st_size : 0;
+    return stat(cs_bench_path(db), &st) == 0 ? st.st_size : 0;
 }
 
 /* ---- the application's side ---- */

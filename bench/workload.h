@@ -6,26 +6,20 @@
 #include <sqlite3.h>
 
 #include "delta/pack.h"
+#include "records.h"
 #include "replica/replica.h"
 
 enum { CS_BENCH_TRANSACTION = 1000 }; /* rows */
 
 extern uint32_t cs_bench_rows;
 
-/* Appends one measurement to the file $CLAW_BENCH_RECORDS (bench/report.py reads it), if that is set: what took
- * `ours[i]` seconds for n things in run i, and its reference (by name) in the same run. */
-void cs_bench_record(const char *group, const char *name, const char *reference, double n, const double *ours,
-                     const double *theirs, uint32_t nruns);
-
-/* The same for a figure that is no time; what its ratio is to. */
-void cs_bench_record_value(const char *name, double value, const char *unit, double ratio, const char *reference);
-
 /* Makes the ids of so many rows and a folder for the databases; fini removes it. */
 void cs_bench_init(const char *program, uint32_t rows);
 void cs_bench_fini(void);
 _Noreturn void cs_bench_die(const char *what, const char *why);
 double cs_bench_now_s(void);
-int64_t cs_bench_file_size(const char *db); /* bytes, checkpointed or not; 0: there is none */
+const char *cs_bench_path(const char *name); /* in that folder; good for three more calls */
+int64_t cs_bench_file_size(const char *db);  /* bytes, checkpointed or not; 0: there is none */
 
 /* Databases by their names in that folder. A fresh one has the empty table. */
 sqlite3 *cs_bench_open_plain(const char *db, bool fresh);
