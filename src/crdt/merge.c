@@ -73,6 +73,8 @@ static void put_conflict(struct cs_merge_out *out, enum cs_why why, uint32_t col
     out->conflicts[out->nconflicts++] = (struct cs_merge_conflict){ why, col, *losing, value, present };
 }
 
+const struct cs_value cs_merge_gone = { .type = CS_NULL };
+
 /* The operation's cell i has the very version that is present. */
 static int judge_tie(const struct cs_merge_in *in, uint32_t i, struct cs_merge_out *out)
 {
@@ -82,6 +84,10 @@ static int judge_tie(const struct cs_merge_in *in, uint32_t i, struct cs_merge_o
 
     if (present == NULL)
         return CS_EIO;
+    if (present == &cs_merge_gone) {
+        out->verdicts[i] = CS_TIE_WON;
+        return CS_OK;
+    }
     c = cs_value_cmp(&cell->value, present);
     if (c == 0) {
         out->verdicts[i] = CS_SAME;
@@ -109,6 +115,8 @@ static int judge(const struct cs_merge_in *in, uint32_t i, const struct cs_row_c
         return CS_OK;
     if ((present = in->value(in->arg, cell->col)) == NULL)
         return CS_EIO;
+    if (present == &cs_merge_gone && c > 0)
+        return CS_OK;
     if (CS_PLANT(EQUAL_VALUES_CONFLICT, cs_value_cmp(&cell->value, present) == 0, false))
         return CS_OK;
     if (c > 0)
@@ -204,6 +212,8 @@ static int lament(const struct cs_merge_in *in, const struct cs_row_cell *was, c
         return CS_OK;
     if ((present = in->value(in->arg, was->col)) == NULL)
         return CS_EIO;
+    if (present == &cs_merge_gone)
+        return CS_OK;
     put_conflict(out, CS_WHY_DELETED, was->col, &was->v, present, true);
     return CS_OK;
 }

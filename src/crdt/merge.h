@@ -42,6 +42,8 @@ const struct cs_row_cell *cs_row_find(const struct cs_row *row, uint32_t col);
 
 /* ---- merging one operation ---- */
 
+extern const struct cs_value cs_merge_gone;
+
 struct cs_merge_in {
     enum cs_op_kind kind;
     struct cs_version v;
@@ -51,7 +53,9 @@ struct cs_merge_in {
     uint32_t nover;
     /* The present value of a cell that the row has (as it is before this operation). Asked for only where it decides:
      * a cell of the same version, or a conflict record. The pointer must stay good until `out` has been used. NULL:
-     * it cannot be had, the merge stops with CS_EIO. */
+     * it cannot be had, the merge stops with CS_EIO. &cs_merge_gone: it is not here any more, as after a column was
+     * dropped; the operation brings it back if it has that version, and there is no record of what nobody here knows.
+     */
     const struct cs_value *(*value)(void *arg, uint32_t col);
     void *arg;
 };

@@ -216,11 +216,11 @@ static const struct cs_value *present_value(void *arg, uint32_t col)
         rc = cs_hidden_cell(b->r, &b->r->scratch, b->bt->id, b->op->key, col, v, b->err);
     if (rc == CS_OK)
         return v;
-    *v = (struct cs_value){ .type = CS_NULL };
     if (rc != CS_ENOTFOUND)
         return NULL;
     if (pos == CS_NO_COLUMN || b->hidden)
-        return v; /* lost outside of our doing; a NULL of the same version loses to any value */
+        return &cs_merge_gone;
+    *v = (struct cs_value){ .type = CS_NULL }; /* of a row that was removed outside of our doing */
     rc = read_row(b);
     if (rc == CS_OK)
         cs_value_from_column(v, b->row, (int)pos);

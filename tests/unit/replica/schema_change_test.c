@@ -263,6 +263,64 @@ static void a_dropped_table(void **state)
     close_all(&c);
 }
 
+/* Values that are gone from this file come back with the state that another device sends: there is no conflict with
+ * what nobody here knows. */
+static void dropped_values_come_back(const char *drop, const char *add)
+{
+    struct cs_pull_mark mark = { .log_id = 1, .number = 1 };
+    struct cs_apply_result result;
+    struct cs_arena a = { 0 };
+    struct cs_error err = { 0 };
+    struct cs_delta d;
+    struct capture c;
+
+    begin(&c, false, KA THREE);
+    app(&c, "UPDATE t SET b = 'new' WHERE id = 'k'; UPDATE t SET b = NULL WHERE id = 'l'");
+    seal_all(&c);
+    must(cs_replica_extract(c.r, &a, 50, 1 << 20, &d, &err), &err, "extract");
+    bind_and_accept(&c);
+    pause_all(&c);
+    run_here(&c, drop);
+    resume_all(&c);
+    seal_all(&c);
+    mark.device = d.devices[0];
+    for (int i = 0; i < 2; i++) { /* the same versions, and newer ones whose author had not seen them */
+        d.state = i == 0;
+        must(cs_replica_apply(c.r, &d, &mark, &result, &err), &err, "apply");
+        assert_int_equal(result.conflicts, 0);
+        assert_string_equal(value_of(&c, "SELECT count(*) FROM sync_conflicts"), "0");
+        mark.number++;
+        for (uint32_t k = 0; i == 0 && k < d.nops; k++) {
+            d.ops[k].stamp += 1 << 20;
+            d.ops[k].nover = 0;
+        }
+        if (i == 0) {
+            assert_string_equal(value_of(&c, "SELECT count(*) FROM sync_hidden WHERE col >= 0"), "2");
+            assert_string_equal(value_of(&c, "SELECT count(*) FROM sync_hidden WHERE value = 'new'"), "1");
+            run_here(&c, "DELETE FROM sync_hidden WHERE col >= 0");
+        }
+    }
+    if (add != NULL) {
+        run_here(&c, add);
+        seal_all(&c);
+        assert_string_equal(value_of(&c, "SELECT b FROM t WHERE id = 'k'"), "new");
+    }
+    cs_arena_free(&a);
+    close_all(&c);
+}
+
+static void a_column_that_was_dropped_comes_back(void **state)
+{
+    (void)state;
+    dropped_values_come_back("ALTER TABLE t DROP COLUMN b", "ALTER TABLE t ADD COLUMN b");
+}
+
+static void a_table_that_was_dropped_comes_back(void **state)
+{
+    (void)state;
+    dropped_values_come_back("DROP TABLE t", NULL);
+}
+
 /* ---- untracking ---- */
 
 static void schema_of(struct capture *c, struct cs_buf *out)
@@ -625,6 +683,8 @@ int main(void)
     static const struct CMUnitTest others[] = {
         cmocka_unit_test(a_column_before_another_table),
         cmocka_unit_test(a_dropped_column),
+        cmocka_unit_test(a_column_that_was_dropped_comes_back),
+        cmocka_unit_test(a_table_that_was_dropped_comes_back),
         BOTH(a_renamed_table),
         BOTH(a_dropped_table),
         BOTH(untracking_leaves_nothing),
