@@ -228,6 +228,7 @@ static void back_up(struct device *d)
     copy_part(d, "state", "backup-state");
     d->has_backup = true;
     d->backup_is_ahead = ask(d->run, d->disk, d->db, latest) > CS_SIM_EPOCH_MS + (int64_t)cs_sim_now_ms(d->run->sim);
+    d->backup_is_unseen = d->run->unseen;
     d->backup_extra = d->extra;
     d->backup_context = d->context;
     restart(d);
@@ -256,6 +257,7 @@ static bool restore_db_of(struct device *d)
     if (d->backup_is_ahead || ask(d->run, d->disk, d->db, sql) != 0)
         return false;
     copy_part(d, "backup-db", "db");
+    d->run->unseen = d->run->unseen || d->backup_is_unseen;
     d->extra = d->backup_extra;
     d->context = d->backup_context;
     d->restored = d->went_back = true;

@@ -38,6 +38,7 @@ struct device {
     bool asked;   /* it has an invite's code */
     bool refused; /* the hub that lost what it had does not know it, or its membership, and takes no refill from it */
     bool has_backup, backup_extra, backup_context;
+    bool backup_is_unseen; /* what was written behind our back may be in it */
     bool backup_is_ahead; /* unsent edits in it have times to come, or were sent with others: they would win over later
                              ones */
     bool resealed;        /* unsent edits were given earlier times: a copy of what the hub had refused may still come */
