@@ -3,6 +3,7 @@
  *
  *   look ──┬─▶ another's of this very number: read the root ──▶ it is whole: attest ──▶ look ──▶ end
  *          ├─▶ the log is long, or a person asked: read all ──▶ begin ──▶ put … ──▶ end ──▶ look ──▶ end
+ *          │                                          └─▶ values are gone here: prove ──▶ look
  *          └─▶ neither: end
  *
  * The hub tells of a snapshot when it is begun: who stands at its number then reads its own state, and can attest what
@@ -20,7 +21,7 @@
 enum { PART_BYTES = 1024 * 1024, SYNCS_MAX = 6, LOOK_MS = 200, WAIT_MS = 3000 };
 enum phase { PHASE_PEEK, PHASE_LOOK, PHASE_BEGIN, PHASE_PUT, PHASE_END, PHASE_ATTESTED, PHASE_WAIT };
 /* What the loop does after a job. */
-enum next { NEXT_CALL, NEXT_SYNC, NEXT_WAIT, NEXT_FINISH };
+enum next { NEXT_CALL, NEXT_SYNC, NEXT_PROVE, NEXT_WAIT, NEXT_FINISH };
 
 static void turn(struct clawsync_engine *e);
 
@@ -284,7 +285,7 @@ static int say(struct clawsync_engine *e, const struct reading *r, struct cs_err
     return CS_OK;
 }
 
-static int all_is_here(struct clawsync_engine *e, const struct cs_merged_info *info, struct cs_error *err)
+static int all_is_here(struct clawsync_engine *e, struct cs_error *err)
 {
     struct lack l = { .log_id = e->head.log_id };
     int rc = cs_review_aside(e->replica, is_lacking, &l, err);
@@ -296,12 +297,24 @@ static int all_is_here(struct clawsync_engine *e, const struct cs_merged_info *i
             err, CS_EINVAL,
             "a batch of the log was set aside (claw-sync hidden list), so that this device does not have all "
             "that the log has; it gives no snapshot");
-    if (info->gone > 0)
+    return CS_OK;
+}
+
+/* Values of dropped columns and tables are not here any more. Where every device says that it lacks the very same,
+ * nobody has them, and the snapshot is without them, too. */
+static int lack_the_same(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    if (s->proved)
         return cs_fail(err, CS_EINVAL,
                        "%" PRIu64
-                       " values of dropped columns or tables are not here any more, and others may have them; "
-                       "this device gives no snapshot",
-                       info->gone);
+                       " values of dropped columns or tables are not here any more, and others may have them; until "
+                       "each device has signed that it lacks them, too (claw-sync prove, on each), this device gives "
+                       "no snapshot",
+                       s->gone);
+    s->proved = true;
+    *next = NEXT_PROVE;
     return CS_OK;
 }
 
@@ -334,7 +347,8 @@ static int read_state(struct clawsync_engine *e, bool keep, bool *settled, struc
     if (rc == CS_OK && keep)
         rc = end_part(&r, err);
     *settled = rc == CS_OK && !info.unsettled && info.doubt == NULL;
-    if (*settled && (rc = say(e, &r, err)) == CS_OK && keep && (rc = all_is_here(e, &info, err)) == CS_OK)
+    s->gone = info.gone;
+    if (*settled && (rc = say(e, &r, err)) == CS_OK && keep && (rc = all_is_here(e, err)) == CS_OK)
         rc = describe(e, &r, err);
     else if (rc == CS_OK && info.doubt != NULL)
         rc = cs_replica_look_closer(e->replica, false, err);
@@ -482,6 +496,16 @@ static bool wants_to_give(struct clawsync_engine *e, const Clawsync__V1__Snapsho
     return e->config.compact_after != 0 && (cs_compact_is_due(e) || (a->pruned_number > 0 && !good));
 }
 
+/* Are others there who could attest it? */
+static bool has_others(const struct clawsync_engine *e)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < e->members.nmembers; i++)
+        n += e->members.members[i].active && e->members.members[i].kind == CS_PRINCIPAL_DEVICE;
+    return n > 1;
+}
+
 static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, enum next *next,
                   struct cs_error *err)
 {
@@ -516,6 +540,8 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
         return rc;
     if (!settled)
         return unsettled(e, next, err);
+    if (s->gone > 0 && has_others(e) && !cs_reconcile_agreed(e, &s->said))
+        return lack_the_same(e, next, err);
     s->sent = 0;
     s->result.log_number = s->said.number;
     s->result.rows = s->said.rows;
@@ -578,16 +604,6 @@ static int put_next(struct clawsync_engine *e, enum next *next, struct cs_error 
     cs_batch_free(b);
     cs_note_progress(e, "compacting", s->sent, cs_parts_count(s->parts));
     return s->arena.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
-}
-
-/* Are others there who could attest it? */
-static bool has_others(const struct clawsync_engine *e)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < e->members.nmembers; i++)
-        n += e->members.members[i].active && e->members.members[i].kind == CS_PRINCIPAL_DEVICE;
-    return n > 1;
 }
 
 static int step_on(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *answer, enum next *next,
@@ -725,6 +741,16 @@ static void on_timer(void *arg)
     turn(arg);
 }
 
+static void proved(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK) {
+        finish(e, rc, err);
+        return;
+    }
+    e->compact.phase = PHASE_PEEK;
+    turn(e);
+}
+
 static void turn_done(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_compact_step *s = &e->compact;
@@ -745,6 +771,9 @@ static void turn_done(struct clawsync_engine *e, struct cs_job *j)
         return;
     case NEXT_SYNC:
         sync_begin(e);
+        return;
+    case NEXT_PROVE:
+        cs_step_prove(e, proved);
         return;
     case NEXT_WAIT:
         cs_timer_start(s->timer, LOOK_MS);
@@ -772,7 +801,7 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
         return false;
     }
     s->by_daemon = by_daemon;
-    s->gave = s->collecting = false;
+    s->gave = s->collecting = s->proved = false;
     s->syncs = 0;
     s->result = (clawsync_compacted){ 0 };
     s->result_to = NULL;

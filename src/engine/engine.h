@@ -406,6 +406,10 @@ struct cs_tell_step {
 /* reconcile.c. A command's arg is its wish; the daemon compares only, when the hub says that there is something. */
 void cs_step_reconcile(struct clawsync_engine *e, cs_step_done done);
 void cs_step_reconcile_asked(struct clawsync_engine *e, cs_step_done done);
+void cs_step_prove(struct clawsync_engine *e,
+                   cs_step_done done); /* within another step; `agreed` has what came of it */
+/* Has every member device signed this state, when one of ours was compared last? */
+bool cs_reconcile_agreed(const struct clawsync_engine *e, const struct cs_state_proof *p);
 void cs_reconcile_step_free(struct clawsync_engine *e);
 /* What is next of the entities that are being published; *more: there was some, whether anything came of it now or
  * not (rows are being edited: seal first). In a job of push.c's, which says when it is bound. */
@@ -472,6 +476,10 @@ struct cs_reconcile_step {
     uint32_t epoch;
     uint8_t proof[CS_PROOF_LEN], total[16];
     uint64_t reading_ms; /* how long reading it took */
+    struct cs_place_root {
+        uint64_t log_id, number;
+        uint8_t root[32];
+    } agreed; /* the newest that every member device has signed; log_id 0: none yet */
     /* the walk: prefixes of ranges of one depth that differ, u16 each; those below; buckets in the end */
     struct cs_buf level, below;
     uint8_t depth, ranges[512 * 3];
@@ -555,6 +563,8 @@ struct cs_compact_step {
     unsigned syncs;
     bool by_daemon, gave;
     bool collecting; /* once in a run */
+    bool proved;     /* the same */
+    uint64_t gone;   /* values that this device has not any more, of the state that was read */
     bool warned;     /* the daemon's user was told what keeps this device from it */
     uint64_t until_ms;
     struct cs_parts *parts;

@@ -20,6 +20,7 @@ enum {
     SYNCS_MAX = 6,   /* in a row without a state that is settled, and sure */
     ROUNDS_MAX = 12, /* until the others are as we are */
     LOOK_MS = 200,
+    PROVE_MS = 10000,       /* how long another step waits for those that are connected */
     RANGES = 512,           /* asked for at once */
     PUT_BYTES = 192 * 1024, /* of leaves in one request */
     TAGS_BYTES = 8192 * CS_TAG_LEN,
@@ -667,6 +668,21 @@ static bool all_are_equal(const struct clawsync_engine *e)
     return devices > 1 && e->reconcile.result.report.equal + 1 == devices;
 }
 
+static void note_agreed(struct clawsync_engine *e)
+{
+    struct cs_reconcile_step *s = &e->reconcile;
+
+    s->agreed = (struct cs_place_root){ .log_id = s->mark.log_id, .number = s->mark.number };
+    memcpy(s->agreed.root, cs_entities_root(s->set), 32);
+}
+
+bool cs_reconcile_agreed(const struct clawsync_engine *e, const struct cs_state_proof *p)
+{
+    const struct cs_place_root *a = &e->reconcile.agreed;
+
+    return a->log_id != 0 && a->log_id == p->log_id && a->number == p->number && memcmp(a->root, p->root, 32) == 0;
+}
+
 static bool has_own_proof(const struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a)
 {
     for (size_t i = 0; i < a->n_proofs; i++)
@@ -764,6 +780,8 @@ static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
         return CS_OK;
     }
     judge_all(e, a, &pending);
+    if (all_are_equal(e))
+        note_agreed(e);
     if ((rc = pick_wanted(e, a, &wanted, err)) != CS_OK ||
         (all_are_equal(e) && (rc = cs_review_aside_settled(e->replica, err)) != CS_OK))
         return rc;
@@ -1054,17 +1072,32 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
     return true;
 }
 
+static bool begin_by_command(struct clawsync_engine *e, bool prove, uint32_t wait_ms, cs_step_done done)
+{
+    struct cs_reconcile_step *s = &e->reconcile;
+
+    if (!begin(e, false, done))
+        return false;
+    s->prove = prove;
+    s->until_ms = cs_loop_now_ms(e->loop) + wait_ms;
+    s->result.report.rounds = 1;
+    return true;
+}
+
 void cs_step_reconcile(struct clawsync_engine *e, cs_step_done done)
 {
     struct cs_reconcile_wish *wish = e->schedule.current->arg;
 
-    if (!begin(e, false, done))
+    if (!begin_by_command(e, wish->prove, wish->wait_ms, done))
         return;
-    e->reconcile.prove = wish->prove;
     e->reconcile.result_to = &wish->result;
-    e->reconcile.until_ms = cs_loop_now_ms(e->loop) + wish->wait_ms;
-    e->reconcile.result.report.rounds = 1;
     sync_begin(e);
+}
+
+void cs_step_prove(struct clawsync_engine *e, cs_step_done done)
+{
+    if (begin_by_command(e, true, PROVE_MS, done))
+        sync_begin(e);
 }
 
 void cs_step_reconcile_asked(struct clawsync_engine *e, cs_step_done done)

@@ -28,6 +28,12 @@ class CompactTest(ClawTest):
                        f"DELETE FROM memory_records WHERE id = 'r{k:04}';")
             device.sync()
 
+    def drop_column(self, *devices):
+        for d in devices:
+            d.claw("pause", "memory_records")
+            d.sql("ALTER TABLE memory_records DROP COLUMN title;")
+            d.claw("resume", "memory_records")
+
     def compact(self, device, want=0, **env):
         return json.loads(device.claw("compact", "--json", want=want, **env).stdout)
 
@@ -140,6 +146,35 @@ class Pruning(CompactTest):
         self.assert_equal([a, b, c])
 
 
+    def test_values_that_nobody_has(self):
+        """A column that was dropped everywhere: what was in it is in no snapshot."""
+        a, b = self.workspace_of(2)
+        self.fill(a)
+        self.settle([a, b])
+        self.drop_column(a)
+        self.assertIn("dropped columns", self.compact(a, want=2)["error"]["message"])
+        b.claw("prove", want=1)  # b has them
+        self.assertIn("dropped columns", self.compact(a, want=2)["error"]["message"])
+        self.drop_column(b)
+        self.settle([a, b])
+        b.claw("prove", want=None)
+        given = self.compact(a)
+        self.assertGreater(given["parts"], 0)
+        self.assertTrue(self.compact(b)["attested"])
+        self.wait_pruned_to(given["log_number"])
+        c = self.device("c")
+        self.join(a, c)
+        c.sync()
+        self.assertEqual(self.root(c), self.root(a))
+        self.assertEqual(c.value("SELECT count(*) FROM memory_records WHERE body IS NOT NULL AND title IS NULL"), ROWS)
+
+    def test_values_that_the_only_device_dropped(self):
+        a, = self.workspace_of(1)
+        self.fill(a)
+        self.drop_column(a)
+        self.assertGreater(self.compact(a)["parts"], 0)
+
+
 class ByItself(CompactTest):
     def test_daemons_compact(self):
         devices = self.workspace_of(3)
@@ -164,6 +199,26 @@ class ByItself(CompactTest):
         self.join(devices[0], d)
         d.sync()
         self.settle([*devices, d])
+
+    def test_daemons_that_dropped_a_column(self):
+        a, b = self.workspace_of(2)
+        self.fill(a)
+        self.settle([a, b])
+        self.drop_column(a, b)
+        for d in (a, b):
+            d.start(CLAW_COMPACT_AFTER=5, CLAW_HEARTBEAT_INTERVAL_SECS=1)
+        for d in (a, b):
+            wait_until(lambda d=d: "connected" in d.daemon_log(), d.daemon_log)
+        written = 0
+
+        def more():
+            nonlocal written
+            written += 1
+            b.sql(f"UPDATE memory_records SET body = 'now {written}' WHERE id = 'r0001';")
+            wait_until(lambda: a.value("SELECT body FROM memory_records WHERE id = 'r0001'") == f"now {written}", a.daemon_log)
+            return self.numbers()[:1] > [1]
+        wait_until(more, lambda: f"pruned: {self.numbers()[:3]}, head {self.head()}: {a.daemon_log()}")
+        self.wait_equal([a, b])
 
     def test_beside_a_daemon(self):
         a, b = self.workspace_of(2)
