@@ -118,3 +118,21 @@ bool cs_descriptor_verify(struct cs_slice bytes, const uint8_t sign_pk[32])
 
     return n > 0 && cs_verify(sign_pk, "snapshot", cs_slice(bytes.data, n), bytes.data + n);
 }
+
+void cs_attestation_seal(const uint8_t proof[CS_PROOF_LEN], struct cs_slice descriptor, const struct cs_sign_key *key,
+                         uint8_t out[CS_ATTESTATION_LEN])
+{
+    memcpy(out, proof, CS_PROOF_LEN);
+    cs_sign(key, "attestation", descriptor, out + CS_PROOF_LEN);
+}
+
+struct cs_slice cs_attestation_proof(struct cs_slice bytes)
+{
+    return bytes.len == CS_PROOF_LEN || bytes.len == CS_ATTESTATION_LEN ? cs_slice(bytes.data, CS_PROOF_LEN)
+                                                                        : CS_SLICE_NULL;
+}
+
+bool cs_attestation_covers(struct cs_slice bytes, struct cs_slice descriptor, const uint8_t sign_pk[32])
+{
+    return bytes.len == CS_ATTESTATION_LEN && cs_verify(sign_pk, "attestation", descriptor, bytes.data + CS_PROOF_LEN);
+}

@@ -6,7 +6,12 @@
 #include "base/error.h"
 #include "crypto/state_proof.h"
 
-enum { CS_DESCRIPTOR_MAX = 256 * 1024, CS_SNAPSHOT_PEERS_MAX = 4096, CS_SNAPSHOT_PEER_LEN = 16 + 8 + 32 + 4 };
+enum {
+    CS_DESCRIPTOR_MAX = 256 * 1024,
+    CS_SNAPSHOT_PEERS_MAX = 4096,
+    CS_SNAPSHOT_PEER_LEN = 16 + 8 + 32 + 4,
+    CS_ATTESTATION_LEN = CS_PROOF_LEN + CS_SIGNATURE_LEN
+};
 
 struct cs_snapshot_peer {
     struct cs_uuid device;
@@ -43,5 +48,14 @@ void cs_descriptor_seal(struct cs_buf *out, const struct cs_descriptor *d, const
 /* CS_ECORRUPT: not that shape, CS_EVERSION: of a newer one. Unverified. */
 int cs_descriptor_read(struct cs_descriptor *out, struct cs_slice bytes, struct cs_error *err);
 bool cs_descriptor_verify(struct cs_slice bytes, const uint8_t sign_pk[32]);
+
+/* What attests a snapshot: another device's proof of the same state, and its signature below the very descriptor. Those
+ * of before the signature was there are the proof alone. */
+void cs_attestation_seal(const uint8_t proof[CS_PROOF_LEN], struct cs_slice descriptor, const struct cs_sign_key *key,
+                         uint8_t out[CS_ATTESTATION_LEN]);
+/* The proof in it; empty: it is no attestation. */
+struct cs_slice cs_attestation_proof(struct cs_slice bytes);
+/* Is that descriptor signed in it? */
+bool cs_attestation_covers(struct cs_slice bytes, struct cs_slice descriptor, const uint8_t sign_pk[32]);
 
 #endif

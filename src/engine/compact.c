@@ -450,8 +450,9 @@ static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i
                        " names other last batches of devices than the log has up to there; it was not attested. The "
                        "device that gave it is to give another one with: claw-sync compact",
                        i->log_number);
+    cs_attestation_seal(s->said_proof, bytes, &e->keys->sign, s->attestation);
     *next = request(e, ACTION(ATTEST), PHASE_ATTESTED);
-    s->request.attestation = (ProtobufCBinaryData){ sizeof s->said_proof, s->said_proof };
+    s->request.attestation = (ProtobufCBinaryData){ sizeof s->attestation, s->attestation };
     return CS_OK;
 }
 

@@ -573,6 +573,7 @@ struct cs_compact_step {
     /* What this device had there: the newest state that was read. number 0: none */
     struct cs_state_proof said;
     uint8_t said_proof[CS_PROOF_LEN];
+    uint8_t attestation[CS_ATTESTATION_LEN];
     struct cs_buf said_peers; /* as in a descriptor */
     uint64_t known;           /* log number of the newest snapshot that was seen, and of its log */
     uint64_t known_log;

@@ -21,7 +21,7 @@ int cs_snapshot_proof(struct clawsync_engine *e, struct cs_slice sealed, const s
     return cs_state_proof_open(out, sealed, &e->workspace, &by->id, by->sign_pk, keys, err);
 }
 
-static const struct cs_member *active_device(const struct clawsync_engine *e, ProtobufCBinaryData device)
+static const struct cs_member *device_of(const struct clawsync_engine *e, ProtobufCBinaryData device)
 {
     const struct cs_member *m;
     struct cs_uuid id;
@@ -30,7 +30,22 @@ static const struct cs_member *active_device(const struct clawsync_engine *e, Pr
         return NULL;
     memcpy(id.b, device.data, sizeof id.b);
     m = cs_membership_find(&e->members, &id);
-    return m != NULL && m->active && m->kind == CS_PRINCIPAL_DEVICE ? m : NULL;
+    return m != NULL && m->kind == CS_PRINCIPAL_DEVICE ? m : NULL;
+}
+
+static const struct cs_member *active_device(const struct clawsync_engine *e, ProtobufCBinaryData device)
+{
+    const struct cs_member *m = device_of(e, device);
+
+    return m != NULL && m->active ? m : NULL;
+}
+
+/* A device that was a member at that entry, whether it is one now or not. */
+static const struct cs_member *device_then(const struct clawsync_engine *e, ProtobufCBinaryData device, uint32_t seq)
+{
+    const struct cs_member *m = device_of(e, device);
+
+    return m != NULL && cs_membership_was_member(&e->members, &m->id, seq) ? m : NULL;
 }
 
 bool cs_snapshot_counts(const struct clawsync_engine *e, ProtobufCBinaryData device)
@@ -103,23 +118,32 @@ static bool same_state(const struct cs_state_proof *p, const struct cs_descripto
            memcmp(p->log_hash, d->log_hash, 32) == 0;
 }
 
-/* Where there were two devices, two have to have the same state. */
+/* Where there were two devices, two have to have the same state, and to vouch for the very descriptor. One of them may
+ * have been removed since: its batches behind the cut are not in it. */
 static int check_attested(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info,
-                          const struct cs_descriptor *d, const struct cs_state_proof *own, struct cs_error *err)
+                          const struct cs_descriptor *d, const struct cs_member *author,
+                          const struct cs_state_proof *own, struct cs_error *err)
 {
+    struct cs_slice attestation = cs_slice(info->attestation.data, info->attestation.len);
+    struct cs_slice descriptor = cs_slice(info->descriptor.data, info->descriptor.len);
     const struct cs_member *by = active_device(e, info->attester_id);
     struct cs_state_proof proof;
     size_t devices = 0;
 
+    if (by == NULL && author->active)
+        by = device_then(e, info->attester_id, d->member_seq);
+
     for (size_t i = 0; i < e->members.nmembers; i++)
         devices += cs_membership_was_member(&e->members, &e->members.members[i].id, d->member_seq);
+    if (!author->active && (by == NULL || !cs_attestation_covers(attestation, descriptor, by->sign_pk)))
+        return found(err, "NOT_A_MEMBER", "the hub gave a snapshot of a device that is no member, or not any more");
     if (devices < 2 && info->attester_id.len == 0)
         return CS_OK;
     if (by == NULL || cs_uuid_cmp(&by->id, &d->device) == 0)
         return found(err, "SNAPSHOT_UNATTESTED",
                      "no other device of the workspace has said that it has the state of the hub's snapshot");
-    if (cs_snapshot_proof(e, cs_slice(info->attestation.data, info->attestation.len), by, &proof, err) != CS_OK ||
-        !same_state(&proof, d) || memcmp(proof.root, own->root, 32) != 0)
+    if (cs_snapshot_proof(e, cs_attestation_proof(attestation), by, &proof, err) != CS_OK || !same_state(&proof, d) ||
+        memcmp(proof.root, own->root, 32) != 0)
         return found(err, "SNAPSHOT_UNATTESTED", "what attests the hub's snapshot is of another state");
     return CS_OK;
 }
@@ -140,8 +164,8 @@ int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInf
         return found(err, "BAD_SNAPSHOT", why.msg);
     if ((rc = check_place(e, out, head_number, mark, err)) != CS_OK)
         return rc;
-    author = active_device(e, (ProtobufCBinaryData){ 16, out->device.b });
-    if (author == NULL || !cs_membership_was_member(&e->members, &author->id, out->member_seq))
+    author = device_then(e, (ProtobufCBinaryData){ 16, out->device.b }, out->member_seq);
+    if (author == NULL)
         return found(err, "NOT_A_MEMBER", "the hub gave a snapshot of a device that is no member, or not any more");
     if (!cs_descriptor_verify(bytes, author->sign_pk))
         return found(err, "BAD_SIGNATURE", "the hub's snapshot is not signed by its device");
@@ -151,5 +175,5 @@ int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInf
         return found(err, "BAD_SNAPSHOT", "its author says two things about it");
     if ((rc = check_chains(e, out, err)) != CS_OK)
         return rc;
-    return check_attested(e, info, out, proof, err);
+    return check_attested(e, info, out, author, proof, err);
 }

@@ -309,7 +309,7 @@ static int attest(const struct cs_commit_env *env, cs_store_tx *tx, struct cs_st
         return refuse(w, CS_RPC_FAILED_PRECONDITION, "there is no snapshot of this place");
     if (is_by(n, &w->device))
         return refuse(w, CS_RPC_FAILED_PRECONDITION, "a snapshot is attested by another device than its own");
-    if (w->snapshot->attestation.len != CS_PROOF_LEN) {
+    if (cs_attestation_proof(w->snapshot->attestation).len == 0) {
         cs_refuse(&w->verdict, CS_RPC_INVALID_ARGUMENT, "malformed", "this does not attest a snapshot");
         return CS_OK;
     }

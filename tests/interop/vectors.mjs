@@ -458,7 +458,9 @@ function snapshot(v) {
   same(descriptor, cat(said, sign(author.seed, 'snapshot', said)), 'descriptor');
   holds(signed(author.pk, 'snapshot', descriptor.subarray(-64), said), 'descriptor, signature');
   proof(sealed, r, stateKey, un(s.device_id), author.seed, s, s.time, "the author's proof");
-  proof(un(s.attestation), r, stateKey, un(s.attester_id), attester.seed, s, s.attested_time, 'attestation');
+  const attestation = un(s.attestation);
+  proof(attestation.subarray(0, -64), r, stateKey, un(s.attester_id), attester.seed, s, s.attested_time, 'attestation');
+  same(attestation.subarray(-64), sign(attester.seed, 'attestation', descriptor), 'attestation, signature');
 }
 
 function sessions(v) {

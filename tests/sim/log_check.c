@@ -388,9 +388,12 @@ static void check_attested(struct reading *q, struct cs_slice attester, struct c
             die(q->r, "the log is pruned, and nobody has attested the snapshot");
         return;
     }
-    read_proof(q, attestation, &by, &theirs);
+    read_proof(q, cs_attestation_proof(attestation), &by, &theirs);
     if (memcmp(theirs.root, q->snapshot.root, 32) != 0)
         die(q->r, "who attests the snapshot has another state");
+    if (!cs_attestation_covers(attestation, cs_buf_slice(&q->snapshot.bytes),
+                               cs_membership_find(&q->members, &by)->sign_pk))
+        die(q->r, "who attests the snapshot has not signed what its author says of it");
 }
 
 /* The newest that is served. False: none, or one of a log that is no more. */

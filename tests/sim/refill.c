@@ -188,6 +188,8 @@ void renew_one(struct run *r)
         return;
     memcpy(old, d->id, sizeof old);
     come_anew(d, by);
-    if (draw(r, 2) == 0)
-        must(r, clawsync_engine_revoke_device(by->engine, old, 0, NULL, NULL, &err), &err, "removing the old one");
+    if (r->revoked || draw(r, 2) == 0)
+        return;
+    r->revoked = true;
+    must(r, clawsync_engine_revoke_device(by->engine, old, 0, NULL, NULL, &err), &err, "removing the old one");
 }

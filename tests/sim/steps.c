@@ -337,8 +337,8 @@ static void rotate(struct device *d)
     note(d->run, "%s rotates the key: %d, epoch %u %s", d->name, rc, (unsigned)epoch, err.msg);
 }
 
-/* Is anybody but d below the part of the log that is pruned? If d gave or attested the snapshot, who is there might be
- * too few to attest another one (docs/decisions/0015, Open). */
+/* Is anybody but d below the part of the log that is pruned? If d gave the snapshot, and who attested it is gone, too,
+ * who is there might be too few to attest another one (docs/decisions/0015, Open). */
 static bool is_anybody_below(struct run *r, const struct device *d)
 {
     uint64_t pruned = pruned_up_to(r);
@@ -366,7 +366,7 @@ static void revoke(struct device *d)
 
     if (d == by || !is_there(by) || d->copied || by->copied || count_there(r) < 3)
         return;
-    if (is_anybody_below(r, d))
+    if (r->revoked && is_anybody_below(r, d))
         return;
     heal(by);
     r->revoked = true;

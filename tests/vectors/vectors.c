@@ -852,7 +852,7 @@ static json_t *snapshot(void)
                                .npeers = 2 };
     struct cs_snapshot_peer peers[] = { { .device = device_a, .number = 12, .member_seq = 4 },
                                         { .device = device_b, .number = 7, .member_seq = 2 } };
-    uint8_t bytes[2 * CS_SNAPSHOT_PEER_LEN], attestation[CS_PROOF_LEN];
+    uint8_t bytes[2 * CS_SNAPSHOT_PEER_LEN], other_proof[CS_PROOF_LEN], attestation[CS_ATTESTATION_LEN];
     struct cs_buf descriptor = { 0 };
     json_t *o = json_object(), *parts = json_array();
     struct cs_device_keys other;
@@ -882,7 +882,8 @@ static json_t *snapshot(void)
     must(!descriptor.failed);
     proof.device = device_b;
     proof.time_ms += 5000;
-    cs_state_proof_seal(&proof, &other.sign, &b.keys, &b.f.rng, attestation);
+    cs_state_proof_seal(&proof, &other.sign, &b.keys, &b.f.rng, other_proof);
+    cs_attestation_seal(other_proof, cs_buf_slice(&descriptor), &other.sign, attestation);
     put_bytes(o, "workspace", workspace.b, 16);
     put(o, "device", principal(CS_PRINCIPAL_DEVICE, 1, 32));
     put_bytes(o, "device_id", device_a.b, 16);

@@ -271,7 +271,15 @@ static int64_t pruned(const struct scene *s)
     return in_hub(&s->hub, "SELECT pruned FROM workspace");
 }
 
-/* Its word counts no more, whatever it gave or attested before; those who are there give another one. */
+static void is_pruned(struct scene *s)
+{
+    given_to(s, 20);
+    is_attested(s);
+    while (pruned(s) == 0)
+        usleep(1000);
+}
+
+/* Whoever gave it, or attested it, was lost: the other's word stands. Those who are there give another one. */
 static void of_whom_is_removed(void **state)
 {
     const int whom = *(const int *)*state, who = whom == AUTHOR ? ATTESTER : AUTHOR;
@@ -280,17 +288,78 @@ static void of_whom_is_removed(void **state)
     clawsync_error err = { 0 };
 
     assert_non_null(s);
-    given_to(s, 20);
-    is_attested(s);
-    while (pruned(s) == 0)
-        usleep(1000);
+    is_pruned(s);
     removes(s, who, whom);
     comes(s, THIRD);
-    is_refused(s, whom == AUTHOR ? "NOT_A_MEMBER:" : "SNAPSHOT_UNATTESTED:");
+    is_taken(s);
     ok(clawsync_engine_compact(s->device[who].engine, &done, &err), &err);
     ok(clawsync_engine_compact(s->device[THIRD].engine, &done, &err), &err);
     assert_true(done.attested);
+    device_fini(&s->newcomer);
+    end(s);
+    free(s);
+}
+
+static void cut_attestation(const struct scene *s)
+{
+    sqlite3 *db = hub_open(&s->hub);
+
+    hub_run(db, "UPDATE snapshot SET attestation = substr(attestation, 1, ?) WHERE state >= 2", "i",
+            (int64_t)CS_PROOF_LEN);
+    sqlite3_close(db);
+}
+
+/* What a device says after it was removed counts nowhere, and with the hub's help neither: the other one has signed
+ * what was said then. */
+static void bent_by_whom_is_removed(void **state)
+{
+    struct scene *s = malloc(sizeof *s);
+
+    (void)state;
+    assert_non_null(s);
+    is_pruned(s);
+    removes(s, ATTESTER, AUTHOR);
+    device_close(&s->device[AUTHOR]);
+    forger_init(&s->f, &s->device[AUTHOR]);
+    comes(s, THIRD);
+    forge(s, behind_the_cut);
+    is_refused(s, "NOT_A_MEMBER:");
+    put_descriptor(s, cs_buf_slice(&s->given));
+    cut_attestation(s); /* as an older version attested it */
+    is_refused(s, "NOT_A_MEMBER:");
+    forger_fini(&s->f);
+    device_fini(&s->newcomer);
+    end(s);
+    free(s);
+}
+
+static void attested_without_a_signature(void **state)
+{
+    struct scene *s = malloc(sizeof *s);
+
+    (void)state;
+    assert_non_null(s);
+    is_pruned(s);
+    removes(s, AUTHOR, ATTESTER);
+    cut_attestation(s);
+    comes(s, THIRD);
     is_taken(s);
+    device_fini(&s->newcomer);
+    end(s);
+    free(s);
+}
+
+static void of_two_who_are_removed(void **state)
+{
+    struct scene *s = malloc(sizeof *s);
+
+    (void)state;
+    assert_non_null(s);
+    is_pruned(s);
+    removes(s, THIRD, AUTHOR);
+    removes(s, THIRD, ATTESTER);
+    comes(s, THIRD);
+    is_refused(s, "NOT_A_MEMBER:");
     device_fini(&s->newcomer);
     end(s);
     free(s);
@@ -413,6 +482,9 @@ int main(void)
         cmocka_unit_test(with_a_batch_set_aside),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&author),
         cmocka_unit_test_prestate(of_whom_is_removed, (void *)(uintptr_t)&attester),
+        cmocka_unit_test(bent_by_whom_is_removed),
+        cmocka_unit_test(attested_without_a_signature),
+        cmocka_unit_test(of_two_who_are_removed),
         cmocka_unit_test_prestate(of_whom_is_removed_beside_the_log, (void *)(uintptr_t)&author),
         cmocka_unit_test_prestate(of_whom_is_removed_beside_the_log, (void *)(uintptr_t)&attester),
     };
