@@ -440,7 +440,8 @@ static int by_workspace(const void *a, const void *b)
     return c != 0 ? c : (x->order > y->order) - (x->order < y->order);
 }
 
-static void write_one(const struct group *g, struct place *p, struct cs_write *w)
+/* Anything but CS_OK: part of it may be in the transaction, which is lost. */
+static int write_one(const struct group *g, struct place *p, struct cs_write *w, struct cs_error *lost)
 {
     static int (*const by_kind[])(const struct group *, struct place *, struct cs_write *, struct cs_error *) = {
         [CS_WRITE_BATCH] = batch_write, [CS_WRITE_ENTRY] = entry_write, [CS_WRITE_REFILL] = refill_write,
@@ -449,25 +450,25 @@ static void write_one(const struct group *g, struct place *p, struct cs_write *w
     };
     struct place before = *p;
     struct cs_error err = p->err;
+    bool begun = false;
     int rc = err.code;
 
     if (rc == CS_OK)
-        rc = g->tx->ops->save(g->tx, &err);
-    if (rc == CS_OK) {
+        begun = (rc = g->tx->ops->save(g->tx, &err)) == CS_OK;
+    if (begun)
         rc = by_kind[w->kind](g, p, w, &err);
-        if (rc != CS_OK)
-            g->tx->ops->undo(g->tx, NULL);
-        else if (w->verdict.status != CS_RPC_OK && w->kind == CS_WRITE_REFILL) /* some entries may be in */
-            rc = g->tx->ops->undo(g->tx, &err);
-        else
-            rc = g->tx->ops->keep(g->tx, &err);
-    }
+    if (begun && rc == CS_OK && (w->verdict.status == CS_RPC_OK || w->kind != CS_WRITE_REFILL))
+        return g->tx->ops->keep(g->tx, lost);
+    /* of a refill that is refused some entries may be in */
+    if (begun && g->tx->ops->undo(g->tx, lost) != CS_OK)
+        return lost->code;
     if (rc == CS_OK)
-        return;
+        return CS_OK;
     *p = before;
     w->changed = false;
     cs_buf_free(&w->stored);
     cs_refuse_storage(&w->verdict, &err);
+    return CS_OK;
 }
 
 static void place_load(const struct group *g, struct place *p)
@@ -569,9 +570,10 @@ static int group_run(struct group *g, struct place *places, struct cs_uuid *ids,
     for (size_t i = 0, p = 0; i < n; i++) {
         if (cs_uuid_cmp(&places[p].workspace, &w[i]->workspace) != 0)
             p++;
-        write_one(g, &places[p], w[i]);
+        if ((rc = write_one(g, &places[p], w[i], err)) != CS_OK)
+            break;
     }
-    if ((rc = places_finish(g, places, nplaces, err)) != CS_OK) {
+    if (rc != CS_OK || (rc = places_finish(g, places, nplaces, err)) != CS_OK) {
         cs_store_rollback(g->tx);
         return rc;
     }

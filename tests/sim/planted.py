@@ -5,7 +5,7 @@
 
 A bug is a line of the source changed for another. Only its file is compiled again; everything else comes from BUILD_DIR,
 where clawsim must have been built."""
-import json, os, shlex, subprocess, sys, tempfile
+import json, os, resource, shlex, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -115,10 +115,12 @@ def plant(bug, build, work, compile_of, link):
 
 def find(program, seeds):
     """The seed that finds it, or None, and what else there is to say. A run that does not end finds nothing: it may be the
-    machine that is slow."""
+    machine that is slow. One that takes all the memory there is has found it."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     for seed in range(1, seeds + 1):
         try:
-            run = subprocess.run([program, "--seed", str(seed), "--no-shrink"], capture_output=True, timeout=900)
+            run = subprocess.run([program, "--seed", str(seed), "--no-shrink"], capture_output=True, timeout=900,
+                                 preexec_fn=limit)
         except subprocess.TimeoutExpired:
             return None, f"SEED {seed} DOES NOT END"
         if run.returncode != 0:

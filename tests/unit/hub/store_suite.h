@@ -758,6 +758,74 @@ static void entries_race(void **state)
     maker_fini(&c);
 }
 
+/* A store that fails in the midst of an entry, and cannot even take back what it has of it. */
+static struct cs_store_ops failing_ops;
+static const struct cs_store_ops *real_ops, *real_tx_ops;
+
+static int failing_begin(void *self, enum cs_store_mode mode, const struct cs_uuid *ids, size_t n, cs_store_tx **out,
+                         struct cs_error *err)
+{
+    int rc = real_ops->begin(self, mode, ids, n, out, err);
+
+    if (rc == CS_OK)
+        (*out)->ops = &failing_ops;
+    return rc;
+}
+
+static int failing_put_entry(cs_store_tx *tx, const struct cs_uuid *ws, uint32_t seq, const uint8_t hash[32],
+                             struct cs_slice entry, struct cs_error *err)
+{
+    assert_int_equal(real_ops->put_entry(tx, ws, seq, hash, entry, err), CS_OK);
+    return cs_fail(err, CS_ENOMEM, "no memory for the rest");
+}
+
+static void failing_rollback(cs_store_tx *tx)
+{
+    tx->ops = real_tx_ops; /* a store may use it again */
+    tx->ops->rollback(tx);
+}
+
+static int failing_undo(cs_store_tx *tx, struct cs_error *err)
+{
+    (void)tx;
+    return cs_fail(err, CS_ENOMEM, "no memory to go back");
+}
+
+static void no_part_of_a_write_is_committed(void **state)
+{
+    struct suite *s = *state;
+    struct cs_store_tx *tx;
+    struct cs_buf entry = { 0 };
+    struct cs_error err = { 0 };
+    struct cs_write *w;
+    struct maker b;
+
+    found(s, &s->a);
+    maker_init(&b, 'w', 'f');
+    maker_add(&b, &s->a, &entry);
+    w = entry_write_of(s, &s->a, &entry, false);
+    assert_int_equal(cs_store_begin(&s->store, CS_STORE_READ, &s->a.workspace, 1, &tx, &err), CS_OK);
+    real_ops = s->store.ops;
+    real_tx_ops = tx->ops;
+    failing_ops = *tx->ops;
+    cs_store_rollback(tx);
+    failing_ops.begin = failing_begin;
+    failing_ops.put_entry = failing_put_entry;
+    failing_ops.undo = failing_undo;
+    failing_ops.rollback = failing_rollback;
+    s->store.ops = &failing_ops;
+    commit(s, &w, 1);
+    s->store.ops = real_ops;
+    assert_int_equal(w->verdict.status, CS_RPC_UNAVAILABLE);
+    assert_false(w->changed);
+    w = entry_write_of(s, &s->a, &entry, false);
+    commit(s, &w, 1);
+    assert_int_equal(w->verdict.status, CS_RPC_OK);
+    assert_int_equal(w->head.head.member_seq, 2);
+    cs_buf_free(&entry);
+    maker_fini(&b);
+}
+
 /* Groups from several threads: the store lets one at a time through, and everything ends up in line. */
 enum { RACERS = 4, RACES = 40 };
 struct racer {
@@ -1318,6 +1386,7 @@ static inline int store_suite_run(const char *name)
                                         SUITE(a_mixed_group),
                                         SUITE(a_lost_group),
                                         SUITE(entries_race),
+                                        SUITE(no_part_of_a_write_is_committed),
                                         SUITE(commits_from_threads),
                                         SUITE(killed_while_writing) };
 
