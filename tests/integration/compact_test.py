@@ -606,11 +606,15 @@ class Hostile(CompactTest):
             self.put(honest)
         self.assertGreaterEqual(len(self.misbehaved(c)), 6)
         b.claw("devices", "revoke", a.status()["device_id"])
-        with self.subTest("of a removed device"):
+        with self.subTest("of a removed device, and the other one has not signed the description"):
+            self.flip("snapshot", "attestation", -1, ours_served)
             self.caught(c, "NOT_A_MEMBER")
+            self.flip("snapshot", "attestation", -1, ours_served)
         self.compact(b)  # who is there gives another one; with c it is two devices, and c cannot attest what it has not
         with contextlib.closing(self.hub.database()) as db:
             self.assertEqual(db.execute("SELECT count(*) FROM snapshot WHERE state = 2").fetchone()[0], 1)
+        self.assertGreater(c.sync()["pulled"], 0)  # so it begins with the one that a gave and b attested
+        self.settle([b, c])
 
 
 if __name__ == "__main__":
