@@ -181,6 +181,8 @@ static int hand_over(struct gathering *g, int (*fn)(void *arg, const struct cs_r
         return CS_OK;
     g->begun = false;
     g->h.cells = g->cells;
+    if (g->h.reason == NULL && cs_table_by_id(g->r, g->table) == NULL) /* dropped, and its values came back */
+        g->h.reason = "table";
     if ((rc = find_blocker(g, err)) == CS_OK)
         *stop = fn(arg, &g->h) != 0;
     return rc;

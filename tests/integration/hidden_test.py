@@ -170,6 +170,21 @@ class EachReason(claw.ClawTest):
         self.assertEqual(self.content(b, t), self.content(a, t))
         self.assertEqual([r for r in self.hidden(b)["hidden"] if r["table"] == t], [])
 
+    def test_a_table_that_was_dropped(self):
+        """Its values come back with another's state, and are no conflicts."""
+        a, b = self.workspace_of(2)
+        a.sql("INSERT INTO memory_records(id, title, body) VALUES ('x', 'y', 'z');")
+        self.settle([a, b])
+        b.sql("DROP TABLE memory_records;")
+        self.rounds(a, b)
+        for d in (a, b, a, b):
+            d.claw("reconcile")
+        self.assertEqual([(h["table"], h["key"], h["reason"]) for h in self.hidden(b)["hidden"]], [("memory_records", ["x"], "table")])
+        self.assertEqual(self.hidden(b)["hidden"][0]["values"]["body"], "z")
+        for d in (a, b):
+            self.assertEqual(json.loads(d.claw("conflicts", "list", "--json").stdout)["conflicts"], [])
+        self.assertEqual(json.loads(a.claw("prove", "--json").stdout)["equal"], 1)
+
     def test_edits_of_what_is_hidden(self):
         """Of rows that b cannot show a goes on editing one column; the others are not lost."""
         a, b = self.start()
