@@ -26,6 +26,8 @@ void cs_cli_progress_event(struct cs_cli_progress *p, const clawsync_event *e)
 
     if (e->type != CLAWSYNC_EVENT_PROGRESS || p->cli->quiet || p->cli->json)
         return;
+    if (!p->cli->tty && e->count == 0) /* looking at rows that may well be as they were */
+        return;
     if (!another && now - p->last_ns < (p->cli->tty ? PAUSE_TTY_NS : PAUSE_LINES_NS))
         return;
     if (another)
