@@ -137,12 +137,19 @@ static int on_table(struct cs_cli *c, table_fn fn, const char *what)
 {
     cs_replica *r = NULL;
     clawsync_error err;
+    bool emptied = false;
     int rc = cs_cli_open_replica(c, false, NULL, &r, &err);
 
-    if (rc == CS_OK)
-        rc = fn(r, c->args[0], (struct cs_error *)&err);
+    if (rc == CS_OK && (rc = fn(r, c->args[0], (struct cs_error *)&err)) == CS_OK)
+        emptied = !cs_replica_is_set_up(r);
     cs_replica_close(r);
-    return rc == CS_OK ? done(c, what, c->args[0]) : cs_cli_fail(c, &err);
+    if (rc != CS_OK)
+        return cs_cli_fail(c, &err);
+    done(c, what, c->args[0]);
+    if (emptied && !c->json)
+        cs_cli_say(c, "it was the last one, and nothing of claw-sync is left in the database; claw-sync run, or sync, "
+                      "begins anew with the tables that it tracks by itself");
+    return CS_EXIT_DONE;
 }
 
 int cs_cmd_untrack(struct cs_cli *c)

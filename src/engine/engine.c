@@ -428,6 +428,7 @@ static int track_tables(struct clawsync_engine *e, const struct cs_track_options
         rc = track_configured(e, o, err);
     if (rc == CS_OK)
         e->tracked_schema = cs_replica_schema(e->replica);
+    e->was_set_up = e->was_set_up || cs_replica_is_set_up(e->replica);
     return rc;
 }
 
@@ -451,7 +452,8 @@ int cs_engine_follow_schema(struct clawsync_engine *e, struct cs_error *err)
     int rc = cs_replica_check_schema(e->replica, &changed, err);
 
     /* not `changed`: whoever sealed or applied in between noticed the schema before us, or we failed the last time */
-    if (rc != CS_OK || e->beside || cs_replica_schema(e->replica) == e->tracked_schema)
+    if (rc != CS_OK || e->beside || cs_replica_schema(e->replica) == e->tracked_schema ||
+        (e->was_set_up && !cs_replica_is_set_up(e->replica)))
         return rc;
     return track_tables(e, &o, err);
 }

@@ -944,6 +944,7 @@ struct clawsync_engine {
     uint64_t incarnation;                                  /* [job] */
     bool beside;                                           /* [set] see cs_engine_open_beside */
     int64_t tracked_schema;        /* [job] cs_replica_schema when all tables that there were had been tracked */
+    bool was_set_up;               /* [job] there were tables of ours: if there are none, a person untracked them all */
     struct cs_log_now log;         /* [job] */
     struct cs_refilling refilling; /* [job] */
     struct cs_floor floor;         /* [job] of whatever let us in: the hub's log reaches it, with this hash */

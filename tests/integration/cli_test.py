@@ -170,7 +170,7 @@ class Tables(ClawTest):
         self.d.claw("track", "notes")
         self.assertEqual(self.names()["notes"]["state"], "tracked")
         self.d.sql("UPDATE notes SET c = 1;")
-        self.d.claw("untrack", "notes")
+        self.assertIn("it was the last one", self.d.claw("untrack", "notes").stdout)
         self.assertEqual(schema(), before)
         self.assertEqual(len(self.d.query("SELECT * FROM notes")), len(rows))
 

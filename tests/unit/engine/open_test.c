@@ -1,7 +1,9 @@
 /* Opening an engine: what it says, and to whom. */
-#include "unit/engine/engine_fixture.h"
+#include "unit/engine/hub_fixture.h"
 
 #include <pthread.h>
+
+#include "replica/replica.h"
 
 static const char schema[] = "CREATE TABLE memories(id TEXT PRIMARY KEY, content TEXT);"
                              "CREATE TABLE tool_outputs(x);"; /* usual, and without a key */
@@ -126,6 +128,36 @@ static void plain_text_stays_on_this_machine(void **state)
     device_fini(&d);
 }
 
+/* A person untracked the last table beside it: it does not begin anew by itself, and follows when one is tracked. */
+static void all_is_untracked_beside_it(void **state)
+{
+    struct cs_replica_options o = { 0 };
+    struct cs_error e = { 0 };
+    struct hub hub = { 0 };
+    struct device d;
+    clawsync_error err = { 0 };
+    cs_replica *r;
+
+    (void)state;
+    hub_init(&hub);
+    device_enter(&d, "CREATE TABLE memories(id TEXT PRIMARY KEY, content TEXT)", hub.endpoint, NULL, NULL, NULL);
+    o.path = d.db;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(cs_replica_open(&r, cs_world_real(), &o, &e), CS_OK);
+        assert_int_equal(cs_replica_untrack(r, "memories", &e), CS_OK);
+        app(&d, "INSERT INTO memories VALUES(random(), 'nobody looks')");
+        assert_int_equal(clawsync_engine_sync_now(d.engine, NULL, &err), CLAWSYNC_ENOTFOUND);
+        assert_non_null(strstr(err.msg, "no table of this database is tracked any more"));
+        assert_int_equal(number_in(&d, "SELECT count(*) FROM sqlite_schema WHERE name LIKE '%sync%'"), 0);
+        assert_int_equal(cs_replica_track(r, "memories", NULL, &e), CS_OK);
+        cs_replica_close(r);
+        ok(clawsync_engine_sync_now(d.engine, NULL, &err), &err);
+        assert_int_equal(number_in(&d, "SELECT count(*) FROM sync_rows"), i + 1);
+    }
+    device_fini(&d);
+    hub_fini(&hub);
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
@@ -133,6 +165,7 @@ int main(void)
         cmocka_unit_test(failure_says_why_or_nothing),
         cmocka_unit_test(what_opening_found_comes_to_every_subscriber_once),
         cmocka_unit_test(plain_text_stays_on_this_machine),
+        cmocka_unit_test(all_is_untracked_beside_it),
     };
 
     return cmocka_run_group_tests_name("opening an engine", t, NULL, NULL);
