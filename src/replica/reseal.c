@@ -177,7 +177,7 @@ static void renaming_free(struct renaming *m)
     free(m->rows);
 }
 
-static int void_stamp(struct cs_replica *r, enum cs_statement which, int64_t stamp, struct cs_error *err)
+static int void_stamp(struct cs_replica *r, int which, int64_t stamp, struct cs_error *err)
 {
     sqlite3_stmt *s = cs_db_stmt(r, which, err);
 
