@@ -112,6 +112,60 @@ static int check_chains(struct clawsync_engine *e, const struct cs_descriptor *d
     return CS_OK;
 }
 
+static uint64_t number_in(const struct cs_descriptor *d, const struct cs_uuid *device)
+{
+    struct cs_snapshot_peer p;
+
+    for (uint32_t i = 0; i < d->npeers; i++) {
+        cs_snapshot_peer_at(d, i, &p);
+        if (cs_uuid_cmp(&p.device, device) == 0)
+            return p.number;
+    }
+    return 0;
+}
+
+/* Our last batch of those that the hub acknowledged up to the snapshot's number. */
+static int own_number(struct clawsync_engine *e, const struct cs_descriptor *d, struct cs_arena *a, uint64_t *out,
+                      struct cs_error *err)
+{
+    struct cs_bound *bound = NULL;
+    uint8_t hash[32];
+    size_t n = 0;
+    int rc;
+
+    cs_replica_chain(e->replica, out, hash);
+    rc = cs_replica_bound(e->replica, a, false, &bound, &n, err);
+    for (size_t i = 0; i < n && rc == CS_OK; i++)
+        if (bound[i].state == CS_BOUND_ACCEPTED && bound[i].log_number > d->number && bound[i].number <= *out)
+            *out = bound[i].number - 1;
+    return rc;
+}
+
+/* The log below it cannot be compared with what was here any more. A hub that had gone back, and on from there, has it
+ * without batches that were here, or that it acknowledged. */
+static int check_nothing_lacks(struct clawsync_engine *e, const struct cs_descriptor *d,
+                               const struct cs_pull_mark *mark, struct cs_error *err)
+{
+    uint64_t base = CS_CHAIN_BASE(e->log.generation), own = 0;
+    struct cs_known_peer *peer = NULL;
+    struct cs_arena a = { 0 };
+    size_t n = 0;
+    bool lacks;
+    int rc;
+
+    if (mark->log_id != d->log_id)
+        return CS_OK;
+    if ((rc = own_number(e, d, &a, &own, err)) == CS_OK)
+        rc = cs_replica_peers(e->replica, &a, &peer, &n, err);
+    lacks = own > base && number_in(d, &e->device) < own;
+    for (size_t i = 0; i < n && rc == CS_OK; i++)
+        lacks = lacks || (peer[i].number > base && number_in(d, &peer[i].device) < peer[i].number);
+    cs_arena_free(&a);
+    if (rc != CS_OK || !lacks)
+        return rc;
+    return found(err, "HUB_ROLLBACK", "the hub gave a snapshot without batches that it had shown or acknowledged here");
+}
+
 static bool same_state(const struct cs_state_proof *p, const struct cs_descriptor *d)
 {
     return p->log_id == d->log_id && p->number == d->number && p->rows == d->rows &&
@@ -173,7 +227,7 @@ int cs_snapshot_check(struct clawsync_engine *e, const Clawsync__V1__SnapshotInf
         return found(err, "BAD_SNAPSHOT", why.msg);
     if (!same_state(proof, out))
         return found(err, "BAD_SNAPSHOT", "its author says two things about it");
-    if ((rc = check_chains(e, out, err)) != CS_OK)
+    if ((rc = check_chains(e, out, err)) != CS_OK || (rc = check_nothing_lacks(e, out, mark, err)) != CS_OK)
         return rc;
     return check_attested(e, info, out, author, proof, err);
 }
