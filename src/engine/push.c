@@ -243,6 +243,8 @@ static int make_batch(struct clawsync_engine *e, struct cs_error *err)
     cs_batch_encode(&s->stored, &s->batch);
     if (s->stored.failed)
         return cs_fail(err, CS_ENOMEM, "out of memory");
+    if (stale && (rc = cs_replica_names(e->replica, &delta, err)) != CS_OK)
+        return rc;
     if ((rc = cs_replica_bind(e->replica, h.number, s->batch.hash, cs_buf_slice(&s->stored), err)) != CS_OK)
         return rc;
     if (full)

@@ -498,37 +498,45 @@ int cs_replica_mark_stale(cs_replica *r, struct cs_error *err)
     return r->bare ? CS_OK : in_transaction(r, cs_stale_mark, err);
 }
 
-static int doubt(struct cs_replica *r, const struct cs_delta *d, struct cs_error *err)
+static int doubt(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err)
 {
-    int rc = CS_OK;
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_STALE_DOUBT, err);
 
-    for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++) {
-        sqlite3_stmt *s;
-        int64_t table;
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, table);
+    cs_db_bind_slice(s, 2, key);
+    return cs_db_step(r, s, "cannot mark a row", err);
+}
 
-        if (d->ops[i].kind != CS_OP_INSERT)
-            continue;
-        if ((rc = cs_table_number(r, d->tables[d->ops[i].table].name, &table, err)) != CS_OK)
-            break;
-        if ((s = cs_db_stmt(r, CS_STMT_STALE_DOUBT, err)) == NULL)
-            return err_code(err);
-        sqlite3_bind_int64(s, 1, table);
-        cs_db_bind_slice(s, 2, d->ops[i].key);
-        rc = cs_db_step(r, s, "cannot mark a row", err);
-    }
+/* For each row that the set inserts, in one transaction. */
+static int each_inserted(struct cs_replica *r, const struct cs_delta *d,
+                         int (*fn)(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err),
+                         struct cs_error *err)
+{
+    int rc = cs_db_begin(r, err);
+    int64_t table;
+
+    if (rc != CS_OK)
+        return rc;
+    for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
+        if (d->ops[i].kind == CS_OP_INSERT &&
+            (rc = cs_table_number(r, d->tables[d->ops[i].table].name, &table, err)) == CS_OK)
+            rc = fn(r, table, d->ops[i].key, err);
+    if (rc == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
     return rc;
 }
 
 int cs_replica_doubt(cs_replica *r, const struct cs_delta *d, struct cs_error *err)
 {
-    int rc = cs_db_begin(r, err);
+    return each_inserted(r, d, doubt, err);
+}
 
-    if (rc != CS_OK)
-        return rc;
-    if ((rc = doubt(r, d, err)) == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+int cs_replica_names(cs_replica *r, const struct cs_delta *d, struct cs_error *err)
+{
+    return each_inserted(r, d, cs_stale_strike, err);
 }
 
 /* Is there something of this row, up to the stamp, that the log must have had? An insert that was never sent makes a

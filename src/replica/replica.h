@@ -261,6 +261,8 @@ int cs_replica_mark_stale(cs_replica *r, struct cs_error *err);
 int cs_replica_stale(cs_replica *r, bool *out, struct cs_error *err);
 /* Whether the log had this set of ours before what is collected, or not at all, is not known. */
 int cs_replica_doubt(cs_replica *r, const struct cs_delta *d, struct cs_error *err);
+/* This set of ours goes out now: the others will have the rows that it inserts, so they stay here, too. */
+int cs_replica_names(cs_replica *r, const struct cs_delta *d, struct cs_error *err);
 /* And before it comes: it may have something again that a tombstone of this device's, which it has forgotten, would
  * meet. One transaction. */
 int cs_replica_forget(cs_replica *r, int64_t through, struct cs_error *err);

@@ -110,12 +110,46 @@ static void a_table_that_is_gone(void **state)
     close_all(&c);
 }
 
+/* While rows that others' state may not have are looked at, a new one goes out: the others will have it. */
+static void a_row_that_goes_out_meanwhile(void **state)
+{
+    struct cs_sweep how = { .through = INT64_MAX / 2 };
+    struct cs_error err = { 0 };
+    struct cs_arena a = { 0 };
+    struct cs_delta d;
+    struct capture c;
+    uint64_t swept = 0;
+    bool more = true;
+
+    (void)state;
+    open_database(&c, false, "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a)");
+    open_replica(&c);
+    track(&c, "t");
+    run_here(&c, "INSERT INTO t VALUES('known', 1)");
+    send_silently(&c);
+    run_here(&c, "INSERT INTO t VALUES('new', 1)");
+    seal_all(&c);
+    must(cs_replica_mark_stale(c.r, &err), &err, "mark");
+    must(cs_replica_extract(c.r, &a, 10, 1 << 20, &d, &err), &err, "extract");
+    assert_int_equal(d.nops, 1);
+    must(cs_replica_names(c.r, &d, &err), &err, "names");
+    bind_and_accept(&c);
+    memset(how.author.b, 5, 16);
+    while (more)
+        must(cs_replica_sweep(c.r, &how, &more, &swept, &err), &err, "sweep");
+    assert_int_equal(swept, 1);
+    assert_string_equal(value_of(&c, "SELECT group_concat(id) FROM t"), "new");
+    cs_arena_free(&a);
+    close_all(&c);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_rows),
         cmocka_unit_test(a_row_that_is_gone),
         cmocka_unit_test(a_table_that_is_gone),
+        cmocka_unit_test(a_row_that_goes_out_meanwhile),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
