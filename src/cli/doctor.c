@@ -203,10 +203,8 @@ static bool check_database(struct doctor *d)
 static void check_membership(struct doctor *d, const struct clawsync_engine *e)
 {
     const struct cs_member *self = cs_membership_find(&e->members, &e->device);
-    size_t devices = 0;
+    size_t devices = cs_membership_devices(&e->members);
 
-    for (size_t i = 0; i < e->members.nmembers; i++)
-        devices += e->members.members[i].active && e->members.members[i].kind == CS_PRINCIPAL_DEVICE;
     if (self == NULL)
         say(d, "membership", FAILED, "this device is no member yet; run: claw-sync sync, or claw-sync join CODE");
     else if (!self->active)

@@ -500,11 +500,7 @@ static bool wants_to_give(struct clawsync_engine *e, const Clawsync__V1__Snapsho
 /* Are others there who could attest it? */
 static bool has_others(const struct clawsync_engine *e)
 {
-    size_t n = 0;
-
-    for (size_t i = 0; i < e->members.nmembers; i++)
-        n += e->members.members[i].active && e->members.members[i].kind == CS_PRINCIPAL_DEVICE;
-    return n > 1;
+    return cs_membership_devices(&e->members) > 1;
 }
 
 static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, enum next *next,

@@ -406,8 +406,8 @@ struct cs_tell_step {
 /* reconcile.c. A command's arg is its wish; the daemon compares only, when the hub says that there is something. */
 void cs_step_reconcile(struct clawsync_engine *e, cs_step_done done);
 void cs_step_reconcile_asked(struct clawsync_engine *e, cs_step_done done);
-void cs_step_prove(struct clawsync_engine *e,
-                   cs_step_done done); /* within another step; `agreed` has what came of it */
+/* The same as a part of another step; cs_reconcile_agreed has what came of it. */
+void cs_step_prove(struct clawsync_engine *e, cs_step_done done);
 /* Has every member device signed this state, when one of ours was compared last? */
 bool cs_reconcile_agreed(const struct clawsync_engine *e, const struct cs_state_proof *p);
 void cs_reconcile_step_free(struct clawsync_engine *e);
@@ -439,6 +439,7 @@ struct cs_reconcile_wish {
 };
 enum cs_reconcile_phase { /* what the next answer, or turn, is about */
                           CS_RECONCILE_PEEK,
+                          CS_RECONCILE_LATER, /* another device gives its state at present: from the beginning */
                           CS_RECONCILE_READ,
                           CS_RECONCILE_LOOK,
                           CS_RECONCILE_BEGIN,
@@ -467,7 +468,6 @@ struct cs_reconcile_step {
     bool by_daemon, prove;
     bool only_prove; /* the other's state is there to be proved, not to be levelled */
     bool giving, differs;
-    bool again;    /* [loop] another device gives its state at present: from the beginning, when the timer fires */
     bool doubtful; /* what is sealed now was written behind our back */
     uint64_t until_ms;
     /* our state, and where in the log it is of */

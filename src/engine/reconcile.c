@@ -661,10 +661,8 @@ static void judge_all(struct clawsync_engine *e, const Clawsync__V1__ReconcileRa
 /* Has every other device signed the very same state, at the same number of the log? */
 static bool all_are_equal(const struct clawsync_engine *e)
 {
-    size_t devices = 0;
+    size_t devices = cs_membership_devices(&e->members);
 
-    for (size_t i = 0; i < e->members.nmembers; i++)
-        devices += e->members.members[i].active && e->members.members[i].kind == CS_PRINCIPAL_DEVICE;
     return devices > 1 && e->reconcile.result.report.equal + 1 == devices;
 }
 
@@ -772,7 +770,7 @@ static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
                   struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
-    bool pending, wanted;
+    bool pending, wanted, equal;
     int rc;
 
     if (a == NULL) {
@@ -780,10 +778,10 @@ static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
         return CS_OK;
     }
     judge_all(e, a, &pending);
-    if (all_are_equal(e))
+    if ((equal = all_are_equal(e)))
         note_agreed(e);
     if ((rc = pick_wanted(e, a, &wanted, err)) != CS_OK ||
-        (all_are_equal(e) && (rc = cs_review_aside_settled(e->replica, err)) != CS_OK))
+        (equal && (rc = cs_review_aside_settled(e->replica, err)) != CS_OK))
         return rc;
     if (wanted && s->prove) { /* what another device found: to be named, not sent */
         s->differs = true;
@@ -847,6 +845,9 @@ static int step_on(struct clawsync_engine *e, const Clawsync__V1__ReconcileRange
     switch (s->phase) {
     case CS_RECONCILE_PEEK:
         return peeked(e, answer, next, err);
+    case CS_RECONCILE_LATER:
+        *next = NEXT_SYNC;
+        return CS_OK;
     case CS_RECONCILE_READ:
         return read_state(e, next, err);
     case CS_RECONCILE_LOOK:
@@ -938,7 +939,7 @@ static void begin_later(struct clawsync_engine *e)
     struct cs_reconcile_step *s = &e->reconcile;
 
     s->syncs = 0;
-    s->again = true;
+    s->phase = CS_RECONCILE_LATER;
     cs_timer_start(s->timer, LOOK_MS);
 }
 
@@ -995,18 +996,7 @@ static void on_answer(struct cs_hub_call *c)
 
 static void on_timer(void *arg)
 {
-    struct clawsync_engine *e = arg;
-    struct cs_error err = { 0 };
-
-    if (!e->reconcile.again) {
-        turn(e);
-        return;
-    }
-    e->reconcile.again = false;
-    if (e->schedule.closing)
-        finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
-    else
-        sync_begin(e);
+    turn(arg);
 }
 
 static void turn_done(struct clawsync_engine *e, struct cs_job *j)
@@ -1060,7 +1050,7 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
         return false;
     }
     s->by_daemon = by_daemon;
-    s->prove = s->only_prove = s->differs = s->again = false;
+    s->prove = s->only_prove = s->differs = false;
     s->syncs = 0;
     s->result.report = (clawsync_reconciled){ 0 };
     s->result.nproofs = 0;

@@ -186,7 +186,6 @@ static int check_attested(struct clawsync_engine *e, const Clawsync__V1__Snapsho
 
     if (by == NULL && author->active)
         by = device_then(e, info->attester_id, d->member_seq);
-
     for (size_t i = 0; i < e->members.nmembers; i++)
         devices += cs_membership_was_member(&e->members, &e->members.members[i].id, d->member_seq);
     if (!author->active && (by == NULL || !cs_attestation_covers(attestation, descriptor, by->sign_pk)))

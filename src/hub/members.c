@@ -167,15 +167,6 @@ int cs_members_devices(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws,
     return rc;
 }
 
-static size_t active_devices(const struct cs_membership *m)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < m->nmembers; i++)
-        n += m->members[i].kind == CS_PRINCIPAL_DEVICE && m->members[i].active;
-    return n;
-}
-
 int cs_members_append(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, struct cs_store_head *head,
                       struct cs_slice entry, int64_t hub_now_ms, size_t *before, size_t *after, struct cs_error *err)
 {
@@ -185,7 +176,7 @@ int cs_members_append(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, 
     pthread_mutex_lock(&m->lock);
     *before = *after = 0;
     if ((rc = fold_at(m, tx, ws, head, &f, err)) == CS_OK)
-        *before = active_devices(&f->m);
+        *before = cs_membership_devices(&f->m);
     if (rc == CS_OK)
         /* the verification grants a client's slack between two clocks; the hub's own clock has none */
         rc = cs_membership_apply(&f->m, entry, hub_now_ms == 0 ? 0 : hub_now_ms + CS_INVITE_SLACK_MS, err);
@@ -194,7 +185,7 @@ int cs_members_append(cs_members *m, cs_store_tx *tx, const struct cs_uuid *ws, 
         rc = cs_fail(err, CS_ECORRUPT, "the entry is of another workspace");
     }
     if (rc == CS_OK) {
-        *after = active_devices(&f->m);
+        *after = cs_membership_devices(&f->m);
         f->used = ++m->turn;
         head->member_seq = f->m.seq;
         head->epoch = f->m.epoch;

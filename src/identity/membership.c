@@ -28,6 +28,15 @@ const struct cs_member *cs_membership_find(const struct cs_membership *m, const 
     return NULL;
 }
 
+size_t cs_membership_devices(const struct cs_membership *m)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < m->nmembers; i++)
+        n += m->members[i].active && m->members[i].kind == CS_PRINCIPAL_DEVICE;
+    return n;
+}
+
 bool cs_membership_was_member(const struct cs_membership *m, const struct cs_uuid *id, uint32_t seq)
 {
     const struct cs_member *d = cs_membership_find(m, id);

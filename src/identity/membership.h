@@ -74,6 +74,8 @@ struct cs_membership {
 };
 void cs_membership_free(struct cs_membership *m);
 const struct cs_member *cs_membership_find(const struct cs_membership *m, const struct cs_uuid *id);
+/* How many devices are members. */
+size_t cs_membership_devices(const struct cs_membership *m);
 /* Was this device an active kind-1 member when entry seq was the head? */
 bool cs_membership_was_member(const struct cs_membership *m, const struct cs_uuid *id, uint32_t seq);
 /* The epoch in force when entry seq was the head; 0: there is no such entry. */

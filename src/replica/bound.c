@@ -14,10 +14,7 @@ static int end_durable(struct cs_replica *r, int rc, struct cs_error *err)
 {
     struct cs_error ignored;
 
-    if (rc == CS_OK)
-        rc = cs_db_commit(r, err);
-    else
-        cs_db_rollback(r);
+    rc = cs_db_end(r, rc, err);
     cs_db_exec(r, "PRAGMA main.synchronous=NORMAL", &ignored);
     return rc;
 }
@@ -210,10 +207,7 @@ int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_numbe
         sqlite3_bind_int64(s, 1, (int64_t)r->mark.number);
         rc = cs_db_step(r, s, "cannot note an acknowledgement", err);
     }
-    if (rc == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return cs_db_end(r, rc, err);
 }
 
 static int keep_refused(struct cs_replica *r, uint64_t number, struct cs_error *err)
@@ -274,12 +268,7 @@ int cs_replica_begin_chain(cs_replica *r, uint64_t number, const uint8_t hash[32
 {
     int rc = cs_db_begin(r, err);
 
-    if (rc != CS_OK)
-        return rc;
-    if ((rc = cs_chain_save(r, number, hash, err)) == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return rc == CS_OK ? cs_db_end(r, cs_chain_save(r, number, hash, err), err) : rc;
 }
 
 /* ---- taking batches back ---- */
@@ -406,10 +395,7 @@ int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, st
         rc = cs_db_step(r, s, "cannot take batches back", err);
     if (rc == CS_OK)
         rc = cs_meta_put_int(r, "next_unsent", (int64_t)r->next_unsent, err);
-    if (rc == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return cs_db_end(r, rc, err);
 }
 
 int cs_replica_restore(cs_replica *r, const struct cs_delta *d, struct cs_error *err)

@@ -485,12 +485,7 @@ static int in_transaction(struct cs_replica *r, int (*fn)(struct cs_replica *r, 
 {
     int rc = cs_db_begin(r, err);
 
-    if (rc != CS_OK)
-        return rc;
-    if ((rc = fn(r, err)) == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return rc == CS_OK ? cs_db_end(r, fn(r, err), err) : rc;
 }
 
 int cs_replica_mark_stale(cs_replica *r, struct cs_error *err)
@@ -523,10 +518,7 @@ static int each_inserted(struct cs_replica *r, const struct cs_delta *d,
         if (d->ops[i].kind == CS_OP_INSERT &&
             (rc = cs_table_number(r, d->tables[d->ops[i].table].name, &table, err)) == CS_OK)
             rc = fn(r, table, d->ops[i].key, err);
-    if (rc == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return cs_db_end(r, rc, err);
 }
 
 int cs_replica_doubt(cs_replica *r, const struct cs_delta *d, struct cs_error *err)

@@ -293,6 +293,14 @@ void cs_db_rollback(struct cs_replica *r)
         cs_gap_rolled_back(r);
 }
 
+int cs_db_end(struct cs_replica *r, int rc, struct cs_error *err)
+{
+    if (rc == CS_OK)
+        return cs_db_commit(r, err);
+    cs_db_rollback(r);
+    return rc;
+}
+
 void cs_db_finalize(struct cs_replica *r)
 {
     for (int i = 0; r->stmts != NULL && i < CS_NSTATEMENTS; i++)

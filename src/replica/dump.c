@@ -161,10 +161,7 @@ int cs_replica_look_closer(cs_replica *r, bool at_all, struct cs_error *err)
         rc = cs_db_step(r, s, "cannot note that a table is to be compared", err);
         r->tables[i].backfilling = true;
     }
-    if (rc == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return cs_db_end(r, rc, err);
 }
 
 /* ---- the walk ---- */

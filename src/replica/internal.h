@@ -130,7 +130,8 @@ int cs_db_commit(struct cs_replica *r, struct cs_error *err); /* on failure roll
 /* Ends a transaction, if there is one, and forgets nothing. The statement was prepared when it began, as memory that is
  * out must not keep a lock. */
 void cs_db_leave(struct cs_replica *r);
-void cs_db_rollback(struct cs_replica *r); /* also when none is open: then nothing happens */
+void cs_db_rollback(struct cs_replica *r);                         /* also when none is open: then nothing happens */
+int cs_db_end(struct cs_replica *r, int rc, struct cs_error *err); /* commits what went well, rolls back what did not */
 /* Reads all that memory mirrors: hlc, mark, chain, devices, next_unsent. */
 int cs_db_load(struct cs_replica *r, struct cs_error *err);
 sqlite3_stmt *cs_db_stmt(struct cs_replica *r, int which,

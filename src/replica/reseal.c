@@ -224,25 +224,22 @@ static int rename_all(struct cs_replica *r, struct renaming *m, int64_t highest,
     return rc;
 }
 
-static int end(struct cs_replica *r, int rc, struct cs_error *err)
-{
-    if (rc == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
-}
-
 int cs_replica_reseal(cs_replica *r, int64_t highest, size_t *renamed, struct cs_error *err)
 {
     struct renaming m = { .above = highest };
     int rc = cs_db_begin(r, err);
 
     if (rc == CS_OK)
-        rc = end(r, rename_all(r, &m, highest, err), err);
+        rc = cs_db_end(r, rename_all(r, &m, highest, err), err);
     if (renamed != NULL)
         *renamed = rc == CS_OK ? m.n : 0;
     renaming_free(&m);
     return rc;
+}
+
+static int void_begin(struct cs_replica *r, struct cs_error *err)
+{
+    return r->bare ? CS_OK : cs_layout_void(r, err);
 }
 
 /* Is it one of ours whose stamp was given up? */
@@ -253,7 +250,7 @@ static int is_void(struct cs_replica *r, const struct cs_delta *d, const struct 
     int step;
 
     *out = false;
-    if (cs_uuid_cmp(&d->devices[op->device], &r->id.device) != 0)
+    if (r->bare || cs_uuid_cmp(&d->devices[op->device], &r->id.device) != 0)
         return CS_OK;
     if ((s = cs_db_stmt(r, CS_STMT_VOID_GET, err)) == NULL)
         return err_code(err);
@@ -269,11 +266,7 @@ int cs_replica_drop_void(cs_replica *r, struct cs_delta *d, struct cs_error *err
 {
     uint32_t n = 0;
     bool is;
-    int rc;
-
-    if (r->bare)
-        return CS_OK;
-    rc = cs_layout_void(r, err);
+    int rc = void_begin(r, err);
 
     for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
         if ((rc = is_void(r, d, &d->ops[i], &is, err)) == CS_OK && !is)
@@ -288,11 +281,8 @@ int cs_replica_revive_void(cs_replica *r, const struct cs_delta *d, struct cs_er
     struct renaming m = { .above = INT64_MIN };
     int64_t highest = 0;
     bool is;
-    int rc;
+    int rc = void_begin(r, err);
 
-    if (r->bare)
-        return CS_OK;
-    rc = cs_layout_void(r, err);
     for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
         if ((rc = is_void(r, d, &d->ops[i], &is, err)) == CS_OK && is && d->ops[i].stamp > highest)
             highest = d->ops[i].stamp;
@@ -302,7 +292,7 @@ int cs_replica_revive_void(cs_replica *r, const struct cs_delta *d, struct cs_er
         for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
             rc = void_stamp(r, CS_STMT_VOID_DROP, d->ops[i].stamp, err);
     renaming_free(&m);
-    return end(r, rc, err);
+    return cs_db_end(r, rc, err);
 }
 
 /* What was sent stays the old device's, what is unsent becomes the new one's. */
@@ -333,10 +323,7 @@ int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, s
                          err)) == CS_OK &&
         (rc = cs_chain_save(r, 0, none, err)) == CS_OK && (rc = cs_hlc_save(r, err)) == CS_OK)
         rc = cs_identity_save(r, id, err);
-    if (rc == CS_OK)
-        rc = cs_db_commit(r, err);
-    else
-        cs_db_rollback(r);
+    rc = cs_db_end(r, rc, err);
     renaming_free(&m);
     return rc;
 }

@@ -421,10 +421,7 @@ static int mark(cs_replica *r, const char *sql, const struct cs_review_mark *m, 
         rc = cs_db_step(r, s, "cannot write our table of conflicts", err);
     }
     sqlite3_finalize(s);
-    if (rc == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return cs_db_end(r, rc, err);
 }
 
 int cs_review_noted(cs_replica *r, const struct cs_review_mark *m, size_t n, struct cs_error *err)

@@ -627,10 +627,7 @@ static int seal_once(struct cs_replica *r, uint32_t max_rows, bool *more, uint64
     if (rc == CS_OK && !*more) /* nothing of the application's waits: go on with existing rows */
         rc = cs_gap_slice(r, max_rows, &gap, sealed, err);
     *more = *more || gap;
-    if (rc == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return cs_db_end(r, rc, err);
 }
 
 int cs_replica_seal(cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err)
