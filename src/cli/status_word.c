@@ -66,11 +66,15 @@ bool cs_status_daemon_told(const struct cs_looked *l)
            cs_process_lives(&l->standing.by);
 }
 
-/* Some of what passes does not pass by itself: a full disk, a quota that is used up. */
+/* What a process that is gone met may have passed since, a full disk too. */
+static bool may_have_passed(const struct cs_error *err)
+{
+    return cs_code_is_transient(err->code) && !cs_standing_quota(err);
+}
+
 static bool wants_a_person(const struct cs_error *err)
 {
-    return err->code != CS_OK && (!cs_code_is_transient(err->code) || err->code == CS_EIO ||
-                                  (err->code == CS_ELIMIT && strstr(err->msg, "ask who runs") != NULL));
+    return err->code != CS_OK && (!may_have_passed(err) || err->code == CS_EIO);
 }
 
 /* The hub knows no such device. One that was never in may be about to make the workspace, or has yet to join. */
@@ -88,8 +92,8 @@ static void rounds_failed(const struct cs_looked *l, struct cs_reasons *out)
     const char *what_to_do = what_settles(last);
     char at[32];
 
-    if (l->standing_rc != CS_OK || (told ? !wants_a_person(last) : cs_code_is_transient(last->code)) ||
-        last->code == CS_OK || (l->asked && l->rc == last->code && !is_outside(l)))
+    if (l->standing_rc != CS_OK || (told ? !wants_a_person(last) : may_have_passed(last)) || last->code == CS_OK ||
+        (l->asked && l->rc == last->code && !is_outside(l)))
         return;
     if (!told && last->code == CS_EHUB && l->asked && l->rc == CS_OK)
         what_to_do = "claw-sync sync"; /* it may be over */

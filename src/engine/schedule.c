@@ -243,9 +243,10 @@ static void standing_after(struct clawsync_engine *e, const struct cs_command *c
 {
     struct cs_standing *now = &e->schedule.standing;
     bool round = c == NULL || c->kind == CS_CMD_SYNC || c->kind == CS_CMD_PUSH || c->kind == CS_CMD_PULL;
+    bool passes = c != NULL && cs_code_is_transient(rc) && !cs_standing_quota(err);
     bool whole = is_whole(e, c);
 
-    if (rc == CS_ECANCELED || (rc == CS_OK ? !whole : !round || (c != NULL && cs_code_is_transient(rc))))
+    if (rc == CS_ECANCELED || (rc == CS_OK ? !whole : !round || passes))
         return;
     standing_begin(e);
     now->last = (struct cs_error){ .code = rc };

@@ -14,6 +14,12 @@ static int path_of(char out[4096], const char *data_dir, struct cs_error *err)
                : cs_fail(err, CS_EINVAL, "the path of data_dir is too long");
 }
 
+/* The hub's words tell it from a limit that passes, such as its rate. */
+bool cs_standing_quota(const struct cs_error *err)
+{
+    return err->code == CS_ELIMIT && strstr(err->msg, "ask who runs") != NULL;
+}
+
 /* ---- the file's text ---- */
 
 /* A hub's words are in it: what JSON does not take, or a terminal should not get, is left out. */

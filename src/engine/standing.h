@@ -17,6 +17,9 @@ struct cs_standing {
     struct cs_error last; /* of the last round; code CS_OK: it went well, or there was none yet */
 };
 
+/* A quota that is used up: worth trying again, and yet it does not pass before somebody acts. */
+bool cs_standing_quota(const struct cs_error *err);
+
 /* CS_ENOTFOUND; CS_ECORRUPT. */
 int cs_standing_load(struct cs_standing *out, struct cs_world *w, const char *data_dir, struct cs_error *err);
 /* Where there is no room for the new one the old one goes all the same: it is true no more. */

@@ -660,15 +660,30 @@ class NeedsYou(StatusTest):
         self.in_sync(a)
 
     def test_a_quota_that_is_used_up(self):
-        self.start_hub(CLAW_SYNC_QUOTA_BYTES="4000")
         a, = self.workspace_of(1)
+
+        def quota(value):
+            self.hub.stop()
+            self.hub.env["CLAW_SYNC_QUOTA_BYTES"] = value
+            self.hub.start()
+
+        def edit(row):
+            a.sql(f"INSERT INTO memory_records(id, body) VALUES ('{row}', hex(randomblob(8000)));")
+            return r"used \d+ of its 4000 bytes", "ask who runs the hub for more room"
+
+        quota("4000")
         self.daemon(a)
         self.in_sync(a)
-        a.sql("INSERT INTO memory_records(id, body) VALUES ('r', hex(randomblob(8000)));")
-        self.needs(a, r"used \d+ of its 4000 bytes", "ask who runs the hub for more room")
-        self.hub.stop()
-        self.hub.env["CLAW_SYNC_QUOTA_BYTES"] = "none"
-        self.hub.start()
+        self.needs(a, *edit("r"))
+        quota("none")
+        self.in_sync(a)
+        a.stop()
+        quota("4000")
+        told = edit("s")
+        a.claw("sync", want=1, CLAW_RETRY_BASE_MS=20)
+        self.needs(a, *told)  # of a process that is gone
+        quota("none")
+        a.sync()
         self.in_sync(a)
 
     @unittest.skipIf(disk_full_test.why_not(), "no file system can be mounted here")

@@ -109,7 +109,7 @@ static void what_the_daemon_says(void **state)
         { CS_ENOMEM, "out of memory", CS_SYNCING, CS_IN_SYNC, NULL },
         { CS_EIO, "disk is full", CS_NEEDS_YOU, CS_IN_SYNC, "make room on that disk, or see what is wrong with it" },
         { CS_ELIMIT, "too fast; try again", CS_SYNCING, CS_IN_SYNC, NULL },
-        { CS_ELIMIT, "used up; ask who runs it", CS_NEEDS_YOU, CS_IN_SYNC, "ask who runs the hub for more room" },
+        { CS_ELIMIT, "used up; ask who runs it", CS_NEEDS_YOU, CS_NEEDS_YOU, "ask who runs the hub for more room" },
         { CS_EEXIST, "DEVICE_CLONED: … claw-sync identity new, then claw-sync join CODE", CS_NEEDS_YOU, CS_NEEDS_YOU,
           "claw-sync identity new, then claw-sync join CODE" },
         { CS_EEXIST, "this workspace exists; join it with: claw-sync join CODE (…)", CS_NEEDS_YOU, CS_NEEDS_YOU,
