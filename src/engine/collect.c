@@ -64,20 +64,13 @@ int cs_collect_missed(struct clawsync_engine *e, const struct cs_collection *tol
     return rc;
 }
 
-static int sweep(struct clawsync_engine *e, struct cs_sweep *how, struct cs_error *err)
+static void note_swept(struct clawsync_engine *e, uint64_t swept)
 {
-    uint64_t swept = 0;
-    bool more = true;
-    int rc = CS_OK;
-
-    while (rc == CS_OK && more)
-        rc = cs_replica_sweep(e->replica, how, &more, &swept, err);
-    if (rc == CS_OK && swept > 0)
+    if (swept > 0)
         cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "",
                 "%" PRIu64 " rows were deleted by others while this device was away; unsent edits of theirs are "
                 "conflicts (claw-sync conflicts)",
                 swept);
-    return rc;
 }
 
 int cs_collect_ahead(struct clawsync_engine *e, const struct cs_collection *told, bool in_doubt, struct cs_error *err)
@@ -87,12 +80,29 @@ int cs_collect_ahead(struct clawsync_engine *e, const struct cs_collection *told
     return rc == CS_OK ? cs_replica_forget(e->replica, told->through, err) : rc;
 }
 
+int cs_collect_part(struct clawsync_engine *e, const struct cs_uuid *author, bool older,
+                    const struct cs_collection *told, const struct cs_delta *d, struct cs_error *err)
+{
+    struct cs_sweep how = { .through = told->through, .author = *author, .older = older };
+    uint64_t swept = 0;
+    int rc = cs_replica_sweep_edited(e->replica, d, &how, &swept, err);
+
+    note_swept(e, swept);
+    return rc;
+}
+
 int cs_collect_taken(struct clawsync_engine *e, const struct cs_uuid *author, bool older,
                      const struct cs_collection *told, struct cs_error *err)
 {
     struct cs_sweep how = { .through = told->through, .author = *author, .older = older };
+    uint64_t swept = 0;
+    bool more = true;
+    int rc = CS_OK;
 
-    return sweep(e, &how, err);
+    while (rc == CS_OK && more)
+        rc = cs_replica_sweep(e->replica, &how, &more, &swept, err);
+    note_swept(e, swept);
+    return rc;
 }
 
 /* Does the merged state name one that this database has not been through? */

@@ -229,10 +229,7 @@ int cs_replica_forget(cs_replica *r, int64_t through, struct cs_error *err)
     if ((rc = cs_db_begin(r, err)) != CS_OK)
         return rc;
     cs_scratch_reset(r);
-    if ((rc = forget_all(r, through, err)) == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return cs_db_end(r, forget_all(r, through, err), err);
 }
 
 int cs_replica_tombstones(cs_replica *r, int64_t through, bool *out, struct cs_error *err)
@@ -358,10 +355,7 @@ static int tick(struct cs_replica *r, int64_t now_ms, struct cs_error *err)
     if (rc != CS_OK)
         return rc;
     r->hlc = cs_hlc_tick(r->hlc, now_ms, now_ms);
-    if ((rc = cs_hlc_save(r, err)) == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return cs_db_end(r, cs_hlc_save(r, err), err);
 }
 
 int cs_replica_collection(cs_replica *r, struct cs_arena *a, int64_t through, struct cs_delta *out,
@@ -599,11 +593,30 @@ static int delete_all(struct cs_replica *r, struct cs_arena *a, const struct row
     return rc;
 }
 
-int cs_replica_sweep(cs_replica *r, const struct cs_sweep *how, bool *more, uint64_t *swept, struct cs_error *err)
+static int sweep_rows(struct cs_replica *r, const struct rows *w, const struct cs_sweep *how, uint64_t *swept,
+                      struct cs_error *err)
 {
     struct cs_apply_result result = { 0 };
     struct cs_arena a = { 0 };
     struct cs_delta d;
+    int rc;
+
+    if (w->n == 0)
+        return CS_OK;
+    if ((rc = delete_all(r, &a, w, how, &d, err)) == CS_OK && d.nops > 0) {
+        struct cs_pull_mark mark = r->mark;
+
+        rc = cs_replica_apply(r, &d, &mark, &result, err);
+        *swept += result.ops;
+    }
+    cs_arena_free(&a);
+    if (rc == CS_OK && (rc = cs_db_begin(r, err)) == CS_OK)
+        rc = cs_db_end(r, examined(r, w, how->through, err), err);
+    return rc;
+}
+
+int cs_replica_sweep(cs_replica *r, const struct cs_sweep *how, bool *more, uint64_t *swept, struct cs_error *err)
+{
     struct rows w;
     bool some;
     int rc = cs_replica_stale(r, &some, err);
@@ -613,22 +626,62 @@ int cs_replica_sweep(cs_replica *r, const struct cs_sweep *how, bool *more, uint
         return rc;
     rows_begin(&w);
     if ((rc = rows_next(r, &w, CS_STMT_STALE_WALK, 0, err)) == CS_OK)
-        rc = delete_all(r, &a, &w, how, &d, err);
-    if (rc == CS_OK && d.nops > 0) {
-        struct cs_pull_mark mark = r->mark;
-
-        rc = cs_replica_apply(r, &d, &mark, &result, err);
-        *swept += result.ops;
-    }
-    if (rc == CS_OK && w.n > 0 && (rc = cs_db_begin(r, err)) == CS_OK) {
-        if ((rc = examined(r, &w, how->through, err)) == CS_OK)
-            rc = cs_db_commit(r, err);
-        else
-            cs_db_rollback(r);
-    }
+        rc = sweep_rows(r, &w, how, swept, err);
     *more = rc == CS_OK && w.n > 0;
     rows_free(&w);
-    cs_arena_free(&a);
+    return rc;
+}
+
+/* If it is still marked. */
+static int rows_add(struct cs_replica *r, struct rows *w, int64_t table, struct cs_slice key, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_STALE_GET, err);
+    int rc = CS_OK;
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, table);
+    cs_db_bind_slice(s, 2, key);
+    if (cs_db_row(r, s, &rc, "cannot read our rows", err))
+        w->at[w->n++] = (struct found){ .table = table, .key = key, .doubted = sqlite3_column_int(s, 0) != 0 };
+    sqlite3_reset(s);
+    return rc;
+}
+
+/* The next marked rows of which the set has edits alone, from *op on. What it has of a row is together. */
+static int rows_edited(struct cs_replica *r, struct rows *w, const struct cs_delta *d, uint32_t *op,
+                       struct cs_error *err)
+{
+    int rc = cs_db_begin(r, err);
+
+    w->n = 0;
+    if (rc != CS_OK)
+        return rc;
+    while (rc == CS_OK && *op < d->nops && w->n < SLICE) {
+        const struct cs_op *first = &d->ops[*op];
+        bool edits = true;
+        int64_t table;
+
+        for (; *op < d->nops && d->ops[*op].table == first->table && cs_slice_eq(d->ops[*op].key, first->key); ++*op)
+            edits = edits && d->ops[*op].kind == CS_OP_UPDATE;
+        if (edits && (rc = cs_table_number(r, d->tables[first->table].name, &table, err)) == CS_OK)
+            rc = rows_add(r, w, table, first->key, err);
+    }
+    return cs_db_end(r, rc, err);
+}
+
+int cs_replica_sweep_edited(cs_replica *r, const struct cs_delta *d, const struct cs_sweep *how, uint64_t *swept,
+                            struct cs_error *err)
+{
+    struct rows w;
+    uint32_t op = 0;
+    int rc = CS_OK;
+
+    rows_begin(&w);
+    while (rc == CS_OK && op < d->nops)
+        if ((rc = rows_edited(r, &w, d, &op, err)) == CS_OK)
+            rc = sweep_rows(r, &w, how, swept, err);
+    rows_free(&w);
     return rc;
 }
 
@@ -643,10 +696,5 @@ int cs_replica_swept(cs_replica *r, const struct cs_collection *c, struct cs_err
 {
     int rc = cs_db_begin(r, err);
 
-    if (rc != CS_OK)
-        return rc;
-    if ((rc = cs_swept(r, c, err)) == CS_OK)
-        return cs_db_commit(r, err);
-    cs_db_rollback(r);
-    return rc;
+    return rc == CS_OK ? cs_db_end(r, cs_swept(r, c, err), err) : rc;
 }

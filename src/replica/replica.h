@@ -275,6 +275,9 @@ struct cs_sweep {
     bool older;
 };
 int cs_replica_sweep(cs_replica *r, const struct cs_sweep *how, bool *more, uint64_t *swept, struct cs_error *err);
+/* Before this part of it is merged: of such rows, those of which it has edits alone, and so has all there is. */
+int cs_replica_sweep_edited(cs_replica *r, const struct cs_delta *d, const struct cs_sweep *how, uint64_t *swept,
+                            struct cs_error *err);
 /* They are all looked at. c: as for cs_replica_adopt. One transaction. */
 int cs_replica_swept(cs_replica *r, const struct cs_collection *c, struct cs_error *err);
 

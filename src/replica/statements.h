@@ -61,6 +61,7 @@ enum cs_statement {
     CS_STMT_DEAD_REST,  /* those that do not live, and have cells */
     CS_STMT_ROW_DROP,
     CS_STMT_STALE_WALK,
+    CS_STMT_STALE_GET,
     CS_STMT_STALE_DOUBT,
     CS_STMT_STALE_STRIKE,
     CS_STMT_VOID_PUT,

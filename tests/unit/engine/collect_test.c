@@ -338,6 +338,35 @@ static void an_edit_of_it_came_before(void **state)
     end(&s);
 }
 
+/* An edit that met the delete, and is older than what was collected, is all that the others have of the row. */
+static void of_it_an_edit_is_left(void **state)
+{
+    struct scene s;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    begin(&s, 1);
+    comes(&s);
+    app(&s.device[B], "DELETE FROM memories WHERE id = 'x'");
+    sync_some(&s, A, 2);
+    later();
+    app(&s.device[C], "UPDATE memories SET content = 'of c' WHERE id = 'x'");
+    ok(clawsync_engine_pull_now(s.device[C].engine, NULL, &err), &err);
+    later();
+    app(&s.device[A], "UPDATE memories SET content = 'of a' WHERE id = 'y'");
+    sync_some(&s, A, 2);
+    collect(&s);
+    sync_some(&s, A, DEVICES);
+    assert_int_equal(number_in(&s.device[A], DEAD), 1);
+    assert_int_equal(number_in(&s.device[A], TOMBSTONES), 0);
+    wait_pruned(&s, snapshot(&s));
+    syncs(&s.newcomer);
+    assert_int_equal(number_in(&s.newcomer, "SELECT count(*) FROM memories WHERE id = 'x'"), 0);
+    are_equal(&s.device[A], &s.newcomer);
+    all_are_equal(&s);
+    end(&s);
+}
+
 /* It deleted and wrote the row again, all unsent, before others' delete that it does not know was collected. */
 static void it_wrote_the_row_again(void **state)
 {
@@ -611,6 +640,7 @@ int main(void)
         cmocka_unit_test(a_silent_device_comes_back),
         cmocka_unit_test(it_comes_back_before_the_collection),
         cmocka_unit_test(an_edit_of_it_came_before),
+        cmocka_unit_test(of_it_an_edit_is_left),
         cmocka_unit_test(it_wrote_the_row_again),
         cmocka_unit_test(it_sends_while_they_go),
         cmocka_unit_test(a_restored_backup),
