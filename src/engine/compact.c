@@ -18,21 +18,14 @@
 
 #define ACTION(name) CLAWSYNC__V1__SNAPSHOT_ACTION__SNAPSHOT_ACTION_##name
 
-enum { PART_BYTES = 1024 * 1024, SYNCS_MAX = 6, LOOK_MS = 200, WAIT_MS = 3000 };
+enum { PART_BYTES = 1024 * 1024, SYNCS_MAX = 6, WAIT_MS = 3000 };
 enum phase { PHASE_PEEK, PHASE_LOOK, PHASE_BEGIN, PHASE_PUT, PHASE_END, PHASE_ATTESTED, PHASE_WAIT };
-/* What the loop does after a job. */
-enum next { NEXT_CALL, NEXT_SYNC, NEXT_PROVE, NEXT_WAIT, NEXT_FINISH };
-
-static void turn(struct clawsync_engine *e);
-
 static void forget(struct clawsync_engine *e)
 {
     struct cs_compact_step *s = &e->compact;
 
     cs_parts_free(s->parts);
     s->parts = NULL;
-    cs_messages_free(&s->taken);
-    cs_arena_free(&s->arena);
     cs_buf_free(&s->descriptor);
 }
 
@@ -40,12 +33,14 @@ void cs_compact_step_free(struct clawsync_engine *e)
 {
     struct cs_compact_step *s = &e->compact;
 
-    cs_hub_call_free(&s->call);
-    if (s->timer != NULL)
-        cs_timer_close(s->timer);
-    s->timer = NULL;
+    cs_turns_free(&s->turns);
     cs_buf_free(&s->said_peers);
     forget(e);
+}
+
+static void put_off(struct clawsync_engine *e)
+{
+    e->compact.again_at = e->head.number + e->config.compact_after / 8 + 1;
 }
 
 /* What keeps this device from giving or attesting one is no reason to stop replicating; it is told once. */
@@ -56,7 +51,7 @@ static bool is_left_for_later(struct clawsync_engine *e, int rc, const struct cs
     if (!s->by_daemon || rc == CS_OK || rc == CS_ECANCELED || rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT ||
         rc == CS_EHUB)
         return false;
-    s->again_at = e->head.number + e->config.compact_after / 8 + 1;
+    put_off(e);
     if (!s->warned)
         cs_emit_error(e, CLAWSYNC_EVENT_WARNING, "", err);
     s->warned = true;
@@ -76,8 +71,7 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
     }
 
     e->collect_through = 0;
-    cs_hub_call_cancel(&s->call);
-    cs_timer_stop(s->timer);
+    cs_turns_end(&s->turns);
     if (s->result_to != NULL)
         *s->result_to = s->result;
     s->result_to = NULL;
@@ -85,7 +79,7 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
     s->done(e, rc, err);
 }
 
-static enum next request(struct clawsync_engine *e, Clawsync__V1__SnapshotAction action, enum phase phase)
+static enum cs_turn request(struct clawsync_engine *e, Clawsync__V1__SnapshotAction action, enum phase phase)
 {
     struct cs_compact_step *s = &e->compact;
 
@@ -96,7 +90,8 @@ static enum next request(struct clawsync_engine *e, Clawsync__V1__SnapshotAction
     s->request.log_id = s->said.log_id;
     s->request.log_number = s->said.number;
     s->phase = (int)phase;
-    return NEXT_CALL;
+    s->turns.request = &s->request.base;
+    return CS_TURN_CALL;
 }
 
 /* ---- reading our own ---- */
@@ -213,7 +208,7 @@ static int put_peers(struct clawsync_engine *e, struct cs_buf *out, struct cs_er
 {
     struct cs_known_peer *peer = NULL;
     size_t n = 0;
-    int rc = cs_replica_peers(e->replica, &e->compact.arena, &peer, &n, err);
+    int rc = cs_replica_peers(e->replica, &e->compact.turns.arena, &peer, &n, err);
 
     cs_buf_reset(out);
     for (size_t i = 0; i < n && rc == CS_OK; i++) {
@@ -302,7 +297,7 @@ static int all_is_here(struct clawsync_engine *e, struct cs_error *err)
 
 /* Values of dropped columns and tables are not here any more. Where every device says that it lacks the very same,
  * nobody has them, and the snapshot is without them, too. */
-static int lack_the_same(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int lack_the_same(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_compact_step *s = &e->compact;
 
@@ -314,7 +309,7 @@ static int lack_the_same(struct clawsync_engine *e, enum next *next, struct cs_e
                        "no snapshot",
                        s->gone);
     s->proved = true;
-    *next = NEXT_PROVE;
+    *next = CS_TURN_OTHER;
     return CS_OK;
 }
 
@@ -406,18 +401,19 @@ static bool same_chains(const struct clawsync_engine *e, const struct cs_descrip
 }
 
 /* Another round of fetching and sending, or the end of trying. */
-static int unsettled(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int unsettled(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_compact_step *s = &e->compact;
 
-    *next = s->by_daemon ? NEXT_FINISH : NEXT_SYNC;
-    if (!s->by_daemon && s->syncs >= SYNCS_MAX)
+    *next = s->by_daemon ? CS_TURN_END : CS_TURN_SYNC;
+    if (!s->by_daemon && s->turns.syncs >= SYNCS_MAX)
         return cs_fail(err, CS_EBUSY, "the application writes all the time; try again when it rests");
     return CS_OK;
 }
 
 /* Does its author have what this device has there? */
-static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i, enum next *next, struct cs_error *err)
+static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i, enum cs_turn *next,
+                  struct cs_error *err)
 {
     struct cs_compact_step *s = &e->compact;
     struct cs_slice bytes = cs_slice(i->descriptor.data, i->descriptor.len);
@@ -426,7 +422,7 @@ static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i
     struct cs_state_proof theirs;
     struct cs_error why;
 
-    *next = NEXT_FINISH;
+    *next = CS_TURN_END;
     if (cs_descriptor_read(&d, bytes, &why) == CS_OK && d.member_seq > e->members.seq)
         return unsettled(e, next, err); /* who it is by, and under which key, is not known here yet */
     if (cs_descriptor_read(&d, bytes, &why) != CS_OK || d.log_id != i->log_id || d.number != i->log_number ||
@@ -503,7 +499,7 @@ static bool has_others(const struct clawsync_engine *e)
     return cs_membership_devices(&e->members) > 1;
 }
 
-static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, enum next *next,
+static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, enum cs_turn *next,
                   struct cs_error *err)
 {
     struct cs_compact_step *s = &e->compact;
@@ -516,7 +512,7 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
 
     note_known(e, a);
     cs_replica_pull_mark(e->replica, &mark);
-    *next = NEXT_FINISH;
+    *next = CS_TURN_END;
     if (i != NULL && !has_said(s, i) && mark.log_id == i->log_id && mark.number == i->log_number) {
         if ((rc = read_state(e, false, &settled, err)) != CS_OK)
             return rc;
@@ -528,7 +524,7 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
     if (!s->collecting && (!s->by_daemon || is_ours(e, a->served)) &&
         ((rc = cs_collect_wanted(e, a, &collect, err)) != CS_OK || collect)) {
         s->collecting = true; /* before the next snapshot, which then is without them */
-        *next = NEXT_SYNC;
+        *next = CS_TURN_SYNC;
         return rc;
     }
     if (!wants_to_give(e, a, mark.number))
@@ -546,7 +542,7 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
     return CS_OK;
 }
 
-static int put_next(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int put_next(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_compact_step *s = &e->compact;
     struct cs_batch *b;
@@ -561,19 +557,19 @@ static int put_next(struct clawsync_engine *e, enum next *next, struct cs_error 
         return CS_OK;
     }
     *next = request(e, ACTION(PUT), PHASE_PUT);
-    if ((b = cs_arena_zalloc(&s->arena, 1, sizeof *b)) == NULL)
+    if ((b = cs_arena_zalloc(&s->turns.arena, 1, sizeof *b)) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     if ((rc = cs_parts_get(s->parts, s->sent, b, err)) != CS_OK) {
         cs_batch_free(b);
         return rc;
     }
-    chunk = cs_arena_zalloc(&s->arena, b->nchunks, sizeof *chunk);
-    list = cs_arena_zalloc(&s->arena, b->nchunks, sizeof(Clawsync__V1__DeltaChunk *));
-    ids = cs_arena_zalloc(&s->arena, b->nchunks, sizeof *ids);
-    env = cs_arena_zalloc(&s->arena, 1, sizeof *env);
+    chunk = cs_arena_zalloc(&s->turns.arena, b->nchunks, sizeof *chunk);
+    list = cs_arena_zalloc(&s->turns.arena, b->nchunks, sizeof(Clawsync__V1__DeltaChunk *));
+    ids = cs_arena_zalloc(&s->turns.arena, b->nchunks, sizeof *ids);
+    env = cs_arena_zalloc(&s->turns.arena, 1, sizeof *env);
     for (uint32_t i = 0; chunk != NULL && list != NULL && ids != NULL && i < b->nchunks; i++) {
-        struct cs_slice bytes = cs_arena_copy(&s->arena, cs_batch_chunk(b, i));
-        struct cs_slice hash = cs_arena_copy(&s->arena, cs_slice(b->hashes.data + (size_t)i * 32, 32));
+        struct cs_slice bytes = cs_arena_copy(&s->turns.arena, cs_batch_chunk(b, i));
+        struct cs_slice hash = cs_arena_copy(&s->turns.arena, cs_slice(b->hashes.data + (size_t)i * 32, 32));
 
         clawsync__v1__delta_chunk__init(&chunk[i]);
         cs_chunk_id(b->hashes.data + (size_t)i * 32, ids[i]);
@@ -585,9 +581,9 @@ static int put_next(struct clawsync_engine *e, enum next *next, struct cs_error 
         list[i] = &chunk[i];
     }
     if (env != NULL && chunk != NULL) {
-        struct cs_slice header = cs_arena_copy(&s->arena, cs_slice(b->header, sizeof b->header));
-        struct cs_slice sig = cs_arena_copy(&s->arena, cs_slice(b->signature, sizeof b->signature));
-        struct cs_slice hashes = cs_arena_copy(&s->arena, cs_buf_slice(&b->hashes));
+        struct cs_slice header = cs_arena_copy(&s->turns.arena, cs_slice(b->header, sizeof b->header));
+        struct cs_slice sig = cs_arena_copy(&s->turns.arena, cs_slice(b->signature, sizeof b->signature));
+        struct cs_slice hashes = cs_arena_copy(&s->turns.arena, cs_buf_slice(&b->hashes));
 
         clawsync__v1__envelope__init(env);
         env->header = (ProtobufCBinaryData){ header.len, (uint8_t *)(uintptr_t)header.data };
@@ -600,14 +596,13 @@ static int put_next(struct clawsync_engine *e, enum next *next, struct cs_error 
     s->request.part = s->sent++;
     cs_batch_free(b);
     cs_note_progress(e, "compacting", s->sent, cs_parts_count(s->parts));
-    return s->arena.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+    return s->turns.arena.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
 }
 
-static int step_on(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *answer, enum next *next,
-                   struct cs_error *err)
+static int look(struct clawsync_engine *e, const ProtobufCMessage *answer, enum cs_turn *next, struct cs_error *err)
 {
     static const Clawsync__V1__SnapshotResponse nothing = CLAWSYNC__V1__SNAPSHOT_RESPONSE__INIT;
-    const Clawsync__V1__SnapshotResponse *a = answer != NULL ? answer : &nothing;
+    const Clawsync__V1__SnapshotResponse *a = answer != NULL ? (const void *)answer : &nothing;
     struct cs_compact_step *s = &e->compact;
 
     switch ((enum phase)s->phase) {
@@ -643,99 +638,38 @@ static int step_on(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespon
         note_known(e, a);
         *next =
             s->gave && !s->by_daemon && !s->result.attested && has_others(e) && cs_loop_now_ms(e->loop) < s->until_ms
-                ? NEXT_WAIT
-                : NEXT_FINISH;
+                ? CS_TURN_WAIT
+                : CS_TURN_END;
         return CS_OK;
     }
     return CS_OK;
 }
 
-static void turn_run(struct clawsync_engine *e, struct cs_job *j)
-{
-    struct cs_compact_step *s = &e->compact;
-    const struct cs_message *m = s->taken.first;
-    const Clawsync__V1__SnapshotResponse *a = NULL;
-    enum next next = NEXT_FINISH;
-    ProtobufCAllocator alloc;
-
-    cs_arena_reset(&s->arena);
-    alloc = cs_engine_pb(&s->arena);
-    if (m != NULL && (a = clawsync__v1__snapshot_response__unpack(&alloc, m->len, m->data)) == NULL)
-        j->rc = cs_fail(&j->err, CS_EHUB, "the hub's answer cannot be read");
-    else
-        j->rc = step_on(e, a, &next, &j->err);
-    cs_messages_free(&s->taken);
-    s->next = (int)next;
-}
-
 /* ---- the loop's side ---- */
 
-static void synced(struct clawsync_engine *e, int rc, const struct cs_error *err)
+static void anew(struct clawsync_engine *e)
 {
-    static const cs_step_start steps[] = { cs_step_member, cs_step_pull, cs_step_push, cs_step_pull };
-    struct cs_compact_step *s = &e->compact;
-
-    if (rc != CS_OK)
-        finish(e, rc, err);
-    else if (s->syncing < (int)(sizeof steps / sizeof steps[0]))
-        steps[s->syncing++](e, synced);
-    else
-        turn(e);
-}
-
-static void sync_begin(struct clawsync_engine *e)
-{
-    struct cs_compact_step *s = &e->compact;
-
-    s->syncs++;
-    s->syncing = 0;
-    s->phase = PHASE_PEEK;
-    synced(e, CS_OK, NULL);
+    e->compact.phase = PHASE_PEEK;
 }
 
 /* Somebody was faster, or gives at present. */
-static void refused(struct clawsync_engine *e, const struct cs_hub_call *c)
+static void refused(struct clawsync_engine *e, int status, const struct cs_error *why)
 {
-    struct cs_compact_step *s = &e->compact;
-    struct cs_error err = c->err;
-    int rc = c->rc;
+    struct cs_error err = *why;
 
-    if (c->status == CS_RPC_UNIMPLEMENTED)
-        rc =
-            cs_fail(&err, CS_EUNSUPPORTED,
-                    "hub %.150s does not take snapshots; it needs a newer claw-sync-server (changes are replicated all "
-                    "the same)",
-                    e->config.hub_endpoint);
-    else if (c->status == CS_RPC_FAILED_PRECONDITION)
-        rc = cs_fail(&err, CS_EABORTED, "%.240s", c->err.msg);
-    cs_hub_call_cancel(&s->call);
-    if (s->by_daemon && (rc == CS_EABORTED || rc == CS_EUNSUPPORTED)) {
-        s->again_at = e->head.number + e->config.compact_after / 8 + 1;
+    if (status == CS_RPC_UNIMPLEMENTED)
+        cs_fail(&err, CS_EUNSUPPORTED,
+                "hub %.150s does not take snapshots; it needs a newer claw-sync-server (changes are replicated all the "
+                "same)",
+                e->config.hub_endpoint);
+    else if (status == CS_RPC_FAILED_PRECONDITION)
+        err.code = CS_EABORTED;
+    if (e->compact.by_daemon && (err.code == CS_EABORTED || err.code == CS_EUNSUPPORTED)) {
+        put_off(e);
         finish(e, CS_OK, &err);
     } else {
-        finish(e, rc, &err);
+        finish(e, err.code, &err);
     }
-}
-
-static void on_answer(struct cs_hub_call *c)
-{
-    struct clawsync_engine *e = c->e;
-
-    if (!c->ended)
-        return;
-    if (c->rc != CS_OK) {
-        refused(e, c);
-        return;
-    }
-    e->compact.taken = c->in;
-    c->in = (struct cs_messages){ 0 };
-    cs_hub_call_cancel(c);
-    turn(e);
-}
-
-static void on_timer(void *arg)
-{
-    turn(arg);
 }
 
 static void proved(struct clawsync_engine *e, int rc, const struct cs_error *err)
@@ -744,48 +678,22 @@ static void proved(struct clawsync_engine *e, int rc, const struct cs_error *err
         finish(e, rc, err);
         return;
     }
-    e->compact.phase = PHASE_PEEK;
-    turn(e);
+    anew(e);
+    cs_turns_next(&e->compact.turns);
 }
 
-static void turn_done(struct clawsync_engine *e, struct cs_job *j)
+static void prove(struct clawsync_engine *e)
 {
-    struct cs_compact_step *s = &e->compact;
-    struct cs_error err = { 0 };
-
-    if (j->rc != CS_OK) {
-        finish(e, j->rc, &j->err);
-        return;
-    }
-    if (e->schedule.closing) {
-        finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
-        return;
-    }
-    switch ((enum next)s->next) {
-    case NEXT_CALL:
-        if (cs_hub_call_start(e, &s->call, "Snapshot", &s->request.base, true, on_answer, &err) != CS_OK)
-            finish(e, err.code, &err);
-        return;
-    case NEXT_SYNC:
-        sync_begin(e);
-        return;
-    case NEXT_PROVE:
-        cs_step_prove(e, proved);
-        return;
-    case NEXT_WAIT:
-        cs_timer_start(s->timer, LOOK_MS);
-        return;
-    case NEXT_FINISH:
-        finish(e, CS_OK, &err);
-        return;
-    }
+    cs_step_prove(e, proved);
 }
 
-static void turn(struct clawsync_engine *e)
-{
-    e->compact.job = (struct cs_job){ .run = turn_run, .done = turn_done };
-    cs_engine_job(e, &e->compact.job);
-}
+static const struct cs_turns_kind talk = { .method = "Snapshot",
+                                           .answer = &clawsync__v1__snapshot_response__descriptor,
+                                           .look = look,
+                                           .anew = anew,
+                                           .other = prove,
+                                           .refused = refused,
+                                           .finish = finish };
 
 static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
 {
@@ -793,13 +701,12 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
     struct cs_error err = { 0 };
 
     s->done = done;
-    if (s->timer == NULL && cs_timer_new(e->loop, on_timer, e, &s->timer) != CS_OK) {
+    if (cs_turns_begin(e, &s->turns, &talk) != CS_OK) {
         done(e, cs_fail(&err, CS_ENOMEM, "out of memory"), &err);
         return false;
     }
     s->by_daemon = by_daemon;
     s->gave = s->collecting = s->proved = false;
-    s->syncs = 0;
     s->result = (clawsync_compacted){ 0 };
     s->result_to = NULL;
     s->until_ms = cs_loop_now_ms(e->loop) + WAIT_MS;
@@ -813,15 +720,15 @@ void cs_step_compact(struct clawsync_engine *e, cs_step_done done)
     if (!begin(e, false, done))
         return;
     e->compact.result_to = &wish->result;
-    sync_begin(e);
+    cs_turns_sync(&e->compact.turns);
 }
 
 void cs_step_compact_asked(struct clawsync_engine *e, cs_step_done done)
 {
     if (!begin(e, true, done))
         return;
-    e->compact.phase = PHASE_PEEK;
-    turn(e);
+    anew(e);
+    cs_turns_next(&e->compact.turns);
 }
 
 int clawsync_engine_compact(clawsync_engine *e, clawsync_compacted *out, clawsync_error *err)

@@ -406,6 +406,47 @@ struct cs_tell_step {
     cs_step_done done;
 };
 
+/* ---- a talk with the hub in turns (turns.c) ---- */
+
+/* A job looks at the hub's answer and says what is next; the loop does that. All but `look` is called on the loop. */
+enum cs_turn {
+    CS_TURN_CALL,  /* sends `request` */
+    CS_TURN_SYNC,  /* fetches and sends what there is, then looks */
+    CS_TURN_WAIT,  /* a while, then looks */
+    CS_TURN_OTHER, /* what only this kind does */
+    CS_TURN_END
+};
+struct cs_turns_kind {
+    const char *method;
+    const ProtobufCMessageDescriptor *answer;
+    /* answer: NULL: nothing was asked. It is in the arena, as the request is to be. */
+    int (*look)(struct clawsync_engine *e, const ProtobufCMessage *answer, enum cs_turn *next, struct cs_error *err);
+    void (*anew)(struct clawsync_engine *e); /* before CS_TURN_SYNC: it begins again behind that */
+    void (*other)(struct clawsync_engine *e);
+    void (*refused)(struct clawsync_engine *e, int status, const struct cs_error *err); /* the call failed */
+    void (*finish)(struct clawsync_engine *e, int rc, const struct cs_error *err);
+};
+struct cs_turns {
+    struct cs_job job;
+    struct cs_hub_call call;
+    struct clawsync_engine *e;
+    const struct cs_turns_kind *kind;
+    struct cs_messages taken;
+    struct cs_arena arena; /* of one turn: the answer, and the request */
+    ProtobufCMessage *request;
+    cs_timer *timer;
+    enum cs_turn next;
+    size_t step;             /* of fetching and sending: which one is next */
+    unsigned syncs;          /* so often, in this talk or since the kind said 0 */
+    uint64_t sent, received; /* bytes, in this talk */
+};
+int cs_turns_begin(struct clawsync_engine *e, struct cs_turns *t, const struct cs_turns_kind *kind); /* CS_ENOMEM */
+void cs_turns_next(struct cs_turns *t);                                                              /* looks */
+void cs_turns_sync(struct cs_turns *t);
+void cs_turns_wait(struct cs_turns *t);
+void cs_turns_end(struct cs_turns *t); /* nothing comes any more; frees what is of a turn */
+void cs_turns_free(struct cs_turns *t);
+
 /* reconcile.c. A command's arg is its wish; the daemon compares only, when the hub says that there is something. */
 void cs_step_reconcile(struct clawsync_engine *e, cs_step_done done);
 void cs_step_reconcile_asked(struct clawsync_engine *e, cs_step_done done);
@@ -458,16 +499,10 @@ enum cs_reconcile_phase { /* what the next answer, or turn, is about */
 };
 struct cs_entities;
 struct cs_reconcile_step {
-    struct cs_job job;
-    struct cs_hub_call call;
-    struct cs_messages taken;
-    struct cs_arena arena; /* of one turn: the answer, and the request */
+    struct cs_job job; /* in the end: writes it down */
+    struct cs_turns turns;
     Clawsync__V1__ReconcileRangesRequest request;
-    cs_timer *timer;
     enum cs_reconcile_phase phase;
-    int next;    /* what the loop does when the job is done */
-    int syncing; /* [loop] which step of fetching and sending is next */
-    unsigned syncs;
     bool by_daemon, prove;
     bool only_prove; /* the other's state is there to be proved, not to be levelled */
     bool giving, differs;
@@ -555,15 +590,9 @@ struct cs_compact_wish {
     clawsync_compacted result;
 };
 struct cs_compact_step {
-    struct cs_job job;
-    struct cs_hub_call call;
-    struct cs_messages taken;
-    struct cs_arena arena; /* of one turn */
+    struct cs_turns turns;
     Clawsync__V1__SnapshotRequest request;
-    cs_timer *timer;
-    int phase, next;
-    int syncing; /* [loop] which step of fetching and sending is next */
-    unsigned syncs;
+    int phase;
     bool by_daemon, gave;
     bool collecting; /* once in a run */
     bool proved;     /* the same */
@@ -969,6 +998,7 @@ struct clawsync_engine {
     struct cs_pair_step pair;
     struct cs_append_step append;
     struct cs_devices_step devices;
+    struct cs_turns *syncing; /* [loop] whose fetching and sending it is */
     struct cs_reconcile_step reconcile;
     struct cs_take_step take;
     bool stale; /* [job] rows are marked since a log ended: at the end of the pull it shows what became of them */

@@ -17,9 +17,8 @@
 #include "engine/entities.h"
 
 enum {
-    SYNCS_MAX = 6,   /* in a row without a state that is settled, and sure */
-    ROUNDS_MAX = 12, /* until the others are as we are */
-    LOOK_MS = 200,
+    SYNCS_MAX = 6,          /* in a row without a state that is settled, and sure */
+    ROUNDS_MAX = 12,        /* until the others are as we are */
     PROVE_MS = 10000,       /* how long another step waits for those that are connected */
     RANGES = 512,           /* asked for at once */
     PUT_BYTES = 192 * 1024, /* of leaves in one request */
@@ -28,11 +27,6 @@ enum {
 };
 
 #define ACTION(name) CLAWSYNC__V1__RECONCILE_ACTION__RECONCILE_ACTION_##name
-
-/* What the loop does after a job. */
-enum next { NEXT_CALL, NEXT_SYNC, NEXT_PUBLISH, NEXT_WAIT, NEXT_END };
-
-static void turn(struct clawsync_engine *e);
 
 /* ---- ends ---- */
 
@@ -47,16 +41,11 @@ static void forget(struct clawsync_engine *e)
     cs_buf_free(&s->below);
     cs_buf_free(&s->want);
     cs_buf_free(&s->gave);
-    cs_arena_free(&s->arena);
-    cs_messages_free(&s->taken);
 }
 
 void cs_reconcile_step_free(struct clawsync_engine *e)
 {
-    cs_hub_call_free(&e->reconcile.call);
-    if (e->reconcile.timer != NULL)
-        cs_timer_close(e->reconcile.timer);
-    e->reconcile.timer = NULL;
+    cs_turns_free(&e->reconcile.turns);
     forget(e);
 }
 
@@ -91,9 +80,9 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
     clawsync_event ev = { .type = CLAWSYNC_EVENT_RECONCILE_COMPLETED };
     struct cs_job none = { .rc = CS_OK };
 
-    cs_hub_call_cancel(&s->call);
-    if (s->timer != NULL)
-        cs_timer_stop(s->timer);
+    cs_turns_end(&s->turns);
+    s->result.report.bytes_sent = s->turns.sent;
+    s->result.report.bytes_received = s->turns.received;
     s->end_rc = rc;
     if (rc != CS_OK)
         s->end_err = *err;
@@ -113,7 +102,7 @@ static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err
 
 /* ---- requests and answers, in a job ---- */
 
-static enum next request(struct clawsync_engine *e, Clawsync__V1__ReconcileAction action)
+static enum cs_turn request(struct clawsync_engine *e, Clawsync__V1__ReconcileAction action)
 {
     struct cs_reconcile_step *s = &e->reconcile;
 
@@ -124,7 +113,8 @@ static enum next request(struct clawsync_engine *e, Clawsync__V1__ReconcileActio
     s->request.log_id = s->mark.log_id;
     s->request.log_number = s->mark.number;
     s->request.epoch = s->epoch;
-    return NEXT_CALL;
+    s->turns.request = &s->request.base;
+    return CS_TURN_CALL;
 }
 
 static int no_memory(struct cs_error *err)
@@ -167,7 +157,7 @@ static int seal_proof(struct clawsync_engine *e, struct cs_error *err)
 
 /* ---- reading our own ---- */
 
-static int read_state(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int read_state(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
     const struct cs_epoch_keys *keys = cs_keystore_epoch(e->ks, e->members.epoch);
@@ -190,18 +180,19 @@ static int read_state(struct clawsync_engine *e, enum next *next, struct cs_erro
         memcpy(s->mark.log_hash, e->log_start, 32);
     }
     if (info.unsettled || info.doubt != NULL) {
-        if (s->syncs >= SYNCS_MAX)
+        if (s->turns.syncs >= SYNCS_MAX)
             return cs_fail(err, CS_EBUSY,
                            info.unsettled ? "the application writes all the time; try again when it rests"
                                           : "table \"%.100s\" changes behind our back all the time",
                            info.doubt);
-        *next = NEXT_SYNC;
+        *next = CS_TURN_SYNC;
         s->doubtful = s->doubtful || !info.unsettled;
         /* what is never sent may be an edit of a row whose values are gone */
-        return info.unsettled && s->syncs != SYNCS_MAX / 2 ? CS_OK
-                                                           : cs_replica_look_closer(e->replica, info.unsettled, err);
+        return info.unsettled && s->turns.syncs != SYNCS_MAX / 2
+                   ? CS_OK
+                   : cs_replica_look_closer(e->replica, info.unsettled, err);
     }
-    s->syncs = 0;
+    s->turns.syncs = 0;
     s->doubtful = s->giving = false;
     s->result.report.log_number = s->mark.number;
     s->result.report.rows = cs_entities_sums(s->set)->rows;
@@ -309,7 +300,7 @@ static int name_first(struct clawsync_engine *e, struct cs_error *err)
     struct cs_reader rd;
     struct cs_value part;
     size_t n;
-    int rc = cs_entities_picked(s->set, &s->arena, 0, 1, &list, &places, &n, err);
+    int rc = cs_entities_picked(s->set, &s->turns.arena, 0, 1, &list, &places, &n, err);
 
     if (rc != CS_OK || n == 0)
         return rc;
@@ -339,7 +330,7 @@ static uint16_t level_at(const struct cs_reconcile_step *s, size_t i)
     return cs_load_u16(s->level.data + 2 * i);
 }
 
-static enum next ask_sums(struct clawsync_engine *e)
+static enum cs_turn ask_sums(struct clawsync_engine *e)
 {
     struct cs_reconcile_step *s = &e->reconcile;
     size_t n = level_count(s) - s->at < RANGES ? level_count(s) - s->at : RANGES;
@@ -352,10 +343,10 @@ static enum next ask_sums(struct clawsync_engine *e)
         cs_range_write(&range, s->ranges + i * CS_RANGE_LEN);
     }
     s->request.ranges = (ProtobufCBinaryData){ n * CS_RANGE_LEN, s->ranges };
-    return NEXT_CALL;
+    return CS_TURN_CALL;
 }
 
-static enum next walk_begin(struct clawsync_engine *e)
+static enum cs_turn walk_begin(struct clawsync_engine *e)
 {
     struct cs_reconcile_step *s = &e->reconcile;
 
@@ -380,11 +371,11 @@ static void all_of_ours(struct cs_reconcile_step *s)
     s->at = 0;
 }
 
-static int ask_leaves(struct clawsync_engine *e, enum next *next);
-static int put_some(struct clawsync_engine *e, enum next *next, struct cs_error *err);
+static int ask_leaves(struct clawsync_engine *e, enum cs_turn *next);
+static int put_some(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err);
 
 /* s->level are the buckets that differ. */
-static int at_buckets(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int at_buckets(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
 
@@ -393,7 +384,7 @@ static int at_buckets(struct clawsync_engine *e, enum next *next, struct cs_erro
     return s->giving ? put_some(e, next, err) : ask_leaves(e, next);
 }
 
-static int take_sums(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum next *next,
+static int take_sums(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum cs_turn *next,
                      struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
@@ -430,9 +421,9 @@ static int take_sums(struct clawsync_engine *e, const Clawsync__V1__ReconcileRan
 
 /* ---- comparing ---- */
 
-static int tell(struct clawsync_engine *e, enum next *next, struct cs_error *err);
+static int tell(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err);
 
-static int ask_leaves(struct clawsync_engine *e, enum next *next)
+static int ask_leaves(struct clawsync_engine *e, enum cs_turn *next)
 {
     struct cs_reconcile_step *s = &e->reconcile;
     size_t n = level_count(s) - s->at < RANGES ? level_count(s) - s->at : RANGES;
@@ -443,7 +434,7 @@ static int ask_leaves(struct clawsync_engine *e, enum next *next)
     request(e, ACTION(LEAVES));
     s->asked = n;
     s->request.ranges = (ProtobufCBinaryData){ 2 * n, s->level.data + 2 * s->at };
-    *next = NEXT_CALL;
+    *next = CS_TURN_CALL;
     return CS_OK;
 }
 
@@ -471,7 +462,7 @@ static bool on_difference(void *arg, enum cs_leaf_difference d, const uint8_t ta
     return c->rc == CS_OK;
 }
 
-static int take_leaves(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum next *next,
+static int take_leaves(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum cs_turn *next,
                        struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
@@ -497,13 +488,13 @@ static int take_leaves(struct clawsync_engine *e, const Clawsync__V1__ReconcileR
 }
 
 /* What the other is to publish, then what we say of our own state. */
-static int tell(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int tell(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
     size_t rest = s->want.len - s->told, most = TAGS_BYTES;
 
     (void)err;
-    *next = NEXT_CALL;
+    *next = CS_TURN_CALL;
     if (rest == 0 || s->prove || (s->only_prove && s->told > 0)) { /* to be named: the first of some thousands */
         s->phase = CS_RECONCILE_PROVED;
         request(e, ACTION(PROVE));
@@ -517,7 +508,7 @@ static int tell(struct clawsync_engine *e, enum next *next, struct cs_error *err
     return CS_OK;
 }
 
-static int after_comparing(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int after_comparing(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
     int rc;
@@ -525,19 +516,19 @@ static int after_comparing(struct clawsync_engine *e, enum next *next, struct cs
     s->phase = CS_RECONCILE_WAIT;
     if (s->prove || s->only_prove) {
         rc = s->prove && s->differs ? name_first(e, err) : CS_OK;
-        *next = s->by_daemon ? NEXT_END : request(e, ACTION(LOOK));
+        *next = s->by_daemon ? CS_TURN_END : request(e, ACTION(LOOK));
         return rc == CS_OK ? cs_entities_unpick_all(s->set, err) : rc;
     }
     if (s->differs)
-        *next = NEXT_PUBLISH;
+        *next = CS_TURN_OTHER;
     else
-        *next = s->by_daemon ? NEXT_END : request(e, ACTION(LOOK));
+        *next = s->by_daemon ? CS_TURN_END : request(e, ACTION(LOOK));
     return CS_OK;
 }
 
 /* ---- giving ---- */
 
-static int put_some(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int put_some(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
     size_t n = level_count(s) - s->at, bytes = 0;
@@ -545,7 +536,7 @@ static int put_some(struct clawsync_engine *e, enum next *next, struct cs_error 
     struct cs_buf leaves = { 0 };
     int rc = CS_OK;
 
-    *next = NEXT_CALL;
+    *next = CS_TURN_CALL;
     if (n == 0) {
         s->phase = CS_RECONCILE_GIVEN;
         request(e, ACTION(END));
@@ -557,8 +548,8 @@ static int put_some(struct clawsync_engine *e, enum next *next, struct cs_error 
     }
     n = n < PUT_BYTES / CS_LEAF_LEN ? n : PUT_BYTES / CS_LEAF_LEN;
     request(e, ACTION(PUT));
-    s->request.buckets = cs_arena_zalloc(&s->arena, n, sizeof *s->request.buckets);
-    bucket = cs_arena_zalloc(&s->arena, n, sizeof *bucket);
+    s->request.buckets = cs_arena_zalloc(&s->turns.arena, n, sizeof *s->request.buckets);
+    bucket = cs_arena_zalloc(&s->turns.arena, n, sizeof *bucket);
     if (s->request.buckets == NULL || bucket == NULL)
         return no_memory(err);
     for (size_t i = 0; i < n && bytes < PUT_BYTES && rc == CS_OK; i++) {
@@ -566,7 +557,7 @@ static int put_some(struct clawsync_engine *e, enum next *next, struct cs_error 
 
         cs_buf_reset(&leaves);
         rc = cs_entities_leaves(s->set, level_at(s, s->at), &leaves, err);
-        copy = cs_arena_copy(&s->arena, cs_buf_slice(&leaves));
+        copy = cs_arena_copy(&s->turns.arena, cs_buf_slice(&leaves));
         if (rc == CS_OK && copy.data == NULL)
             rc = no_memory(err);
         clawsync__v1__state_bucket__init(&bucket[i]);
@@ -579,7 +570,7 @@ static int put_some(struct clawsync_engine *e, enum next *next, struct cs_error 
     return rc;
 }
 
-static int take_begin(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum next *next,
+static int take_begin(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum cs_turn *next,
                       struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
@@ -692,7 +683,7 @@ static bool has_own_proof(const struct clawsync_engine *e, const Clawsync__V1__R
 /* ---- the phases ---- */
 
 /* The daemon was told that there is something: is there, for us, as we stand? */
-static int peeked(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum next *next,
+static int peeked(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum cs_turn *next,
                   struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
@@ -709,11 +700,11 @@ static int peeked(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
         s->mark.log_id = e->head.log_id;
     s->epoch = e->members.epoch;
     reads = a->wanted.len > 0 || (comparable(e, a) && !has_own_proof(e, a));
-    *next = NEXT_END;
+    *next = CS_TURN_END;
     return reads ? read_state(e, next, err) : CS_OK;
 }
 
-static enum next give(struct clawsync_engine *e, bool take)
+static enum cs_turn give(struct clawsync_engine *e, bool take)
 {
     struct cs_reconcile_step *s = &e->reconcile;
 
@@ -721,10 +712,10 @@ static enum next give(struct clawsync_engine *e, bool take)
     request(e, ACTION(BEGIN));
     s->request.only_prove = s->prove;
     s->request.take = take;
-    return NEXT_CALL;
+    return CS_TURN_CALL;
 }
 
-static int looked(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum next *next,
+static int looked(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum cs_turn *next,
                   struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
@@ -735,7 +726,7 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
         return rc;
     if (wanted) { /* before anything is compared: that moves the log */
         s->phase = CS_RECONCILE_WAIT;
-        *next = NEXT_PUBLISH;
+        *next = CS_TURN_OTHER;
         return CS_OK;
     }
     cs_buf_reset(&s->want);
@@ -748,25 +739,25 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
         return CS_OK;
     }
     if (s->by_daemon) {
-        *next = NEXT_END;
+        *next = CS_TURN_END;
         return CS_OK;
     }
     *next = give(e, false);
     return CS_OK;
 }
 
-static enum next another_round(struct clawsync_engine *e)
+static enum cs_turn another_round(struct clawsync_engine *e)
 {
     struct cs_reconcile_step *s = &e->reconcile;
 
     if (s->result.report.rounds >= ROUNDS_MAX || s->by_daemon)
-        return NEXT_END;
+        return CS_TURN_END;
     s->result.report.rounds++;
     s->phase = CS_RECONCILE_READ;
-    return NEXT_SYNC;
+    return CS_TURN_SYNC;
 }
 
-static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum next *next,
+static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum cs_turn *next,
                   struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
@@ -791,19 +782,19 @@ static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
         *next = request(e, ACTION(GAVE));
         s->request.tags = (ProtobufCBinaryData){ s->gave.len, s->gave.data };
     } else if (wanted) {
-        *next = NEXT_PUBLISH;
+        *next = CS_TURN_OTHER;
     } else if (a->head_number > s->mark.number && s->result.report.rounds < ROUNDS_MAX) {
         *next = another_round(e);
     } else {
-        *next = !pending || cs_loop_now_ms(e->loop) >= s->until_ms ? NEXT_END : NEXT_WAIT;
-        if (*next == NEXT_WAIT && !s->giving) /* they compare with ours now, and not with what was there before */
+        *next = !pending || cs_loop_now_ms(e->loop) >= s->until_ms ? CS_TURN_END : CS_TURN_WAIT;
+        if (*next == CS_TURN_WAIT && !s->giving) /* they compare with ours now, and not with what was there before */
             *next = give(e, true);
     }
     return CS_OK;
 }
 
 /* What was picked is in the log now. */
-static int published(struct clawsync_engine *e, enum next *next, struct cs_error *err)
+static int published(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
 {
     struct cs_reconcile_step *s = &e->reconcile;
     int rc = cs_entities_unpick_all(s->set, err);
@@ -820,7 +811,7 @@ static int published(struct clawsync_engine *e, enum next *next, struct cs_error
     return CS_OK;
 }
 
-static int gave(struct clawsync_engine *e, enum next *next)
+static int gave(struct clawsync_engine *e, enum cs_turn *next)
 {
     struct cs_reconcile_step *s = &e->reconcile;
 
@@ -835,18 +826,17 @@ static int gave(struct clawsync_engine *e, enum next *next)
 }
 
 /* answer: NULL in a phase that has not asked yet. A hub may end a call without a message: that is an empty one. */
-static int step_on(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *answer, enum next *next,
-                   struct cs_error *err)
+static int look(struct clawsync_engine *e, const ProtobufCMessage *answer, enum cs_turn *next, struct cs_error *err)
 {
     static const Clawsync__V1__ReconcileRangesResponse nothing = CLAWSYNC__V1__RECONCILE_RANGES_RESPONSE__INIT;
-    const Clawsync__V1__ReconcileRangesResponse *a = answer != NULL ? answer : &nothing;
+    const Clawsync__V1__ReconcileRangesResponse *said = (const void *)answer, *a = said != NULL ? said : &nothing;
     struct cs_reconcile_step *s = &e->reconcile;
 
     switch (s->phase) {
     case CS_RECONCILE_PEEK:
-        return peeked(e, answer, next, err);
+        return peeked(e, said, next, err);
     case CS_RECONCILE_LATER:
-        *next = NEXT_SYNC;
+        *next = CS_TURN_SYNC;
         return CS_OK;
     case CS_RECONCILE_READ:
         return read_state(e, next, err);
@@ -869,7 +859,7 @@ static int step_on(struct clawsync_engine *e, const Clawsync__V1__ReconcileRange
         *next = request(e, ACTION(LOOK));
         return CS_OK;
     case CS_RECONCILE_WAIT:
-        return waited(e, answer, next, err);
+        return waited(e, said, next, err);
     case CS_RECONCILE_PUBLISHED:
         return published(e, next, err);
     case CS_RECONCILE_GAVE:
@@ -878,47 +868,11 @@ static int step_on(struct clawsync_engine *e, const Clawsync__V1__ReconcileRange
     return CS_OK;
 }
 
-static void turn_run(struct clawsync_engine *e, struct cs_job *j)
-{
-    struct cs_reconcile_step *s = &e->reconcile;
-    const struct cs_message *m = s->taken.first;
-    const Clawsync__V1__ReconcileRangesResponse *a = NULL;
-    enum next next = NEXT_END;
-    ProtobufCAllocator alloc;
-
-    cs_arena_reset(&s->arena);
-    alloc = cs_engine_pb(&s->arena);
-    if (m != NULL && (a = clawsync__v1__reconcile_ranges_response__unpack(&alloc, m->len, m->data)) == NULL)
-        j->rc = cs_fail(&j->err, CS_EHUB, "the hub's answer cannot be read");
-    else
-        j->rc = step_on(e, a, &next, &j->err);
-    cs_messages_free(&s->taken);
-    s->next = (int)next;
-}
-
 /* ---- the loop's side ---- */
 
-static void synced(struct clawsync_engine *e, int rc, const struct cs_error *err)
+static void anew(struct clawsync_engine *e)
 {
-    static const cs_step_start steps[] = { cs_step_member, cs_step_pull, cs_step_push, cs_step_pull };
-    struct cs_reconcile_step *s = &e->reconcile;
-
-    if (rc != CS_OK)
-        finish(e, rc, err);
-    else if (s->syncing < (int)(sizeof steps / sizeof steps[0]))
-        steps[s->syncing++](e, synced);
-    else
-        turn(e);
-}
-
-static void sync_begin(struct clawsync_engine *e)
-{
-    struct cs_reconcile_step *s = &e->reconcile;
-
-    s->syncs++;
-    s->syncing = 0;
-    s->phase = CS_RECONCILE_READ;
-    synced(e, CS_OK, NULL);
+    e->reconcile.phase = CS_RECONCILE_READ;
 }
 
 static void pushed(struct clawsync_engine *e, int rc, const struct cs_error *err)
@@ -931,16 +885,16 @@ static void pushed(struct clawsync_engine *e, int rc, const struct cs_error *err
         return;
     }
     s->phase = CS_RECONCILE_PUBLISHED;
-    turn(e);
+    cs_turns_next(&s->turns);
 }
 
 static void begin_later(struct clawsync_engine *e)
 {
     struct cs_reconcile_step *s = &e->reconcile;
 
-    s->syncs = 0;
+    s->turns.syncs = 0;
     s->phase = CS_RECONCILE_LATER;
-    cs_timer_start(s->timer, LOOK_MS);
+    cs_turns_wait(&s->turns);
 }
 
 static void publish_begin(struct clawsync_engine *e)
@@ -951,93 +905,35 @@ static void publish_begin(struct clawsync_engine *e)
 }
 
 /* Somebody was faster: with the log as it is then. Somebody gives at present: when he has. */
-static void refused(struct clawsync_engine *e, const struct cs_hub_call *c)
+static void refused(struct clawsync_engine *e, int status, const struct cs_error *why)
 {
     struct cs_reconcile_step *s = &e->reconcile;
-    struct cs_error err = c->err;
-    int rc = c->rc;
+    struct cs_error err = *why;
 
-    if (c->status == CS_RPC_UNIMPLEMENTED)
-        rc =
-            cs_fail(&err, CS_EUNSUPPORTED,
-                    "hub %.150s does not offer to reconcile; it needs a newer claw-sync-server (changes are replicated "
-                    "all the same)",
-                    e->config.hub_endpoint);
-    else if (c->status == CS_RPC_FAILED_PRECONDITION)
-        rc = cs_fail(&err, CS_EABORTED, "%.240s", c->err.msg);
-    cs_hub_call_cancel(&s->call);
-    if (rc == CS_EABORTED && s->by_daemon)
+    if (status == CS_RPC_UNIMPLEMENTED)
+        cs_fail(&err, CS_EUNSUPPORTED,
+                "hub %.150s does not offer to reconcile; it needs a newer claw-sync-server (changes are replicated all "
+                "the same)",
+                e->config.hub_endpoint);
+    else if (status == CS_RPC_FAILED_PRECONDITION)
+        err.code = CS_EABORTED;
+    if (err.code == CS_EABORTED && s->by_daemon)
         finish(e, CS_OK, NULL);
-    else if (rc == CS_EABORTED && c->status == CS_RPC_FAILED_PRECONDITION && s->syncs < SYNCS_MAX)
-        sync_begin(e);
-    else if (rc == CS_EABORTED && c->status == CS_RPC_ABORTED && cs_loop_now_ms(e->loop) < s->until_ms)
+    else if (err.code == CS_EABORTED && status == CS_RPC_FAILED_PRECONDITION && s->turns.syncs < SYNCS_MAX)
+        cs_turns_sync(&s->turns);
+    else if (err.code == CS_EABORTED && status == CS_RPC_ABORTED && cs_loop_now_ms(e->loop) < s->until_ms)
         begin_later(e);
     else
-        finish(e, rc, &err);
+        finish(e, err.code, &err);
 }
 
-static void on_answer(struct cs_hub_call *c)
-{
-    struct clawsync_engine *e = c->e;
-    struct cs_reconcile_step *s = &e->reconcile;
-
-    if (!c->ended)
-        return;
-    if (c->rc != CS_OK) {
-        refused(e, c);
-        return;
-    }
-    s->taken = c->in;
-    s->result.report.bytes_received += c->in.bytes;
-    c->in = (struct cs_messages){ 0 };
-    cs_hub_call_cancel(c);
-    turn(e);
-}
-
-static void on_timer(void *arg)
-{
-    turn(arg);
-}
-
-static void turn_done(struct clawsync_engine *e, struct cs_job *j)
-{
-    struct cs_reconcile_step *s = &e->reconcile;
-    struct cs_error err = { 0 };
-
-    if (j->rc != CS_OK) {
-        finish(e, j->rc, &j->err);
-        return;
-    }
-    if (e->schedule.closing) {
-        finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
-        return;
-    }
-    switch ((enum next)s->next) {
-    case NEXT_CALL:
-        s->result.report.bytes_sent += protobuf_c_message_get_packed_size(&s->request.base);
-        if (cs_hub_call_start(e, &s->call, "ReconcileRanges", &s->request.base, true, on_answer, &err) != CS_OK)
-            finish(e, err.code, &err);
-        return;
-    case NEXT_SYNC:
-        sync_begin(e);
-        return;
-    case NEXT_PUBLISH:
-        publish_begin(e);
-        return;
-    case NEXT_WAIT:
-        cs_timer_start(s->timer, LOOK_MS);
-        return;
-    case NEXT_END:
-        finish(e, CS_OK, NULL);
-        return;
-    }
-}
-
-static void turn(struct clawsync_engine *e)
-{
-    e->reconcile.job = (struct cs_job){ .run = turn_run, .done = turn_done };
-    cs_engine_job(e, &e->reconcile.job);
-}
+static const struct cs_turns_kind talk = { .method = "ReconcileRanges",
+                                           .answer = &clawsync__v1__reconcile_ranges_response__descriptor,
+                                           .look = look,
+                                           .anew = anew,
+                                           .other = publish_begin,
+                                           .refused = refused,
+                                           .finish = finish };
 
 static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
 {
@@ -1045,13 +941,12 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
     struct cs_error err = { 0 };
 
     s->done = done;
-    if (s->timer == NULL && cs_timer_new(e->loop, on_timer, e, &s->timer) != CS_OK) {
+    if (cs_turns_begin(e, &s->turns, &talk) != CS_OK) {
         done(e, no_memory(&err), &err);
         return false;
     }
     s->by_daemon = by_daemon;
     s->prove = s->only_prove = s->differs = false;
-    s->syncs = 0;
     s->result.report = (clawsync_reconciled){ 0 };
     s->result.nproofs = 0;
     s->result_to = NULL;
@@ -1081,13 +976,13 @@ void cs_step_reconcile(struct clawsync_engine *e, cs_step_done done)
     if (!begin_by_command(e, wish->prove, wish->wait_ms, done))
         return;
     e->reconcile.result_to = &wish->result;
-    sync_begin(e);
+    cs_turns_sync(&e->reconcile.turns);
 }
 
 void cs_step_prove(struct clawsync_engine *e, cs_step_done done)
 {
     if (begin_by_command(e, true, PROVE_MS, done))
-        sync_begin(e);
+        cs_turns_sync(&e->reconcile.turns);
 }
 
 void cs_step_reconcile_asked(struct clawsync_engine *e, cs_step_done done)
@@ -1095,5 +990,5 @@ void cs_step_reconcile_asked(struct clawsync_engine *e, cs_step_done done)
     if (!begin(e, true, done))
         return;
     e->reconcile.phase = CS_RECONCILE_PEEK;
-    turn(e);
+    cs_turns_next(&e->reconcile.turns);
 }
