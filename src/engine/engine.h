@@ -386,6 +386,7 @@ struct cs_push_step {
     char reason[256];
     unsigned tries;
     uint32_t tried_seq;               /* entries of the membership at the first of them */
+    uint64_t tried_incarnation;       /* and who this device was */
     uint64_t acked_first, acked_last; /* numbers of batches, for the audit log */
     int end_rc;                       /* of the step, while that is written */
     struct cs_error end_err;

@@ -547,8 +547,10 @@ static void recover(struct clawsync_engine *e)
                  strcmp(s->refused, "order") == 0 || strcmp(s->refused, "duplicate") == 0;
 
     cs_hub_call_cancel(&s->call);
-    if (stale && e->members.seq != s->tried_seq) { /* the membership had grown again meanwhile */
+    /* the membership had grown again meanwhile, or the log has batches of a copy of this device */
+    if (stale && (e->members.seq != s->tried_seq || e->incarnation != s->tried_incarnation)) {
         s->tried_seq = e->members.seq;
+        s->tried_incarnation = e->incarnation;
         s->tries = 0;
     }
     if (refused_for_good(s) && !stale) {

@@ -7,8 +7,9 @@ static const char schema[] = "CREATE TABLE memories(id TEXT PRIMARY KEY, content
 struct scene {
     struct between between;
     struct device device;
-    /* a request is held until another device has changed the key, so often */
+    /* a request is held until something has happened at the hub, so often */
     struct device other;
+    void (*meanwhile)(struct scene *s);
     _Atomic bool is_held;
     _Atomic unsigned changes;
 };
@@ -97,7 +98,7 @@ static bool deliver_last(struct between *b, struct relay *r, struct cs_slice m)
     return false;
 }
 
-/* Until another one has changed the key, so that the hub refuses it. */
+/* Until the hub refuses it. */
 static bool hold(struct between *b, struct relay *r, struct cs_slice m)
 {
     struct scene *s = (struct scene *)b;
@@ -110,15 +111,14 @@ static bool hold(struct between *b, struct relay *r, struct cs_slice m)
     return false;
 }
 
-static void *change_keys(void *arg)
+static void *change(void *arg)
 {
     struct scene *s = arg;
-    clawsync_error err = { 0 };
 
     while (s->changes > 0) {
         while (!s->is_held)
             usleep(200);
-        ok(clawsync_engine_rotate_keys(s->other.engine, NULL, &err), &err);
+        s->meanwhile(s);
         s->is_held = false;
         s->changes--;
         between_release(&s->between);
@@ -243,24 +243,81 @@ static void several_in_flight_are_bound_anew_in_order(void **state)
     hub_holds(s, "SELECT count(*) FROM memories", 100);
 }
 
-/* Each time that it is bound anew, the key is another one by then. */
+/* Each time that it is bound anew, the hub has another reason to refuse it by then. */
+enum { CHANGES = 6 };
+
+static void pushes_while(struct scene *s, void (*meanwhile)(struct scene *s))
+{
+    pthread_t thread;
+    clawsync_error err = { 0 };
+
+    s->between.request = hold;
+    s->meanwhile = meanwhile;
+    s->changes = CHANGES;
+    app(&s->device, "INSERT INTO memories VALUES('a', 'x')");
+    assert_int_equal(pthread_create(&thread, NULL, change, s), 0);
+    ok(push(s, &err), &err);
+    pthread_join(thread, NULL);
+    assert_int_equal(s->between.requests, CHANGES);
+}
+
+static void rotates(struct scene *s)
+{
+    clawsync_error err = { 0 };
+
+    ok(clawsync_engine_rotate_keys(s->other.engine, NULL, &err), &err);
+}
+
 static void a_key_that_changes_again_and_again(void **state)
 {
-    enum { CHANGES = 6 };
     struct scene *s = *state;
-    pthread_t thread;
     clawsync_error err = { 0 };
 
     device_enter(&s->other, schema, s->between.hub.endpoint, &s->device, NULL, NULL);
     ok(clawsync_engine_sync_now(s->device.engine, NULL, &err), &err);
-    s->between.request = hold;
-    s->changes = CHANGES;
-    app(&s->device, "INSERT INTO memories VALUES('a', 'x')");
-    assert_int_equal(pthread_create(&thread, NULL, change_keys, s), 0);
-    ok(push(s, &err), &err);
-    pthread_join(thread, NULL);
-    assert_int_equal(s->between.requests, CHANGES);
+    pushes_while(s, rotates);
     assert_int_equal(log_length(s), 1);
+    device_fini(&s->other);
+}
+
+static void other_sends(struct scene *s)
+{
+    clawsync_error err = { 0 };
+
+    app(&s->other, "INSERT INTO memories SELECT count(*), 'x' FROM memories");
+    ok(clawsync_engine_sync_now(s->other.engine, NULL, &err), &err);
+}
+
+/* s->other goes on where s->device was, which is now a copy of it elsewhere. */
+static void is_copied(struct scene *s)
+{
+    char command[600];
+
+    device_close(&s->device);
+    s->other = s->device;
+    s->other.config.hub_endpoint = s->between.hub.endpoint;
+    s->other.config.db_path = s->other.db;
+    s->other.config.data_dir = s->other.data;
+    assert_non_null(scratch_folder(s->device.dir, "engine"));
+    snprintf(s->device.db, sizeof s->device.db, "%s/app.db", s->device.dir);
+    snprintf(s->device.data, sizeof s->device.data, "%s/state", s->device.dir);
+    snprintf(command, sizeof command, "cp -r %s/. %s", s->other.dir, s->device.dir);
+    assert_int_equal(system(command), 0);
+    device_open(&s->other);
+    device_open(&s->device);
+}
+
+static void a_copy_that_is_faster_again_and_again(void **state)
+{
+    struct scene *s = *state;
+    clawsync_error err = { 0 };
+
+    app(&s->device, "INSERT INTO memories VALUES('before', 'x')");
+    ok(clawsync_engine_sync_now(s->device.engine, NULL, &err), &err);
+    is_copied(s);
+    pushes_while(s, other_sends);
+    assert_int_equal(log_length(s), 1 + CHANGES + 1);
+    hub_holds(s, "SELECT count(*) FROM memories", 1 + CHANGES + 1);
     device_fini(&s->other);
 }
 
@@ -472,6 +529,7 @@ int main(void)
         IN_SCENE(bound_anew_and_taken),
         IN_SCENE(several_in_flight_are_bound_anew_in_order),
         IN_SCENE(a_key_that_changes_again_and_again),
+        IN_SCENE(a_copy_that_is_faster_again_and_again),
         IN_SCENE(given_up_after_three_tries_and_kept),
         IN_SCENE(a_clock_that_stays_wrong_is_told),
         IN_SCENE(other_refusals_are_final),
