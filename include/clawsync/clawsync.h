@@ -141,8 +141,9 @@ CLAWSYNC_API int clawsync_engine_open_db(clawsync_engine **out, struct sqlite3 *
 
 /**
  * Stops; an engine that replicates and is connected sends what is unsent first, any other waits for what is in flight,
- * at most request_timeout_secs. Saves where everything stands, and frees. NULL is fine. No callback runs after it
- * returns. Not from inside a callback.
+ * at most request_timeout_secs. Calls of other threads that wait end with CLAWSYNC_ECANCELED; no new ones may be made.
+ * Saves where everything stands, and frees. NULL is fine. No callback runs after it returns. Not from inside a
+ * callback.
  */
 CLAWSYNC_API void clawsync_engine_close(clawsync_engine *e);
 

@@ -51,9 +51,10 @@ struct cs_delta {
     bool state; /* merged state, and not edits: what their authors saw is not known */
     struct cs_collection collect;
     /* Not on the wire; set by whoever has the set merged. Operations with stamps up to `skip` are not: the tombstones
-     * that could have met them are gone. told: those that the state does not have become conflicts. */
+     * that could have met them are gone. told: those that the state does not have become conflicts. sweeps: it is made
+     * here, of rows that others' state does not have. */
     int64_t skip;
-    bool told;
+    bool told, sweeps;
 };
 
 #endif

@@ -184,12 +184,12 @@ struct cs_command *cs_asked_next(struct clawsync_engine *e)
                                                               CS_CMD_PUSH,  CS_CMD_PULL,  CS_CMD_STEPS };
     struct cs_asked *a = &e->schedule.asked;
 
-    if (a->running && a->command.finished && !a->answering) {
+    if (!a->answering && a->running && a->command.finished) {
         a->answering = true;
         a->job = (struct cs_job){ .run = answer_run, .done = answer_done };
         cs_engine_job(e, &a->job);
     }
-    if (!a->found || a->running)
+    if (e->job_running || !a->found || a->running) /* a job that finds something schedules when it is done */
         return NULL;
     a->found = a->answering = false;
     a->running = true;

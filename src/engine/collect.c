@@ -69,7 +69,7 @@ static void note_swept(struct clawsync_engine *e, uint64_t swept)
     if (swept > 0)
         cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "",
                 "%" PRIu64 " rows were deleted by others while this device was away; unsent edits of theirs are "
-                "conflicts (claw-sync conflicts)",
+                "conflicts (claw-sync conflicts list)",
                 swept);
 }
 
@@ -140,13 +140,6 @@ int cs_collect_settle(struct clawsync_engine *e, struct cs_error *err)
 
 /* ---- when ---- */
 
-static int is_aside(void *arg, const struct cs_review_aside *a)
-{
-    (void)arg;
-    (void)a;
-    return 1;
-}
-
 /* All devices that the hub hears of have read the log up to where it is pruned: what was deleted before then can go.
  * Who was not heard of for so long takes the snapshot. */
 int cs_collect_wanted(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, bool *out,
@@ -158,6 +151,7 @@ int cs_collect_wanted(struct clawsync_engine *e, const Clawsync__V1__SnapshotRes
     struct cs_pull_mark mark;
     struct cs_descriptor d;
     struct cs_error why;
+    bool lacks;
     int64_t hlc = cs_replica_hlc(e->replica), through;
     int rc;
 
@@ -173,8 +167,8 @@ int cs_collect_wanted(struct clawsync_engine *e, const Clawsync__V1__SnapshotRes
     through = d.top_stamp < hlc ? d.top_stamp : hlc;
     if ((rc = cs_replica_collected(e->replica, &have, err)) != CS_OK || have.through >= through)
         return rc;
-    if ((rc = cs_review_aside(e->replica, is_aside, NULL, err)) != 0) /* what was deleted may be in that */
-        return rc < 0 ? rc : CS_OK;
+    if ((rc = cs_review_lacks(e->replica, mark.log_id, &lacks, err)) != CS_OK || lacks) /* a row's insert, say */
+        return rc;
     if ((rc = cs_replica_tombstones(e->replica, through, out, err)) == CS_OK && *out)
         e->collect_through = through;
     return rc;

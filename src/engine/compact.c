@@ -41,6 +41,7 @@ void cs_compact_step_free(struct clawsync_engine *e)
 static void put_off(struct clawsync_engine *e)
 {
     e->compact.again_at = e->head.number + e->config.compact_after / 8 + 1;
+    e->compact.again_log = e->head.log_id;
 }
 
 /* What keeps this device from giving or attesting one is no reason to stop replicating; it is told once. */
@@ -190,20 +191,6 @@ static int is_ahead(struct clawsync_engine *e, bool *out, struct cs_error *err)
     return rc;
 }
 
-/* What is noted of a log that is no more is not in the way. */
-struct lack {
-    uint64_t log_id;
-    bool found;
-};
-
-static int is_lacking(void *arg, const struct cs_review_aside *a)
-{
-    struct lack *l = arg;
-
-    l->found = a->log_id == l->log_id && !cs_review_never_counts(a);
-    return l->found;
-}
-
 static int put_peers(struct clawsync_engine *e, struct cs_buf *out, struct cs_error *err)
 {
     struct cs_known_peer *peer = NULL;
@@ -282,12 +269,12 @@ static int say(struct clawsync_engine *e, const struct reading *r, struct cs_err
 
 static int all_is_here(struct clawsync_engine *e, struct cs_error *err)
 {
-    struct lack l = { .log_id = e->head.log_id };
-    int rc = cs_review_aside(e->replica, is_lacking, &l, err);
+    bool lacks;
+    int rc = cs_review_lacks(e->replica, e->head.log_id, &lacks, err);
 
     if (rc != CS_OK)
         return rc;
-    if (l.found)
+    if (lacks)
         return cs_fail(
             err, CS_EINVAL,
             "a batch of the log was set aside (claw-sync hidden list), so that this device does not have all "
@@ -477,7 +464,7 @@ bool cs_compact_is_due(const struct clawsync_engine *e)
     uint64_t known = s->known_log == e->head.log_id ? s->known : 0, after = e->config.compact_after;
 
     return after != 0 && e->head.number - (known < e->head.number ? known : e->head.number) >= after &&
-           e->head.number >= s->again_at;
+           (s->again_log != e->head.log_id || e->head.number >= s->again_at);
 }
 
 static bool wants_to_give(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, uint64_t number)
@@ -623,6 +610,7 @@ static int look(struct clawsync_engine *e, const ProtobufCMessage *answer, enum 
         s->gave = true;
         s->result.parts = cs_parts_count(s->parts);
         s->again_at = s->said.number + e->config.compact_after;
+        s->again_log = s->said.log_id;
         *next = request(e, ACTION(LOOK), PHASE_WAIT);
         return CS_OK;
     case PHASE_ATTESTED:

@@ -248,25 +248,45 @@ void cs_command_finish(struct clawsync_engine *e, struct cs_command *c, int rc, 
         cs_loop_stop(e->loop); /* its caller runs it */
 }
 
+/* Under the lock. */
+static void command_put(clawsync_engine *e, struct cs_command *c)
+{
+    *e->last_command = c;
+    e->last_command = &c->next;
+    cs_wake_send(e->wake);
+}
+
 void cs_engine_command_send(clawsync_engine *e, struct cs_command *c)
 {
     pthread_mutex_lock(&e->lock);
-    *e->last_command = c;
-    e->last_command = &c->next;
+    command_put(e, c);
     pthread_mutex_unlock(&e->lock);
-    cs_wake_send(e->wake);
+}
+
+static int being_closed(struct cs_error *err)
+{
+    return cs_fail(err, CS_ECANCELED, "the engine is being closed");
 }
 
 int cs_engine_command(clawsync_engine *e, struct cs_command *c, clawsync_error *err)
 {
     if (in_job || (e->has_thread && pthread_equal(pthread_self(), e->thread)))
         return cs_fail((struct cs_error *)err, CS_EINVAL, "this call is not allowed inside a callback");
-    cs_engine_command_send(e, c);
+    pthread_mutex_lock(&e->lock);
+    if (e->closed) {
+        pthread_mutex_unlock(&e->lock);
+        return being_closed((struct cs_error *)err);
+    }
+    e->callers++;
+    command_put(e, c);
+    pthread_mutex_unlock(&e->lock);
     while (!e->has_thread && !c->finished)
         cs_loop_run(e->loop);
     pthread_mutex_lock(&e->lock);
     while (!c->finished)
         pthread_cond_wait(&e->cond, &e->lock);
+    e->callers--;
+    pthread_cond_broadcast(&e->cond); /* whoever closes waits for it */
     pthread_mutex_unlock(&e->lock);
     if (c->rc != CS_OK && err != NULL)
         *(struct cs_error *)err = c->err;
@@ -818,17 +838,39 @@ int cs_engine_save_positions(struct clawsync_engine *e, struct cs_error *err)
     return cs_self_save(e, err);
 }
 
+/* The loop runs no more. What other threads wait for will not come. */
+static void callers_leave(clawsync_engine *e)
+{
+    struct cs_command *c, *lists[] = { e->schedule.waiting, e->commands };
+    struct cs_error err;
+
+    being_closed(&err);
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        while ((c = lists[i]) != NULL) {
+            lists[i] = c->next; /* it is its caller's from then on */
+            cs_command_finish(e, c, err.code, &err);
+        }
+    pthread_mutex_lock(&e->lock);
+    while (e->callers > 0)
+        pthread_cond_wait(&e->cond, &e->lock);
+    pthread_mutex_unlock(&e->lock);
+}
+
 void clawsync_engine_close(clawsync_engine *e)
 {
     struct cs_command c = { .kind = CS_CMD_CLOSE };
 
     if (e == NULL)
         return;
-    cs_engine_command_send(e, &c);
+    pthread_mutex_lock(&e->lock);
+    e->closed = true;
+    command_put(e, &c);
+    pthread_mutex_unlock(&e->lock);
     if (e->has_thread)
         pthread_join(e->thread, NULL);
     while (!e->has_thread && !cs_schedule_is_closed(e))
         cs_loop_run(e->loop);
+    callers_leave(e);
     e->has_thread = false;
     if (cs_engine_save_positions(e, NULL) == CS_OK && e->ks->member_seq != 0 && !e->recovering && !e->beside)
         cs_checkpoint_save(e, &e->schedule.exchanged, NULL);

@@ -509,6 +509,7 @@ struct cs_reconcile_step {
     bool giving, differs;
     bool doubtful; /* what is sealed now was written behind our back */
     uint64_t until_ms;
+    unsigned overtaken; /* so often the log had grown when our state was read */
     /* our state, and where in the log it is of */
     struct cs_entities *set;
     struct cs_pull_mark mark;
@@ -610,7 +611,7 @@ struct cs_compact_step {
     struct cs_buf said_peers; /* as in a descriptor */
     uint64_t known;           /* log number of the newest snapshot that was seen, and of its log */
     uint64_t known_log;
-    uint64_t again_at; /* log number before which none is given by itself */
+    uint64_t again_at, again_log; /* log number before which none is given by itself, and of which log */
     clawsync_compacted result, *result_to;
     cs_step_done done;
 };
@@ -853,7 +854,7 @@ enum cs_ask_kind {
     CS_ASK_KINDS
 };
 struct cs_asked {
-    bool found;   /* [job] it is asked for, and not begun */
+    bool found;   /* it is asked for, and not begun: jobs say so, the loop reads it while none runs */
     bool running; /* until the answer is written */
     bool answering;
     uint8_t what; /* an enum cs_ask_kind */
@@ -1021,6 +1022,8 @@ struct clawsync_engine {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     struct cs_command *commands, **last_command; /* [lock] */
+    unsigned callers;                            /* [lock] threads in cs_engine_command */
+    bool closed;                                 /* [lock] no more of them */
     bool notified;                               /* [lock] */
     struct cs_subscriber *subscribers;           /* [lock] */
     int next_id;                                 /* [lock] */

@@ -354,6 +354,8 @@ static int start(struct clawsync_engine *e, struct cs_hub_call *c, const char *m
     c->ended = c->paused = c->timed_out = c->no_memory = c->retried = c->forgotten = false;
     c->rc = CS_OK;
     cs_buf_reset(&c->request);
+    if (e->schedule.closing) /* what was cut begins nothing more */
+        return cs_fail(err, CS_ECANCELED, "the engine is being closed");
     if (c->idle == NULL && cs_timer_new(e->loop, on_idle, c, &c->idle) != CS_OK)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     if (m != NULL && !cs_engine_pb_pack(&c->request, m))

@@ -115,13 +115,46 @@ static int waiting_load(struct clawsync_engine *e, struct waiting **out, struct 
     return load(e, &(struct wanted){ .state = CS_BOUND_WAITING, .below = UINT64_MAX }, out, err);
 }
 
+struct bound_list {
+    struct cs_bound *bound;
+    size_t n;
+};
+
+static bool is_bound(void *arg, const uint8_t batch[32])
+{
+    const struct bound_list *l = arg;
+
+    for (size_t i = 0; i < l->n; i++)
+        if (l->bound[i].state == CS_BOUND_WAITING && memcmp(l->bound[i].hash, batch, 32) == 0)
+            return true;
+    return false;
+}
+
+/* What a death, or a failing disk, left undone between the two files. */
+static int reconcile(struct clawsync_engine *e, struct cs_error *err)
+{
+    struct bound_list list = { NULL, 0 };
+    struct cs_queue_truth truth = { .bound = is_bound, .arg = &list };
+    struct cs_arena arena = { 0 };
+    uint8_t hash[32];
+    int rc;
+
+    cs_replica_chain(e->replica, &truth.accepted, hash);
+    if ((rc = cs_replica_bound(e->replica, &arena, false, &list.bound, &list.n, err)) == CS_OK)
+        rc = cs_queue_reconcile(e->queue, &truth, err);
+    cs_arena_free(&arena);
+    return rc;
+}
+
 /* Takes them back, all but one, whose operations do not become unsent again; except == n: all. */
 static int take_back(struct clawsync_engine *e, const struct waiting *w, size_t except, struct cs_error *err)
 {
     struct cs_delta delta[CS_PUSH_MAX];
     size_t n = 0;
-    int rc = e->queue == NULL ? CS_OK : cs_queue_release(e->queue, err);
+    int rc = e->queue == NULL ? CS_OK : reconcile(e, err); /* a restored database may not have what the queue has */
 
+    if (rc == CS_OK && e->queue != NULL)
+        rc = cs_queue_release(e->queue, err);
     for (size_t i = 0; i < w->n; i++)
         if (i != except)
             delta[n++] = w->set[i].delta;
@@ -282,37 +315,6 @@ int cs_offline_aside(struct clawsync_engine *e, uint64_t number, const char *rea
 }
 
 /* ---- and back ---- */
-
-struct bound_list {
-    struct cs_bound *bound;
-    size_t n;
-};
-
-static bool is_bound(void *arg, const uint8_t batch[32])
-{
-    const struct bound_list *l = arg;
-
-    for (size_t i = 0; i < l->n; i++)
-        if (l->bound[i].state == CS_BOUND_WAITING && memcmp(l->bound[i].hash, batch, 32) == 0)
-            return true;
-    return false;
-}
-
-/* What a death, or a failing disk, left undone between the two files. */
-static int reconcile(struct clawsync_engine *e, struct cs_error *err)
-{
-    struct bound_list list = { NULL, 0 };
-    struct cs_queue_truth truth = { .bound = is_bound, .arg = &list };
-    struct cs_arena arena = { 0 };
-    uint8_t hash[32];
-    int rc;
-
-    cs_replica_chain(e->replica, &truth.accepted, hash);
-    if ((rc = cs_replica_bound(e->replica, &arena, false, &list.bound, &list.n, err)) == CS_OK)
-        rc = cs_queue_reconcile(e->queue, &truth, err);
-    cs_arena_free(&arena);
-    return rc;
-}
 
 /* Merged first: a database that was restored from an older copy does not have it. Then it is unsent, where it still
  * stands. Doing it again changes nothing. What was deleted, and the tombstone collected, is not brought to life: such

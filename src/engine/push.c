@@ -641,8 +641,9 @@ static void push_work(struct clawsync_engine *e)
     } else if (e->schedule.closing && s->nflight == 0 && !s->nothing_more) {
         finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
     } else if (!e->schedule.closing && (!s->loaded || (!s->nothing_more && has_room(e)))) {
-        if (s->loaded && s->made >= FAIR_SHARE && e->schedule.current == NULL && (e->schedule.wanted & CS_WANT_PULL)) {
-            s->nothing_more = true; /* others' changes wait: theirs next, then ours again */
+        if (s->loaded && s->made >= FAIR_SHARE && e->schedule.current == NULL && (e->schedule.wanted & CS_WANT_PULL) &&
+            !e->reconcile.publishing) { /* which the others are told of when it is all out */
+            s->nothing_more = true;     /* others' changes wait: theirs next, then ours again */
             e->schedule.wanted |= CS_WANT_PUSH;
             push_work(e);
             return;

@@ -243,6 +243,8 @@ int cs_reconcile_extract(struct clawsync_engine *e, struct cs_arena *a, size_t m
         if ((rc = cs_replica_full(e->replica, a, list, n, e->config.max_delta_rows, max_bytes, out, &taken, &busy,
                                   err)) != CS_OK)
             return rc;
+        if (taken == 0 && !busy) /* nothing is tracked any more */
+            break;
         *more = true;
         if (busy)
             return CS_OK;
@@ -725,7 +727,6 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
     if (rc != CS_OK)
         return rc;
     if (wanted) { /* before anything is compared: that moves the log */
-        s->phase = CS_RECONCILE_WAIT;
         *next = CS_TURN_OTHER;
         return CS_OK;
     }
@@ -753,7 +754,6 @@ static enum cs_turn another_round(struct clawsync_engine *e)
     if (s->result.report.rounds >= ROUNDS_MAX || s->by_daemon)
         return CS_TURN_END;
     s->result.report.rounds++;
-    s->phase = CS_RECONCILE_READ;
     return CS_TURN_SYNC;
 }
 
@@ -919,7 +919,7 @@ static void refused(struct clawsync_engine *e, int status, const struct cs_error
         err.code = CS_EABORTED;
     if (err.code == CS_EABORTED && s->by_daemon)
         finish(e, CS_OK, NULL);
-    else if (err.code == CS_EABORTED && status == CS_RPC_FAILED_PRECONDITION && s->turns.syncs < SYNCS_MAX)
+    else if (err.code == CS_EABORTED && status == CS_RPC_FAILED_PRECONDITION && s->overtaken++ < ROUNDS_MAX)
         cs_turns_sync(&s->turns);
     else if (err.code == CS_EABORTED && status == CS_RPC_ABORTED && cs_loop_now_ms(e->loop) < s->until_ms)
         begin_later(e);
@@ -954,6 +954,7 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
     s->mark = (struct cs_pull_mark){ 0 };
     s->epoch = 0;
     s->doubtful = false;
+    s->overtaken = 0;
     return true;
 }
 

@@ -672,7 +672,7 @@ static void daemon_stop(struct clawsync_engine *e)
 {
     struct cs_schedule *s = &e->schedule;
 
-    s->running = s->connected = s->backing_off = s->needs_you = false;
+    s->running = s->connected = s->standing.connected = s->backing_off = s->needs_you = false;
     s->wanted = 0;
     cs_hub_call_cancel(&s->watch);
     cs_hub_call_cancel(&s->beat);

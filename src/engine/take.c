@@ -391,6 +391,7 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
     struct cs_buf begin = { 0 };
 
     cs_arena_reset(&s->arena);
+    cs_replica_pull_mark(e->replica, &s->mark);
     j->rc = read_look(e, &info, &j->err);
     cs_messages_free(&s->taken);
     if (j->rc != CS_OK)
@@ -490,6 +491,5 @@ void cs_step_take(struct clawsync_engine *e, bool pruned, cs_step_done done)
     s->next = s->batch.nchunks = 0;
     s->applied = 0;
     s->rows = 0;
-    cs_replica_pull_mark(e->replica, &s->mark);
     fetch(e);
 }

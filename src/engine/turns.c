@@ -36,6 +36,13 @@ static void on_answer(struct cs_hub_call *c)
         t->kind->refused(t->e, status, &err);
         return;
     }
+    if (c->in.first == NULL) {
+        struct cs_error err;
+
+        cs_hub_call_cancel(c);
+        t->kind->finish(t->e, cs_fail(&err, CS_EHUB, "the hub ended %s without an answer", t->kind->method), &err);
+        return;
+    }
     t->taken = c->in;
     t->received += c->in.bytes;
     c->in = (struct cs_messages){ 0 };
@@ -52,7 +59,7 @@ static void done(struct clawsync_engine *e, struct cs_job *j)
         t->kind->finish(e, j->rc, &j->err);
         return;
     }
-    if (e->schedule.closing) {
+    if (e->schedule.closing && t->next != CS_TURN_END) {
         t->kind->finish(e, cs_fail(&err, CS_ECANCELED, "the engine is being closed"), &err);
         return;
     }

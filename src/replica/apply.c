@@ -774,7 +774,7 @@ static int apply_ops(struct cs_batch *b)
         b->bt = &b->tables[b->op->table];
         rc = b->op->stamp <= b->d->skip ? pass_over(b) : apply_op(b);
         leave_row(b);
-        if (rc == CS_OK && b->striking && b->op->kind != CS_OP_UPDATE) /* the row itself is named, not an edit of it */
+        if (rc == CS_OK && b->striking && b->op->kind != CS_OP_UPDATE && !b->d->sweeps) /* the row, not an edit of it */
             rc = cs_stale_strike(b->r, b->bt->id, b->op->key, b->err);
         b->r->hlc = cs_hlc_receive(b->r->hlc, b->op->stamp);
         b->result->ops++;

@@ -90,6 +90,29 @@ int cs_review_aside(cs_replica *r, int (*fn)(void *arg, const struct cs_review_a
     return rc;
 }
 
+/* What is noted of a log that is no more is not missing. */
+struct lack {
+    uint64_t log_id;
+    bool found;
+};
+
+static int is_lacking(void *arg, const struct cs_review_aside *a)
+{
+    struct lack *l = arg;
+
+    l->found = a->log_id == l->log_id && !cs_review_never_counts(a);
+    return l->found;
+}
+
+int cs_review_lacks(cs_replica *r, uint64_t log_id, bool *out, struct cs_error *err)
+{
+    struct lack l = { .log_id = log_id };
+    int rc = cs_review_aside(r, is_lacking, &l, err);
+
+    *out = l.found;
+    return rc;
+}
+
 bool cs_review_never_counts(const struct cs_review_aside *a)
 {
     return strncmp(a->finding, "PAST_CUT:", 9) == 0;

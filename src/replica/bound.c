@@ -202,8 +202,9 @@ int cs_replica_bound_accepted(cs_replica *r, uint64_t number, uint64_t log_numbe
     }
     if (rc == CS_OK && number > r->chain_number)
         rc = cs_chain_advance(r, number, hash, err);
-    if (rc == CS_OK && log_number != 0 && log_number <= r->mark.number &&
-        (s = cs_db_stmt(r, CS_STMT_BOUND_PRUNE, err)) != NULL) {
+    if (rc == CS_OK && log_number != 0 && log_number <= r->mark.number) {
+        if ((s = cs_db_stmt(r, CS_STMT_BOUND_PRUNE, err)) == NULL)
+            return cs_db_end(r, err_code(err), err);
         sqlite3_bind_int64(s, 1, (int64_t)r->mark.number);
         rc = cs_db_step(r, s, "cannot note an acknowledgement", err);
     }
@@ -377,9 +378,15 @@ static int restore_set(struct cs_replica *r, const struct cs_delta *d, struct cs
     return rc;
 }
 
+static int run(struct cs_replica *r, int which, const char *what, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, which, err);
+
+    return s == NULL ? err_code(err) : cs_db_step(r, s, what, err);
+}
+
 int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, struct cs_error *err)
 {
-    sqlite3_stmt *s;
     int rc = cs_db_begin(r, err);
 
     if (rc != CS_OK)
@@ -389,10 +396,10 @@ int cs_replica_unbind(cs_replica *r, const struct cs_delta *deltas, size_t n, st
     for (size_t i = n; i > 0 && rc == CS_OK; i--) /* the newest first: the oldest `over` is the base in the end */
         rc = restore_set(r, &deltas[i - 1], err);
     /* a copy of one that is on its way may be taken yet */
-    if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_REFUSED_PUT_ALL, err)) != NULL)
-        rc = cs_db_step(r, s, "cannot keep the hashes of batches taken back", err);
-    if (rc == CS_OK && (s = cs_db_stmt(r, CS_STMT_BOUND_DROP_WAITING, err)) != NULL)
-        rc = cs_db_step(r, s, "cannot take batches back", err);
+    if (rc == CS_OK)
+        rc = run(r, CS_STMT_REFUSED_PUT_ALL, "cannot keep the hashes of batches taken back", err);
+    if (rc == CS_OK)
+        rc = run(r, CS_STMT_BOUND_DROP_WAITING, "cannot take batches back", err);
     if (rc == CS_OK)
         rc = cs_meta_put_int(r, "next_unsent", (int64_t)r->next_unsent, err);
     return cs_db_end(r, rc, err);

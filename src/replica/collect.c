@@ -571,7 +571,7 @@ static int delete_all(struct cs_replica *r, struct cs_arena *a, const struct row
     uint32_t caps[2] = { 0 };
     int rc = CS_OK;
 
-    *d = (struct cs_delta){ .state = true };
+    *d = (struct cs_delta){ .state = true, .sweeps = true };
     if ((d->devices = cs_arena_zalloc(a, 1, sizeof *d->devices)) == NULL)
         return no_memory(err);
     d->devices[d->ndevices++] = how->author;

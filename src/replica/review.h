@@ -42,6 +42,9 @@ struct cs_review_aside {
  * missing. */
 bool cs_review_never_counts(const struct cs_review_aside *a);
 
+/* Is there one of this log, and that counts? Then this database does not have all that the log has. */
+int cs_review_lacks(cs_replica *r, uint64_t log_id, bool *out, struct cs_error *err);
+
 /* Calls fn for each, by number; all of it is valid until the callback returns, in which nothing else is asked of r. fn
  * returns 0 to go on, anything else ends it. */
 int cs_review_aside(cs_replica *r, int (*fn)(void *arg, const struct cs_review_aside *a), void *arg,

@@ -1,5 +1,7 @@
 /* Collecting tombstones (docs/decisions/0017): they go on all devices at one place of the log, and nothing that was
  * deleted lives again, whoever was away, restored a backup, or had something on its way. */
+#include <inttypes.h>
+
 #include "unit/engine/hub_fixture.h"
 
 #include "replica/replica.h"
@@ -217,6 +219,35 @@ static void not_before_all_have_read(void **state)
 }
 
 /* What fails when all is forgotten leaves nothing of it. */
+/* A row of which the insert was set aside is not one that was deleted. */
+static void not_by_who_lacks_a_batch(void **state)
+{
+    struct scene s;
+    char sql[300];
+    int n;
+
+    (void)state;
+    begin(&s, 0);
+    app(&s.device[B], "DELETE FROM memories WHERE id = 'x'");
+    sync_some(&s, A, DEVICES);
+    wait_pruned(&s, snapshot(&s));
+    n = snprintf(sql, sizeof sql, "INSERT INTO sync_meta(name, value) VALUES('engine.aside.1', x'0101%016" PRIx64,
+                 (uint64_t)in_hub(&s.hub, "SELECT log_id FROM workspace"));
+    for (int i = 0; i < 8 + 16 + 32; i++)
+        n += snprintf(sql + n, sizeof sql - (size_t)n, "00");
+    snprintf(sql + n, sizeof sql - (size_t)n, "4241445f4348554e4b')");
+    app(&s.device[A], sql);
+    compacts(&s.device[A]);
+    syncs(&s.device[B]);
+    assert_int_equal(number_in(&s.device[B], TOMBSTONES), 1);
+    app(&s.device[A], "DELETE FROM sync_meta WHERE name = 'engine.aside.1'");
+    compacts(&s.device[A]);
+    sync_some(&s, A, DEVICES);
+    assert_int_equal(number_in(&s.device[B], TOMBSTONES), 0);
+    all_are_equal(&s);
+    end(&s);
+}
+
 static void it_is_one_transaction(void **state)
 {
     static const char fails[] = "CREATE INDEX no ON sync_meta(iif(name = 'collected', "
@@ -636,6 +667,7 @@ int main(void)
         cmocka_unit_test(tombstones_go_everywhere),
         cmocka_unit_test(so_does_what_met_them),
         cmocka_unit_test(not_before_all_have_read),
+        cmocka_unit_test(not_by_who_lacks_a_batch),
         cmocka_unit_test(it_is_one_transaction),
         cmocka_unit_test(a_silent_device_comes_back),
         cmocka_unit_test(it_comes_back_before_the_collection),

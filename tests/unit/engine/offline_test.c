@@ -299,6 +299,39 @@ static void a_lost_database_gets_it_back(void **state)
 }
 
 /* What was edited since goes as it is now; the set brings nothing old back. */
+/* The hub took a batch that the database does not know, and the queue alone has what was bound behind it. */
+static void a_restored_database_gets_it_back(void **state)
+{
+    struct scene *s = *state;
+    clawsync_error err = { 0 };
+    char command[600], backup[SCRATCH_LEN + 32];
+
+    write_rows(s, 1, 1);
+    ok(push(s, &err), &err);
+    device_close(&s->device);
+    snprintf(backup, sizeof backup, "%s/backup.db", s->device.dir);
+    snprintf(command, sizeof command, "cp %s %s", s->device.db, backup);
+    assert_int_equal(system(command), 0);
+    open_device(s);
+    write_rows(s, 2, 2);
+    ok(push(s, &err), &err);
+    write_rows(s, 3, 3);
+    s->between.request = end_push;
+    s->between.refusals = 1;
+    assert_int_equal(push(s, &err), CLAWSYNC_EUNAVAILABLE);
+    assert_int_equal(queue_has(s, "pending"), 1);
+    device_close(&s->device);
+    s->between.refusals = 0;
+    snprintf(command, sizeof command, "rm -f %s-wal %s-shm && cp %s %s", s->device.db, s->device.db, backup,
+             s->device.db);
+    assert_int_equal(system(command), 0);
+    open_device(s);
+    ok(clawsync_engine_sync_now(s->device.engine, NULL, &err), &err);
+    assert_int_equal(number_in(&s->device, "SELECT count(*) FROM memories"), 3);
+    assert_int_equal(queue_has(s, "pending"), 0);
+    assert_int_equal(hub_rows(s), 3);
+}
+
 static void retried_behind_newer_edits(void **state)
 {
     struct scene *s = *state;
@@ -388,6 +421,7 @@ int main(void)
         IN_SCENE(what_the_hub_has_already_is_not_sent_again),
         IN_SCENE(a_refused_set_is_put_aside_and_the_rest_flows),
         IN_SCENE(a_lost_database_gets_it_back),
+        IN_SCENE(a_restored_database_gets_it_back),
         IN_SCENE(retried_behind_newer_edits),
         IN_SCENE(a_hub_that_refuses_everything_is_stopped_for),
         IN_SCENE(a_death_at_every_write_of_a_refusal),

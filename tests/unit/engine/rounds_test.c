@@ -17,6 +17,7 @@ struct scene {
     struct device device;
     clawsync_event_type counted;
     unsigned rounds; /* that ended well; the loop's, and ours when it rests */
+    size_t wait_for; /* so many calls are there before the first one ends */
     atomic_bool first_ends;
 };
 
@@ -40,7 +41,6 @@ static size_t waiting(clawsync_engine *e)
     return n;
 }
 
-/* The first round does not end before all callers are there. */
 static void on_event(void *arg, const clawsync_event *ev)
 {
     struct scene *s = arg;
@@ -50,7 +50,7 @@ static void on_event(void *arg, const clawsync_event *ev)
     if (s->rounds++ > 0)
         return;
     atomic_store(&s->first_ends, true);
-    while (waiting(s->device.engine) < CALLERS)
+    while (waiting(s->device.engine) < s->wait_for)
         sched_yield();
 }
 
@@ -68,6 +68,7 @@ static void open_scene(struct scene *s, clawsync_event_type counted)
 
     memset(s, 0, sizeof *s); /* the hub too */
     s->counted = counted;
+    s->wait_for = CALLERS;
     hub_init(&s->hub);
     device_init(&s->device, schema);
     s->device.config.hub_endpoint = s->hub.endpoint;
@@ -159,6 +160,33 @@ static void each_kind_has_a_round_of_its_own_and_failures_reach_all(void **state
     close_scene(&s);
 }
 
+/* Whoever waits for a round hears that there will be none. */
+static void closed_while_others_wait(void **state)
+{
+    struct caller first, c[CALLERS];
+    struct scene s;
+
+    (void)state;
+    open_scene(&s, CLAWSYNC_EVENT_PUSH_COMPLETED);
+    s.wait_for = CALLERS + 1; /* and the close */
+    start(&first, &s, clawsync_engine_push_now);
+    while (!atomic_load(&s.first_ends))
+        sched_yield();
+    for (int i = 0; i < CALLERS; i++)
+        start(&c[i], &s, clawsync_engine_sync_now);
+    while (waiting(s.device.engine) < CALLERS)
+        sched_yield();
+    device_close(&s.device);
+    pthread_join(first.thread, NULL);
+    ok(first.rc, &first.err);
+    for (int i = 0; i < CALLERS; i++) {
+        pthread_join(c[i].thread, NULL);
+        assert_int_equal(c[i].rc, CLAWSYNC_ECANCELED);
+        assert_string_equal(c[i].err.msg, "the engine is being closed");
+    }
+    close_scene(&s);
+}
+
 /* ---- what the status says meanwhile ---- */
 
 struct looks {
@@ -225,6 +253,7 @@ int main(void)
         cmocka_unit_test(pulls_that_wait_are_one_round),
         cmocka_unit_test(syncs_that_wait_are_one_round),
         cmocka_unit_test(each_kind_has_a_round_of_its_own_and_failures_reach_all),
+        cmocka_unit_test(closed_while_others_wait),
     };
 
     return cmocka_run_group_tests_name("rounds", t, NULL, NULL);
