@@ -919,7 +919,8 @@ static void refused(struct clawsync_engine *e, int status, const struct cs_error
         err.code = CS_EABORTED;
     if (err.code == CS_EABORTED && s->by_daemon)
         finish(e, CS_OK, NULL);
-    else if (err.code == CS_EABORTED && status == CS_RPC_FAILED_PRECONDITION && s->overtaken++ < ROUNDS_MAX)
+    else if (err.code == CS_EABORTED && status == CS_RPC_FAILED_PRECONDITION &&
+             (s->overtaken++ < ROUNDS_MAX || cs_loop_now_ms(e->loop) < s->until_ms))
         cs_turns_sync(&s->turns);
     else if (err.code == CS_EABORTED && status == CS_RPC_ABORTED && cs_loop_now_ms(e->loop) < s->until_ms)
         begin_later(e);

@@ -38,6 +38,8 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_UNSENT_SET] = "UPDATE main.sync_unsent SET base = ?2 WHERE seq = ?1",
     [CS_STMT_UNSENT_WALK] = "SELECT seq, tbl, key, base FROM main.sync_unsent ORDER BY seq",
     [CS_STMT_UNSENT_DROP] = "DELETE FROM main.sync_unsent WHERE seq BETWEEN ?1 AND ?2",
+    [CS_STMT_UNSENT_OF_TABLE] =
+        "SELECT seq, key FROM main.sync_unsent WHERE tbl = ?1 AND seq > ?2 AND key IS NOT NULL ORDER BY seq LIMIT ?3",
     [CS_STMT_UNSENT_ANY] = "SELECT 1 FROM main.sync_unsent LIMIT 1",
     [CS_STMT_RUN_PUT] = "INSERT OR REPLACE INTO main.sync_unsent(seq, tbl, n, base) VALUES(?1, ?2, ?3, ?4)",
     [CS_STMT_RUN_ANY] = "SELECT seq FROM main.sync_unsent WHERE key IS NULL LIMIT 1",

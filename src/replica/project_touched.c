@@ -1,5 +1,6 @@
 /* What sealing and a change of schema ask of the projection. */
 #include "replica/reach.h"
+#include "replica/store.h"
 
 bool cs_family_waits(const struct cs_replica *r, const struct cs_table *t)
 {
@@ -100,8 +101,10 @@ static int add_all(struct cs_replica *r, struct cs_table *t, enum cs_own_stateme
 int cs_project_schema_changed(struct cs_replica *r, struct cs_error *err)
 {
     struct cs_pending_counts counts;
-    int rc = cs_apply_ready(r, err);
+    int rc = cs_unsent_lose_dropped(r, err);
 
+    if (rc == CS_OK)
+        rc = cs_apply_ready(r, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
         struct cs_table *t = &r->tables[i];
 

@@ -113,6 +113,10 @@ int cs_unsent_record(struct cs_replica *r, int64_t seq, int64_t table, struct cs
 /* Before the versions of a row change by other means than sealing: what its run says of it would be wrong. */
 int cs_unsent_leave_run(struct cs_replica *r, int64_t seq, int64_t table, struct cs_slice key, struct cs_error *err);
 
+/* A column was dropped, and with it the values of edits that no batch has carried: nobody has those, and so they have
+ * not been. In the running transaction. */
+int cs_unsent_lose_dropped(struct cs_replica *r, struct cs_error *err);
+
 /* unsent_run.c: consecutive fresh inserts. */
 enum { CS_RUN_ROWS = 255 }; /* at most; the statement CS_STMT_UNSENT_GET looks back as far */
 struct cs_run_row {

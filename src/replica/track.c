@@ -362,8 +362,8 @@ static int untrack_once(struct cs_replica *r, const char *table, struct cs_error
     id = t->id;
     last = r->ntables == 1 + (size_t)(cs_table_by_name(r, cs_slice_str(CS_SHARED)) != NULL);
     rc = cs_triggers_drop(r, id, err);
-    if (rc == CS_OK)
-        rc = drain_log(r, err);
+    if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK)
+        rc = cs_run_flush(r, err); /* what it holds of the table goes with the rest */
     cs_schema_release(r);
     for (size_t i = 0; i < sizeof forget / sizeof forget[0] && rc == CS_OK; i++)
         rc = run(r, forget[i], id, 0, err);
@@ -424,15 +424,39 @@ int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
     return end(r, rc, err);
 }
 
+/* Paused tables that are not in the database any more are no longer paused: they were dropped. */
+static int resume_dropped(struct cs_replica *r, const char *table, int *n, struct cs_error *err)
+{
+    static const char sql[] =
+        "UPDATE main.sync_tables SET state = 1, backfill = NULL, gap = 0 WHERE state = 2 AND (?1 IS NULL OR name = ?1) "
+        "AND NOT EXISTS (SELECT 1 FROM main.sqlite_schema o WHERE o.type = 'table' AND o.name = sync_tables.name "
+        "COLLATE NOCASE)";
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    *n = 0;
+    if (r->bare)
+        return CS_OK;
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot write our tables");
+    sqlite3_bind_text(s, 1, table, -1, SQLITE_STATIC);
+    if (sqlite3_step(s) != SQLITE_DONE)
+        rc = cs_db_fail(r, err, "cannot write our tables");
+    *n = sqlite3_changes(r->db);
+    sqlite3_finalize(s);
+    return rc;
+}
+
 static int resume_once(struct cs_replica *r, const char *table, struct cs_error *err)
 {
     struct cs_table *one;
-    int rc = cs_db_begin_with_schema(r, err);
+    int dropped, rc = cs_db_begin_with_schema(r, err);
 
     if (rc != CS_OK)
         return rc;
     one = table == NULL ? NULL : cs_table_by_name(r, cs_slice_str(table));
-    if (table != NULL && one == NULL) {
+    rc = resume_dropped(r, table, &dropped, err);
+    if (rc == CS_OK && table != NULL && one == NULL && dropped == 0) {
         cs_db_rollback(r);
         return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked, or not in the database any more", table);
     }

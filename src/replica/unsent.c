@@ -194,3 +194,129 @@ int cs_unsent_add(struct cs_arena *a, struct cs_row_cell **cells, uint32_t *n, s
     *cells = p;
     return CS_OK;
 }
+
+/* ---- columns that the application dropped ---- */
+
+static bool is_dropped(const struct cs_table *t, uint32_t col)
+{
+    return col < t->ncolumn_ids && t->by_id[col] == CS_NO_COLUMN;
+}
+
+static bool has_dropped(const struct cs_table *t)
+{
+    for (uint32_t i = 0; i < t->ncolumn_ids; i++)
+        if (is_dropped(t, i))
+            return true;
+    return false;
+}
+
+/* Is it an unsent cell of such a column, and its value not kept aside either? */
+static int is_lost(struct cs_replica *r, const struct cs_table *t, struct cs_slice key, const struct cs_unsent *u,
+                   const struct cs_row_cell *cell, bool *out, struct cs_error *err)
+{
+    struct cs_value v;
+    int rc;
+
+    *out = false;
+    if (!is_dropped(t, cell->col) || cs_uuid_cmp(&cell->v.device, &r->id.device) != 0 ||
+        (!u->ins && cs_unsent_find(u->base, u->nbase, cell->col) == NULL))
+        return CS_OK;
+    rc = cs_hidden_cell(r, &r->scratch, t->id, key, cell->col, &v, err);
+    *out = rc == CS_ENOTFOUND;
+    return *out ? CS_OK : rc;
+}
+
+static void drop_base(struct cs_unsent *u, uint32_t col)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < u->nbase; i++)
+        if (u->base[i].col != col)
+            u->base[n++] = u->base[i];
+    u->nbase = n;
+}
+
+/* Takes those back to what stood before. */
+static int revert(struct cs_replica *r, const struct cs_table *t, struct cs_slice key, struct cs_unsent *u, bool *some,
+                  struct cs_error *err)
+{
+    struct cs_row *row = &r->row;
+    uint32_t n = 0;
+    int rc = CS_OK;
+
+    *some = false;
+    for (uint32_t i = 0; i < row->ncells && rc == CS_OK; i++) {
+        struct cs_row_cell cell = row->cells[i];
+        bool lost;
+
+        if ((rc = is_lost(r, t, key, u, &cell, &lost, err)) == CS_OK && lost) {
+            const struct cs_row_cell *base = cs_unsent_find(u->base, u->nbase, cell.col);
+
+            *some = true;
+            cell.v = base == NULL ? CS_NEVER : base->v;
+            drop_base(u, cell.col);
+        }
+        if (!cs_version_is_never(&cell.v))
+            row->cells[n++] = cell;
+    }
+    row->ncells = n;
+    return rc;
+}
+
+static int lose_dropped(struct cs_replica *r, const struct cs_table *t, int64_t seq, struct cs_slice key,
+                        struct cs_error *err)
+{
+    struct cs_unsent u;
+    int64_t is;
+    bool some;
+    int rc = cs_rows_get(r, t->id, key, &r->row, &is, err);
+
+    if (rc != CS_OK || is != seq)
+        return rc == CS_ENOTFOUND ? CS_OK : rc;
+    if ((rc = cs_unsent_get(r, &r->scratch, seq, &u, err)) != CS_OK)
+        return rc == CS_ENOTFOUND ? CS_OK : rc;
+    if ((rc = revert(r, t, key, &u, &some, err)) != CS_OK || !some)
+        return rc;
+    rc = cs_unsent_set(r, seq, t->id, key, &u, err);
+    return rc == CS_OK ? cs_rows_update(r, t->id, key, &r->row, seq, err) : rc;
+}
+
+static int lose_of_table(struct cs_replica *r, const struct cs_table *t, struct cs_error *err)
+{
+    enum { SOME = 500 };
+    struct cs_slice key[SOME];
+    int64_t seq[SOME], last = 0;
+    uint32_t n = SOME;
+    int rc = CS_OK;
+
+    while (rc == CS_OK && n == SOME) {
+        sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_UNSENT_OF_TABLE, err);
+
+        if (s == NULL)
+            return err_code(err);
+        sqlite3_bind_int64(s, 1, t->id);
+        sqlite3_bind_int64(s, 2, last);
+        sqlite3_bind_int(s, 3, SOME);
+        for (n = 0; n < SOME && cs_db_row(r, s, &rc, "cannot read what is unsent", err); n++) {
+            seq[n] = last = sqlite3_column_int64(s, 0);
+            if ((key[n] = cs_arena_copy(&r->scratch, cs_db_column_blob(s, 1))).data == NULL)
+                rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        }
+        sqlite3_reset(s);
+        for (uint32_t i = 0; i < n && rc == CS_OK; i++)
+            rc = lose_dropped(r, t, seq[i], key[i], err);
+    }
+    return rc;
+}
+
+int cs_unsent_lose_dropped(struct cs_replica *r, struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
+        if (has_dropped(&r->tables[i]) && (rc = cs_run_dissolve_all(r, err)) == CS_OK) {
+            cs_extract_stale(r);
+            rc = lose_of_table(r, &r->tables[i], err);
+        }
+    return rc;
+}

@@ -97,6 +97,57 @@ class Schemas(claw.ClawTest):
         self.rounds(a, late)
         self.assertEqual(late.query(ALL), a.query(ALL))
 
+    def two(self, schema="CREATE TABLE n(id TEXT PRIMARY KEY NOT NULL, t TEXT, mood TEXT);"):
+        self.start_hub()
+        a, b = self.device("a", schema=schema), self.device("b", schema=schema)
+        a.sync()
+        self.join(a, b)
+        for d in (a, b):
+            d.claw("track", "n")
+        self.rounds(a, b)
+        return a, b
+
+    def test_a_column_is_dropped_with_edits_that_were_not_sent(self):
+        a, b = self.two()
+        a.sql("INSERT INTO n VALUES ('1', 'sent', 'calm');")
+        self.rounds(a, b)
+        b.sql("INSERT INTO n VALUES ('2', 'unsent', 'happy'); UPDATE n SET t = 'edited', mood = 'sad' WHERE id = '1';"
+              "INSERT INTO n VALUES ('3', 'unsent', 'happy'); DELETE FROM n WHERE id = '3';")
+        for d in (a, b):
+            d.claw("pause")
+            d.sql("ALTER TABLE n DROP COLUMN mood;")
+            d.claw("resume")
+        self.rounds(b, a)
+        for d in (a, b):
+            self.assertEqual(d.query("SELECT id, t FROM n ORDER BY id"), [("1", "edited"), ("2", "unsent")])
+        a.claw("prove", want=None)
+        self.assertEqual(json.loads(b.claw("prove", "--json").stdout)["equal"], 1)
+
+    def test_untracked_with_edits_that_were_not_sent(self):
+        a, b = self.two("CREATE TABLE n(id TEXT PRIMARY KEY NOT NULL, t TEXT); CREATE TABLE m(id TEXT PRIMARY KEY NOT NULL);")
+        for d in (a, b):
+            d.claw("track", "m")
+        a.sql("INSERT INTO n VALUES ('1', 'unsent');")
+        a.claw("untrack", "n")
+        a.sql("INSERT INTO m VALUES ('goes on');")
+        self.rounds(a, b)
+        self.assertEqual(b.query("SELECT id FROM m"), [("goes on",)])
+        self.assertEqual(b.query("SELECT id FROM n"), [])
+        self.assertEqual(a.query("SELECT id FROM n"), [("1",)])
+
+    def test_a_table_is_dropped_in_a_pause(self):
+        a, b = self.two()
+        for table in ("n", None):
+            for d in (a, b):
+                d.claw("pause")
+                d.sql("DROP TABLE n;")
+                d.claw("resume", *([table] if table else []))
+                self.assertEqual(json.loads(d.claw("status", "--json").stdout)["state"], "in-sync")
+                d.sql("CREATE TABLE n(id TEXT PRIMARY KEY NOT NULL, t TEXT, mood TEXT);")
+            a.sql(f"INSERT INTO n VALUES ('of {table}', 'x', 'y');")
+            self.rounds(a, b)
+            self.assertIn((f"of {table}",), b.query("SELECT id FROM n"))
+
 
 if __name__ == "__main__":
     claw.main()

@@ -151,6 +151,7 @@ static void come_anew(struct device *d, struct device *by)
     if (lost != 0)
         die(r, "%s cannot take back what it had sent", d->name);
     d->member = d->asked = d->refused = false;
+    d->has_backup = false; /* it is another device's */
     if (!join(d, by))
         die(r, "%s cannot join once more", d->name);
 }
