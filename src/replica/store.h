@@ -85,6 +85,8 @@ void cs_scratch_reset(struct cs_replica *r);
 const struct cs_op_cell *cs_seal_all_columns(struct cs_replica *r, const struct cs_table *t, uint32_t *n,
                                              struct cs_error *err);
 
+#define CS_TRACKED_AGAIN "engine.tracked_again" /* in sync_meta, by track.c; aside.c reads it */
+
 /* unsent.c: what a row has that no batch has carried. */
 struct cs_unsent {
     bool ins, del; /* the insert, the delete is unsent */

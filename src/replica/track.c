@@ -302,6 +302,11 @@ static int track_once(struct cs_replica *r, const char *table, const struct cs_t
         rc = revive(r, err);
     if (rc == CS_OK && (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
         rc = run(r,
+                 "INSERT OR REPLACE INTO main.sync_meta(name, value) SELECT '" CS_TRACKED_AGAIN "', 1 FROM "
+                 "main.sync_tables WHERE id = ?1 AND never = 1",
+                 id, 0, err);
+    if (rc == CS_OK)
+        rc = run(r,
                  "UPDATE main.sync_tables SET state = 1, backfill = x'', never = 0, "
                  "gap = EXISTS(SELECT 1 FROM main.sync_rows WHERE tbl = ?1) WHERE id = ?1",
                  id, 0, err);

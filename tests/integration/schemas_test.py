@@ -135,6 +135,25 @@ class Schemas(claw.ClawTest):
         self.assertEqual(b.query("SELECT id FROM n"), [])
         self.assertEqual(a.query("SELECT id FROM n"), [("1",)])
 
+    def test_a_table_is_tracked_again(self):
+        a, b = self.two("CREATE TABLE n(id TEXT PRIMARY KEY NOT NULL, t TEXT); CREATE TABLE m(id TEXT PRIMARY KEY NOT NULL);")
+        for d in (a, b):
+            d.claw("track", "m")
+        a.sql("INSERT INTO n VALUES ('1', 'x'), ('2', 'x');")
+        self.rounds(a, b)
+        a.claw("untrack", "n")
+        a.sql("DELETE FROM n WHERE id = '1';")
+        a.claw("track", "n")
+        self.rounds(a, b)
+        s = json.loads(a.claw("status", "--json").stdout)  # it is not known that nothing is missing
+        self.assertEqual((s["state"], [r["do"] for r in s["needs_you"]]), ("needs-you", ["claw-sync reconcile"]))
+        for d in (a, b, a):
+            d.claw("reconcile", want=None)
+        self.assertEqual(json.loads(a.claw("status", "--json").stdout)["state"], "in-sync")
+        self.assertEqual(a.query("SELECT id FROM n ORDER BY id"), [("1",), ("2",)])
+        self.assertEqual(json.loads(a.claw("prove", "--json", want=None).stdout)["rows"],
+                         json.loads(b.claw("prove", "--json").stdout)["rows"])
+
     def test_a_table_is_dropped_in_a_pause(self):
         a, b = self.two()
         for table in ("n", None):
