@@ -441,6 +441,29 @@ static void reconcile_all(struct run *r)
     wait_for_rest(r);
 }
 
+static unsigned copies_there(const struct run *r)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < r->ndevices; i++)
+        n += is_there(&r->devices[i]) && r->devices[i].copied;
+    return n;
+}
+
+/* Two copies of a device that both go on writing do not go on for long. */
+static void copies_meet(struct run *r)
+{
+    for (int rounds = 0; copies_there(r) > 1; rounds++) {
+        if (rounds == MOST_ROUNDS)
+            die(r, "two copies of a device are at work, and neither is told");
+        for (unsigned i = 0; i < r->ndevices; i++)
+            if (is_there(&r->devices[i]) && r->devices[i].copied) {
+                write_own(&r->devices[i], 1);
+                wait_for_rest(r);
+            }
+    }
+}
+
 void settle(struct run *r, bool last)
 {
     note(r, "all is well from now on");
@@ -460,6 +483,7 @@ void settle(struct run *r, bool last)
         return;
     complete(r);
     write_in_turn(r);
+    copies_meet(r);
     check_all(r);
 }
 
