@@ -75,8 +75,7 @@ static int look_at_replica(cs_replica *r, struct cs_looked *l, struct cs_error *
     if ((rc = cs_replica_counts(r, &l->n, err)) != CS_OK || (rc = cs_replica_health(r, &l->health, err)) != CS_OK ||
         (l->set_up && (rc = cs_replica_holder(r, &l->daemon_pid, err)) != CS_OK))
         return rc;
-    rc = cs_review_tracked_again(r, &l->tracked_again, err);
-    return rc == CS_OK ? cs_review_aside(r, count_aside, l, err) : rc;
+    return cs_review_aside(r, count_aside, l, err);
 }
 
 /* Another device's, or none that can be read: nothing. */

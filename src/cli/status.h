@@ -11,7 +11,6 @@ struct cs_looked {
     struct cs_replica_health health;
     struct cs_pull_mark mark;
     struct cs_queue_counts queue;
-    bool tracked_again; /* a table, and this device has not compared since */
     int64_t batches_aside, batches_past_cut, daemon_pid, contact_ms;
     bool set_up;
     bool refilling; /* begun, and not over */

@@ -149,9 +149,6 @@ void cs_status_reasons(const struct cs_looked *l, struct cs_reasons *out)
                    "%" PRId64 " batch%s of others could not be read and %s set aside (claw-sync hidden list): what is "
                    "in them is missing here",
                    l->batches_aside, l->batches_aside == 1 ? "" : "es", l->batches_aside == 1 ? "is" : "are");
-    if (l->tracked_again)
-        add_reason(out, "claw-sync reconcile",
-                   "a table that was untracked is tracked again: what others have of it may be missing here");
     if (l->queue.failed > 0)
         add_reason(out, "claw-sync queue list, then claw-sync queue retry",
                    "the hub refused %" PRIu64 " set%s of edits for good", l->queue.failed,

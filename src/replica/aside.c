@@ -1,7 +1,6 @@
 /* Batches of the log that could not be taken in, and trying again what is hidden. Both are noted in sync_meta: what was
  * set aside as "engine.aside.N", N its number in the log, with
- *   1 u8 ‖ follows u8 ‖ log id u64 ‖ noticed i64 ‖ device 16 ‖ hash 32 ‖ finding
- * and that a table is tracked again, of which this device had forgotten what others have, as CS_TRACKED_AGAIN. */
+ *   1 u8 ‖ follows u8 ‖ log id u64 ‖ noticed i64 ‖ device 16 ‖ hash 32 ‖ finding */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -121,21 +120,7 @@ bool cs_review_never_counts(const struct cs_review_aside *a)
 
 int cs_review_aside_settled(cs_replica *r, struct cs_error *err)
 {
-    return r->bare
-               ? CS_OK
-               : cs_db_exec(r,
-                            "DELETE FROM main.sync_meta WHERE name GLOB '" ASIDE "*' OR name = '" CS_TRACKED_AGAIN "'",
-                            err);
-}
-
-int cs_review_tracked_again(cs_replica *r, bool *out, struct cs_error *err)
-{
-    struct cs_buf value = { 0 };
-    int rc = r->bare ? CS_ENOTFOUND : cs_replica_meta_get(r, CS_TRACKED_AGAIN, &value, err);
-
-    cs_buf_free(&value);
-    *out = rc == CS_OK;
-    return rc == CS_ENOTFOUND ? CS_OK : rc;
+    return r->bare ? CS_OK : cs_db_exec(r, "DELETE FROM main.sync_meta WHERE name GLOB '" ASIDE "*'", err);
 }
 
 /* ---- once more ---- */

@@ -70,6 +70,7 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_GAP_SET] = "UPDATE main.sync_tables SET backfill = ?2, gap = ?3 WHERE id = ?1",
     [CS_STMT_SHADOW_GET] = "SELECT hashes FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_SHADOW_PUT] = "INSERT OR REPLACE INTO main.sync_shadow(tbl, key, hashes) VALUES(?1, ?2, ?3)",
+    [CS_STMT_SHADOW_KEYS] = "SELECT key FROM main.sync_shadow WHERE tbl = ?1",
     [CS_STMT_SHADOW_DROP] = "DELETE FROM main.sync_shadow WHERE tbl = ?1",
     [CS_STMT_SHADOW_FORGET] = "DELETE FROM main.sync_shadow WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_PEER_GET] = "SELECT number, hash, member_seq FROM main.sync_devices WHERE uuid = ?1",

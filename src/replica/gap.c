@@ -600,6 +600,115 @@ int cs_gap_after_apply(struct cs_replica *r, const struct cs_delta *d, struct cs
     return rc == CS_OK ? each_in_gap(r, d, is_paused, shadow_anew, err) : rc;
 }
 
+/* Does the table hold anything else in this row than when the hashes were taken? */
+static bool is_edited(const struct cs_table *t, struct cs_slice shadow)
+{
+    for (uint32_t id = 0; id < t->ncolumn_ids; id++) {
+        struct cs_value v;
+
+        if (t->by_id[id] == CS_NO_COLUMN)
+            continue;
+        cs_value_from_column(&v, t->read, (int)t->by_id[id]);
+        if (shadow_differs(shadow, id, &v))
+            return true;
+    }
+    return false;
+}
+
+/* The table shows the row, but for what others have changed, which is left for the projection. */
+static int show_again(struct cs_replica *r, const struct cs_table *t, struct cs_slice key, struct cs_error *err)
+{
+    struct cs_op_cell *cells;
+    uint32_t n;
+    int rc = cs_hidden_cells(r, &r->scratch, t->id, key, &cells, &n, err);
+
+    if (rc == CS_OK)
+        rc = cs_hidden_drop_row(r, t->id, key, err);
+    for (uint32_t i = 0; i < n && rc == CS_OK; i++) {
+        uint32_t pos = cells[i].col < t->ncolumn_ids ? t->by_id[cells[i].col] : CS_NO_COLUMN;
+        struct cs_value v;
+
+        if (pos == CS_NO_COLUMN)
+            continue;
+        cs_value_from_column(&v, t->read, (int)pos);
+        if (cs_same_value(&v, &cells[i].value))
+            rc = cs_hidden_drop_cell(r, t->id, key, cells[i].col, err);
+    }
+    return rc;
+}
+
+/* A row as it was when its table was untracked. */
+static int meet_again(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err)
+{
+    struct cs_seal_change c = { .table = t, .key = key, .kind = CS_OP_DELETE, .ms = cs_now_ms(r->world) };
+    struct cs_slice shadow;
+    int64_t unsent;
+    bool lives, edited;
+    int step, rc = cs_rows_get(r, t->id, key, &r->row, &unsent, err);
+
+    if (rc != CS_OK && rc != CS_ENOTFOUND)
+        return rc;
+    lives = rc == CS_OK && cs_row_lives(&r->row);
+    if (cs_key_parts(key) != (int)t->nkey || (rc = shadow_of(r, t, key, &shadow, err)) != CS_OK)
+        return rc;
+    if ((step = cs_table_read(r, t, key, err)) == SQLITE_DONE)
+        return lives ? cs_seal_change(r, &c, NULL, err) : CS_OK;
+    if (step != SQLITE_ROW)
+        return step;
+    edited = is_edited(t, shadow); /* then it is taken in as it is */
+    if (lives && !edited)
+        rc = show_again(r, t, key, err);
+    sqlite3_reset(t->read);
+    return rc == CS_OK && !lives && !edited ? cs_show_delete(r, t, key, err) : rc;
+}
+
+static int shadow_keys(struct cs_replica *r, const struct cs_table *t, struct cs_arena *a, struct cs_slice **out,
+                       size_t *n, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_SHADOW_KEYS, err);
+    uint32_t cap = 0;
+    int rc = CS_OK;
+
+    *out = NULL;
+    *n = 0;
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, t->id);
+    while (rc == CS_OK && cs_db_row(r, s, &rc, "cannot read our tables", err))
+        if (!cs_arena_grow(a, out, (uint32_t)*n, &cap, sizeof **out) ||
+            ((*out)[*n] = cs_arena_copy(a, cs_db_column_blob(s, 0))).data == NULL)
+            rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        else
+            ++*n;
+    sqlite3_reset(s);
+    return rc;
+}
+
+int cs_gap_meet_again(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    struct cs_arena a = { 0 };
+    struct cs_slice *keys;
+    size_t n;
+    int rc;
+
+    if (cs_uuid_is_zero(&r->id.device))
+        return CS_OK;
+    if ((rc = cs_apply_ready(r, err)) == CS_OK && (rc = cs_guard_table(r, t, err)) == CS_OK &&
+        (rc = shadow_keys(r, t, &a, &keys, &n, err)) == CS_OK && n > 0 && (rc = cs_seal_begin(r, err)) == CS_OK) {
+        for (size_t i = 0; i < n && rc == CS_OK; i++)
+            rc = meet_again(r, t, keys[i], err);
+        if (rc == CS_OK)
+            rc = cs_seal_finish(r, true, err);
+    }
+    cs_arena_free(&a);
+    return rc;
+}
+
+int cs_gap_met(struct cs_replica *r, const struct cs_table *t, struct cs_error *err)
+{
+    return drop_shadow(r, t, err);
+}
+
 /* Rows that others sent before the table was tracked, and that the application has too: its own are taken in first. */
 int cs_gap_meet_known(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
 {

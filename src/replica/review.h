@@ -51,9 +51,7 @@ int cs_review_aside(cs_replica *r, int (*fn)(void *arg, const struct cs_review_a
                     struct cs_error *err);
 int cs_review_put_aside(cs_replica *r, const struct cs_review_aside *a, struct cs_error *err); /* or replaces it */
 int cs_review_drop_aside(cs_replica *r, uint64_t log_number, struct cs_error *err);            /* it was taken in */
-/* A table that was untracked is tracked again: what others have of it may be missing here. */
-int cs_review_tracked_again(cs_replica *r, bool *out, struct cs_error *err);
-/* Nobody has more than this device: what was in all of them, or was forgotten, is not missed any more. */
+/* Nobody has more than this device: what was in all of them is not missed any more. */
 int cs_review_aside_settled(cs_replica *r, struct cs_error *err);
 
 /* A person wants what is hidden to be tried again: noted, and done by the engine, which keeps the projection to itself.

@@ -64,6 +64,10 @@ bool cs_gap_linked_waits(const struct cs_replica *r);
 int cs_gap_finish_linked(struct cs_replica *r, struct cs_error *err); /* at once, in the running transaction */
 /* When tracking begins, before what others sent is shown. */
 int cs_gap_meet_known(struct cs_replica *r, struct cs_table *t, struct cs_error *err);
+/* Before that, where it was untracked, and its rows are as they were then: rows that are gone were deleted, those that
+ * others have deleted go. Behind it: the hashes of then go. */
+int cs_gap_meet_again(struct cs_replica *r, struct cs_table *t, struct cs_error *err);
+int cs_gap_met(struct cs_replica *r, const struct cs_table *t, struct cs_error *err);
 
 /* seal.c: one change of one row, inside an open transaction: versions, unsent record, touched list. */
 struct cs_seal_change {
@@ -84,8 +88,6 @@ void cs_scratch_reset(struct cs_replica *r);
 /* All numbered columns of the table, ascending, in seal.c's scratch; NULL: out of memory. */
 const struct cs_op_cell *cs_seal_all_columns(struct cs_replica *r, const struct cs_table *t, uint32_t *n,
                                              struct cs_error *err);
-
-#define CS_TRACKED_AGAIN "engine.tracked_again" /* in sync_meta, by track.c; aside.c reads it */
 
 /* unsent.c: what a row has that no batch has carried. */
 struct cs_unsent {

@@ -246,6 +246,17 @@ static int drain_log(struct cs_replica *r, struct cs_error *err)
     return rc;
 }
 
+/* What earlier gaps have left to look at. */
+static int drain_gaps(struct cs_replica *r, struct cs_error *err)
+{
+    bool more = !cs_uuid_is_zero(&r->id.device);
+    int rc = CS_OK;
+
+    while (rc == CS_OK && more)
+        rc = cs_gap_slice(r, 1000, &more, NULL, err);
+    return rc;
+}
+
 /* Was it untracked? */
 static int never_by_hand(struct cs_replica *r, const char *table, bool *never, struct cs_error *err)
 {
@@ -276,7 +287,7 @@ static int track_once(struct cs_replica *r, const char *table, const struct cs_t
     struct cs_arena a = { 0 };
     struct cs_table t, *tracked;
     const char *problem = NULL;
-    bool was_bare, leave = false;
+    bool was_bare, again = false, leave = false;
     struct cs_replica_identity self = r->id;
     int64_t id, hlc = r->hlc;
     int rc;
@@ -300,12 +311,8 @@ static int track_once(struct cs_replica *r, const char *table, const struct cs_t
         rc = cs_fail(err, CS_EINVAL, "table \"%s\" cannot be tracked: %s", table, problem);
     if (rc == CS_OK && was_bare)
         rc = revive(r, err);
-    if (rc == CS_OK && (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
-        rc = run(r,
-                 "INSERT OR REPLACE INTO main.sync_meta(name, value) SELECT '" CS_TRACKED_AGAIN "', 1 FROM "
-                 "main.sync_tables WHERE id = ?1 AND never = 1",
-                 id, 0, err);
-    if (rc == CS_OK)
+    if (rc == CS_OK && (rc = never_by_hand(r, t.name, &again, err)) == CS_OK &&
+        (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
         rc = run(r,
                  "UPDATE main.sync_tables SET state = 1, backfill = x'', never = 0, "
                  "gap = EXISTS(SELECT 1 FROM main.sync_rows WHERE tbl = ?1) WHERE id = ?1",
@@ -314,8 +321,12 @@ static int track_once(struct cs_replica *r, const char *table, const struct cs_t
         rc = cs_triggers_install(r, tracked, err);
     if (rc == CS_OK)
         rc = drain_log(r, err);
+    if (rc == CS_OK && tracked != NULL && again)
+        rc = cs_gap_meet_again(r, tracked, err);
     if (rc == CS_OK && tracked != NULL)
         rc = cs_gap_meet_known(r, tracked, err);
+    if (rc == CS_OK && tracked != NULL && again)
+        rc = cs_gap_met(r, tracked, err);
     if (rc == CS_OK)
         rc = cs_project_schema_changed(r, err);
     rc = end(r, rc, err);
@@ -341,16 +352,85 @@ int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_opt
     return rc;
 }
 
-/* Hidden and foreign rows of other tables stay known as long as anything is tracked. */
+/* The row's values, which the table shows, are kept as those of a table that is not here. */
+static int keep_row(struct cs_replica *r, struct cs_table *t, struct cs_slice key, struct cs_error *err)
+{
+    const struct cs_row *row = &r->row;
+    int64_t unsent;
+    int step = SQLITE_DONE, rc = cs_rows_get(r, t->id, key, &r->row, &unsent, err);
+
+    if (rc != CS_OK || !cs_row_lives(row)) /* cells above a tombstone are aside already */
+        return rc == CS_ENOTFOUND ? CS_OK : rc;
+    if (cs_key_parts(key) == (int)t->nkey && (step = cs_table_read(r, t, key, err)) != SQLITE_ROW &&
+        step != SQLITE_DONE)
+        return step;
+    for (uint32_t i = 0; i < row->ncells && step == SQLITE_ROW && rc == CS_OK; i++) {
+        uint32_t col = row->cells[i].col, pos = col < t->ncolumn_ids ? t->by_id[col] : CS_NO_COLUMN;
+        struct cs_value v;
+
+        rc = cs_hidden_cell(r, &r->scratch, t->id, key, col, &v, err);
+        if (rc != CS_ENOTFOUND)
+            continue;
+        rc = CS_OK;
+        if (pos == CS_NO_COLUMN)
+            continue;
+        cs_value_from_column(&v, t->read, (int)pos);
+        rc = cs_hidden_put_cell(r, t->id, key, col, &v, err);
+    }
+    if (step == SQLITE_ROW)
+        sqlite3_reset(t->read);
+    return rc == CS_OK ? cs_hidden_put_row(r, t->id, key, "table", err) : rc;
+}
+
+static int keep_rows(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    enum { SOME = 500 };
+    struct cs_slice key[SOME], last = CS_SLICE_NULL;
+    struct cs_arena keys[2] = { { 0 }, { 0 } }; /* of this slice, and of the last one, whose end is where it begins */
+    uint32_t n = SOME;
+    int rc = cs_apply_ready(r, err);
+
+    for (int at = 0; rc == CS_OK && n == SOME; at = 1 - at) {
+        sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_ROW_WALK, err);
+
+        if (s == NULL) {
+            rc = err_code(err);
+            break;
+        }
+        cs_scratch_reset(r);
+        cs_arena_reset(&keys[at]);
+        sqlite3_bind_int64(s, 1, t->id);
+        cs_db_bind_slice(s, 2, last);
+        sqlite3_bind_int64(s, 3, SOME);
+        for (n = 0; n < SOME && cs_db_row(r, s, &rc, "cannot read our rows", err); n++)
+            if ((key[n] = cs_arena_copy(&keys[at], cs_db_column_blob(s, 0))).data == NULL)
+                rc = cs_fail(err, CS_ENOMEM, "out of memory");
+        sqlite3_reset(s);
+        for (uint32_t i = 0; i < n && rc == CS_OK; i++)
+            rc = keep_row(r, t, last = key[i], err);
+    }
+    cs_arena_free(&keys[0]);
+    cs_arena_free(&keys[1]);
+    return rc;
+}
+
+/* Edits that nobody saw in a pause are looked at before it ends in untracking. */
+static int end_pause(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    if (t->state != CS_PAUSED)
+        return CS_OK;
+    t->state = CS_TRACKED;
+    t->backfilling = true;
+    return run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1 WHERE id = ?1", t->id, 0, err);
+}
+
+/* The merged state keeps its rows, as those of a table that is not here, and what was not sent goes out; with hashes of
+ * what the table holds now, by which tracking it again tells what was edited meanwhile. */
 static int untrack_once(struct cs_replica *r, const char *table, struct cs_error *err)
 {
     static const char *const forget[] = {
         "DELETE FROM main.sync_changelog WHERE tbl = ?1",
-        "DELETE FROM main.sync_rows WHERE tbl = ?1",
-        "DELETE FROM main.sync_unsent WHERE tbl = ?1",
-        "DELETE FROM main.sync_hidden WHERE tbl = ?1",
         "DELETE FROM main.sync_conflicts WHERE tbl = ?1",
-        "DELETE FROM main.sync_shadow WHERE tbl = ?1",
         "UPDATE main.sync_tables SET state = 0, never = 1, backfill = NULL, gap = 0, shape = NULL WHERE id = ?1",
     };
     struct cs_table *t;
@@ -367,8 +447,13 @@ static int untrack_once(struct cs_replica *r, const char *table, struct cs_error
     id = t->id;
     last = r->ntables == 1 + (size_t)(cs_table_by_name(r, cs_slice_str(CS_SHARED)) != NULL);
     rc = cs_triggers_drop(r, id, err);
-    if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK)
-        rc = cs_run_flush(r, err); /* what it holds of the table goes with the rest */
+    if (rc == CS_OK)
+        rc = drain_log(r, err);
+    if (rc == CS_OK && !last && (rc = end_pause(r, cs_table_by_id(r, id), err)) == CS_OK &&
+        (rc = drain_gaps(r, err)) == CS_OK && (rc = cs_run_dissolve_all(r, err)) == CS_OK &&
+        (rc = cs_shadow_store(r, cs_table_by_id(r, id), err)) == CS_OK)
+        rc = keep_rows(r, cs_table_by_id(r, id), err);
+    cs_extract_stale(r);
     cs_schema_release(r);
     for (size_t i = 0; i < sizeof forget / sizeof forget[0] && rc == CS_OK; i++)
         rc = run(r, forget[i], id, 0, err);
@@ -416,10 +501,8 @@ int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
         cs_db_rollback(r);
         return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked", table);
     }
-    rc = drain_log(r, err);
-    for (bool more = !cs_uuid_is_zero(&r->id.device);
-         rc == CS_OK && more;) /* what an earlier gap has left to look at */
-        rc = cs_gap_slice(r, 1000, &more, NULL, err);
+    if ((rc = drain_log(r, err)) == CS_OK)
+        rc = drain_gaps(r, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
         if (table == NULL ? !cs_is_shared(r->tables[i].name)
                           : cs_table_by_name(r, cs_slice_str(table)) == &r->tables[i])

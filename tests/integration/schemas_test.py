@@ -123,36 +123,62 @@ class Schemas(claw.ClawTest):
         a.claw("prove", want=None)
         self.assertEqual(json.loads(b.claw("prove", "--json").stdout)["equal"], 1)
 
-    def test_untracked_with_edits_that_were_not_sent(self):
-        a, b = self.two("CREATE TABLE n(id TEXT PRIMARY KEY NOT NULL, t TEXT); CREATE TABLE m(id TEXT PRIMARY KEY NOT NULL);")
+    def two_tables(self):
+        a, b = self.two("CREATE TABLE n(id TEXT PRIMARY KEY NOT NULL, t TEXT, u TEXT); CREATE TABLE m(id TEXT PRIMARY KEY NOT NULL);")
         for d in (a, b):
             d.claw("track", "m")
-        a.sql("INSERT INTO n VALUES ('1', 'unsent');")
+        return a, b
+
+    def test_untracked_with_edits_that_were_not_sent(self):
+        a, b = self.two_tables()
+        a.sql("INSERT INTO n VALUES ('0', 'x', 'y');")
+        self.rounds(a, b)
+        a.sql("INSERT INTO n VALUES ('1', 'unsent', 'y'); UPDATE n SET t = 'unsent' WHERE id = '0';")
         a.claw("untrack", "n")
-        a.sql("INSERT INTO m VALUES ('goes on');")
+        a.sql("INSERT INTO m VALUES ('goes on'); INSERT INTO n VALUES ('2', 'of a alone', 'y');")
         self.rounds(a, b)
         self.assertEqual(b.query("SELECT id FROM m"), [("goes on",)])
-        self.assertEqual(b.query("SELECT id FROM n"), [])
-        self.assertEqual(a.query("SELECT id FROM n"), [("1",)])
+        self.assertEqual(b.query("SELECT id, t FROM n ORDER BY id"), [("0", "unsent"), ("1", "unsent")])
+        b.claw("prove", want=None)
+        self.assertEqual(json.loads(a.claw("prove", "--json").stdout)["equal"], 1)
 
     def test_a_table_is_tracked_again(self):
-        a, b = self.two("CREATE TABLE n(id TEXT PRIMARY KEY NOT NULL, t TEXT); CREATE TABLE m(id TEXT PRIMARY KEY NOT NULL);")
-        for d in (a, b):
-            d.claw("track", "m")
-        a.sql("INSERT INTO n VALUES ('1', 'x'), ('2', 'x');")
+        a, b = self.two_tables()
+        a.sql("INSERT INTO n SELECT value, 'x', 'y' FROM json_each('[1, 2, 3, 4, 5, 6, 7]');")
         self.rounds(a, b)
         a.claw("untrack", "n")
-        a.sql("DELETE FROM n WHERE id = '1';")
+        a.sql("DELETE FROM n WHERE id = '1'; UPDATE n SET t = 'of a' WHERE id IN ('2', '6');"
+              "INSERT INTO n VALUES ('of a', 'x', 'y'), ('both', 'of a', 'y');")
+        b.sql("DELETE FROM n WHERE id = '3'; UPDATE n SET t = 'of b' WHERE id = '4'; UPDATE n SET u = 'of b' WHERE id = '2';"
+              "DELETE FROM n WHERE id = '6'; INSERT INTO n VALUES ('of b', 'x', 'y'), ('both', 'of b', 'y');")
+        self.rounds(b, a)
+        self.assertEqual(a.query("SELECT id, t FROM n ORDER BY id"),
+                         [("2", "of a"), ("3", "x"), ("4", "x"), ("5", "x"), ("6", "of a"), ("7", "x"), ("both", "of a"), ("of a", "x")])
         a.claw("track", "n")
         self.rounds(a, b)
-        s = json.loads(a.claw("status", "--json").stdout)  # it is not known that nothing is missing
-        self.assertEqual((s["state"], [r["do"] for r in s["needs_you"]]), ("needs-you", ["claw-sync reconcile"]))
-        for d in (a, b, a):
-            d.claw("reconcile", want=None)
-        self.assertEqual(json.loads(a.claw("status", "--json").stdout)["state"], "in-sync")
-        self.assertEqual(a.query("SELECT id FROM n ORDER BY id"), [("1",), ("2",)])
-        self.assertEqual(json.loads(a.claw("prove", "--json", want=None).stdout)["rows"],
-                         json.loads(b.claw("prove", "--json").stdout)["rows"])
+        want = [("2", "of a"), ("4", "of b"), ("5", "x"), ("6", "of a"), ("7", "x"), ("both", "of a"), ("of a", "x"), ("of b", "x")]
+        for d in (a, b):
+            self.assertEqual(d.query("SELECT id, t FROM n ORDER BY id"), want)
+            self.assertEqual(json.loads(d.claw("status", "--json").stdout)["state"], "in-sync")
+            self.assertEqual(self.hidden(d), [])
+        b.claw("prove", want=None)
+        self.assertEqual(json.loads(a.claw("prove", "--json").stdout)["equal"], 1)
+        a.sql("UPDATE n SET t = 'later' WHERE id = '4';")  # it is tracked as ever
+        b.sql("UPDATE n SET t = 'later' WHERE id = '5';")
+        self.rounds(a, b)
+        self.assertEqual(a.query("SELECT * FROM n ORDER BY id"), b.query("SELECT * FROM n ORDER BY id"))
+
+    def test_untracked_in_a_pause(self):
+        a, b = self.two_tables()
+        a.sql("INSERT INTO n VALUES ('0', 'x', 'y'), ('1', 'x', 'y');")
+        self.rounds(a, b)
+        a.claw("pause", "n")
+        a.sql("UPDATE n SET t = 'in the pause' WHERE id = '0'; DELETE FROM n WHERE id = '1';")
+        a.claw("untrack", "n")
+        self.rounds(a, b)
+        self.assertEqual(b.query("SELECT id, t FROM n"), [("0", "in the pause")])
+        b.claw("prove", want=None)
+        self.assertEqual(json.loads(a.claw("prove", "--json").stdout)["equal"], 1)
 
     def test_a_table_is_dropped_in_a_pause(self):
         a, b = self.two()
