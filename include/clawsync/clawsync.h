@@ -547,7 +547,7 @@ CLAWSYNC_API int clawsync_engine_compact(clawsync_engine *e, clawsync_compacted 
  * membership entry, which they follow by themselves. Never without the user's word: what only the hub's old log had,
  * and no device, is gone then, but for what could be read there. After a failure or a crash the next call goes on.
  * @param needed  Optional: 0 if the hub has all that it had, and nothing was done.
- * @return CLAWSYNC_EABORTED: another device is at it.
+ * @return CLAWSYNC_EABORTED: another device is at it; CLAWSYNC_EINVAL: a table is paused, and the hub is as it was.
  */
 CLAWSYNC_API int clawsync_engine_refill_hub(clawsync_engine *e, int *needed, clawsync_error *err);
 /**

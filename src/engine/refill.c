@@ -449,9 +449,20 @@ static int write_down(struct clawsync_engine *e, struct cs_error *err)
     return rc;
 }
 
+/* Whoever could not send what it has ends no log: there would be none then that anybody follows. */
+static int can_fill(struct clawsync_engine *e, struct cs_error *err)
+{
+    int rc = cs_engine_follow_schema(e, err);
+
+    if (rc == CS_OK && (rc = cs_replica_publishable(e->replica, err)) == CS_OK &&
+        cs_keystore_epoch(e->ks, e->members.epoch) == NULL)
+        rc = cs_fail(err, CS_EAUTH, "the key of epoch %" PRIu32 " is not on this device", e->members.epoch);
+    return rc;
+}
+
 static void begin_run(struct clawsync_engine *e, struct cs_job *j)
 {
-    if ((j->rc = write_down(e, &j->err)) != CS_OK)
+    if ((j->rc = can_fill(e, &j->err)) != CS_OK || (j->rc = write_down(e, &j->err)) != CS_OK)
         return;
     cs_log_update(e);
     j->rc = compose_content(e, &j->err);

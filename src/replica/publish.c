@@ -38,6 +38,16 @@ int cs_publish_end(struct cs_replica *r, struct cs_error *err)
     return cs_meta_drop(r, name, err);
 }
 
+int cs_replica_publishable(const cs_replica *r, struct cs_error *err)
+{
+    for (size_t i = 0; i < r->ntables; i++)
+        if (r->tables[i].state == CS_PAUSED)
+            return cs_fail(err, CS_EINVAL,
+                           "table \"%s\" is paused, so what is in it cannot be sent; claw-sync resume first",
+                           r->tables[i].name);
+    return CS_OK;
+}
+
 int cs_replica_publish(cs_replica *r, struct cs_error *err)
 {
     return cs_publish_save(r, 0, CS_SLICE_NULL, err);

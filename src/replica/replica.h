@@ -159,6 +159,8 @@ int cs_replica_begin_chain(cs_replica *r, uint64_t number, const uint8_t hash[32
  * with the rows, as is how far it has come. */
 int cs_replica_publish(cs_replica *r, struct cs_error *err);
 int cs_replica_publishing(cs_replica *r, bool *out, struct cs_error *err);
+/* Could it be, as the tables are now? CS_EINVAL: one is paused. */
+int cs_replica_publishable(const cs_replica *r, struct cs_error *err);
 /* The next rows of it, as cs_replica_extract gives unsent edits, for cs_replica_bind. *more: there are others, or a row
  * is being edited right now, or is not in its table: seal first, which finds it deleted. Values that went with a
  * dropped table are left out. Nothing and no more: all of it is bound, and that is over. CS_EINVAL: a table is paused,

@@ -94,6 +94,22 @@ class Refill(ClawTest):
         self.assertIn("nothing to do", self.a.claw("hub", "refill").stdout)
         self.assertIn("nothing to accept", self.a.claw("hub", "accept", want=2).stderr)
 
+    def test_a_paused_table(self):
+        """What is in it could not be sent: that is told before the hub's log is ended."""
+        kept = self.backup()
+        self.put(self.a, "late")
+        self.settle([self.a, self.b, self.c])
+        for lose, finding in ((lambda: self.restore(kept), "HUB_ROLLBACK"), (self.lose, "HUB_LOST")):
+            lose()
+            self.a.claw("pause", "memories")
+            for _ in range(2):
+                self.assertIn("is paused", self.a.claw("hub", "refill", want=2).stderr)
+            self.assertIn(finding, self.b.claw("sync", want=4).stderr)  # and not LOG_REPLACED
+            self.assertNotIn("not finished", self.a.claw("status").stdout)
+            self.a.claw("resume", "memories")
+            self.a.claw("hub", "refill")
+            self.settle([self.a, self.b, self.c])
+
     def test_a_second_refill(self):
         for n in range(3):
             kept = self.backup(f"backup{n}")
