@@ -784,8 +784,10 @@ const char *
 cs_finding_command(const struct cs_error *err); /* what settles a finding about the hub; NULL: nothing does */
 /* MEMBER_FORK, with the way out. CS_EHUB. */
 int cs_member_forked(struct cs_error *err, const char *what);
-struct cs_refill_report {
-    int needed; /* 0: the hub has all that it had */
+struct cs_refill_report { /* of one command, all of its tries; zeros at first */
+    int needed;           /* 0: the hub has all that it had */
+    bool begun, refused;  /* the hub had a log from this command once; it refused one */
+    uint64_t refused_log; /* which was to be ended then; 0: it was to know no workspace */
 };
 void cs_step_refill(struct clawsync_engine *e, cs_step_done done); /* cs_refill_report */
 struct cs_refill_step {

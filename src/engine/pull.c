@@ -679,6 +679,8 @@ static void pull_ended(struct clawsync_engine *e)
         again_ended(e);
         return;
     }
+    if (rc != CS_OK && s->call.status == CS_RPC_FAILED_PRECONDITION && strstr(err.msg, "log-replaced:") != NULL)
+        rc = cs_fail(&err, CS_EHUB, "LOG_REPLACED: the hub has begun another log while this one was read");
     if (rc == CS_OK && s->has_more && s->head.number > reached(s)) {
         pull_call(e);
         return;

@@ -200,6 +200,26 @@ static bool is_lost(int rc, const struct cs_error *err)
     return false;
 }
 
+/* Every command ends a log once at most. That is what lets one of several end at all: who finds the log of another in
+ * the place of its own, or of the one that it was to end, leaves that to the other, and follows. */
+static int another_is_at_it(struct cs_error *err)
+{
+    return cs_fail(err, CS_EABORTED,
+                   "another device is at it: the hub has a log by now that it began. When it is done this device "
+                   "follows by itself; if nobody goes on with it, claw-sync hub refill once more");
+}
+
+/* A step of ours did not get on. */
+static void stopped(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    struct cs_error why;
+
+    if (rc == CS_EHUB && names(err, "LOG_REPLACED:"))
+        finish(e, another_is_at_it(&why), &why);
+    else
+        finish(e, rc, err);
+}
+
 /* ---- the entry ---- */
 
 static int refill_entry(struct clawsync_engine *e, void *arg, struct cs_buf *entry, struct cs_error *err)
@@ -236,7 +256,7 @@ static void ended(struct clawsync_engine *e, int rc, const struct cs_error *err)
     if (rc == CS_OK && e->refill.again)
         finish(e, cs_fail(&why, CS_EABORTED, "the hub's log changed while it was refilled; try again"), &why);
     else
-        finish(e, rc, err);
+        stopped(e, rc, err);
 }
 
 static void state_run(struct clawsync_engine *e, struct cs_job *j)
@@ -260,7 +280,7 @@ static void state_done(struct clawsync_engine *e, struct cs_job *j)
 static void pulled(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     if (rc != CS_OK)
-        finish(e, rc, err);
+        stopped(e, rc, err);
     else
         next_job(e, state_run, state_done);
 }
@@ -268,7 +288,7 @@ static void pulled(struct clawsync_engine *e, int rc, const struct cs_error *err
 static void pushed(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     if (rc != CS_OK)
-        finish(e, rc, err);
+        stopped(e, rc, err);
     else
         cs_step_pull(e, pulled);
 }
@@ -333,6 +353,12 @@ static const Clawsync__V1__HubHead *head_in(struct clawsync_engine *e, struct cs
     return r == NULL ? NULL : r->head;
 }
 
+static void fill(struct clawsync_engine *e)
+{
+    e->refill.report->begun = true;
+    cs_step_push(e, pushed);
+}
+
 /* The hub has the entries, and if they were the last ones, the log: this database has it from now on, too. */
 static void given_run(struct clawsync_engine *e, struct cs_job *j)
 {
@@ -358,11 +384,11 @@ static void given_run(struct clawsync_engine *e, struct cs_job *j)
 static void given_done(struct clawsync_engine *e, struct cs_job *j)
 {
     if (j->rc != CS_OK)
-        finish(e, j->rc, &j->err);
+        stopped(e, j->rc, &j->err);
     else if (e->refill.at <= e->members.seq)
         begin(e);
     else
-        cs_step_push(e, pushed);
+        fill(e);
 }
 
 static void say_refused(struct clawsync_engine *e, struct cs_job *j)
@@ -388,6 +414,8 @@ static void refused_run(struct clawsync_engine *e, struct cs_job *j)
     struct cs_error err = { 0 };
 
     say_refused(e, j);
+    e->refill.report->refused = true;
+    e->refill.report->refused_log = e->refill.seen.log_id;
     if (cs_replica_meta_drop(e->replica, record, &err) != CS_OK) {
         j->err = err;
         return;
@@ -486,16 +514,19 @@ static void begin(struct clawsync_engine *e)
 static void salvaged(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_refill_step *s = &e->refill;
+    struct cs_error why;
 
     s->seen = e->pull.salvage_head;
     e->pull.salvage = false;
     /* What cannot be read there any more is not what the refill is for. */
     if (rc != CS_OK && (cs_code_is_transient(rc) || rc == CS_ECANCELED || s->seen.log_id == 0)) {
         finish(e, rc, err);
-        return;
+    } else if (s->report->refused && s->seen.log_id != s->report->refused_log) {
+        finish(e, another_is_at_it(&why), &why);
+    } else {
+        s->at = 1;
+        begin(e);
     }
-    s->at = 1;
-    begin(e);
 }
 
 static void salvage(struct clawsync_engine *e)
@@ -512,12 +543,14 @@ static void looked(struct clawsync_engine *e, int rc, const struct cs_error *err
     struct cs_error none = { 0 };
 
     if (rc == CS_OK && cs_refill_is_open(e)) {
-        cs_step_push(e, pushed); /* an earlier try came so far */
+        fill(e); /* an earlier try came so far */
     } else if (rc == CS_OK) {
         s->report->needed = 0;
         finish(e, CS_OK, &none);
     } else if (!is_lost(rc, err)) {
         finish(e, rc, err);
+    } else if (s->report->begun && names(err, "LOG_REPLACED:")) {
+        stopped(e, rc, err);
     } else if (names(err, "HUB_LOST:")) {
         s->seen = (struct cs_hub_head){ 0 };
         s->at = 1;

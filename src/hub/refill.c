@@ -90,13 +90,41 @@ static int caller_is_in(const struct cs_commit_env *env, cs_store_tx *tx, const 
     return CS_OK;
 }
 
+static bool is_refill(void *arg, uint32_t seq, struct cs_slice entry)
+{
+    bool *found = arg;
+    struct cs_floor to;
+
+    (void)seq;
+    *found = cs_entry_refilled(entry, &to);
+    return !*found;
+}
+
+/* Whoever looked before another's refill was over does not end the log that this one made, which all follow by now: the
+ * log may be at the same number still. `last` is the newest entry that the device knows. */
+static int refilled_since(cs_store_tx *tx, const struct cs_store_head *head, struct cs_write *w, uint32_t last,
+                          struct cs_error *err)
+{
+    bool found = false;
+    int rc = CS_OK;
+
+    if (last < head->member_seq)
+        rc = tx->ops->entries(tx, &w->workspace, last + 1, head->member_seq, is_refill, &found, err);
+    if (rc == CS_OK && found)
+        cs_refuse(&w->verdict, CS_RPC_ABORTED, "validation",
+                  "the hub was refilled since the device looked, which knows membership entries up to %" PRIu32, last);
+    return rc;
+}
+
 static int begin_log(cs_store_tx *tx, bool exists, struct cs_store_head *head, struct cs_write *w,
-                     const struct cs_refill_content *c, uint64_t refills, struct cs_error *err)
+                     const struct cs_refill_content *c, uint32_t last, uint64_t refills, struct cs_error *err)
 {
     int rc;
 
     if (exists && head->log_id == c->new_log)
         return CS_OK; /* the answer was lost */
+    if (exists && ((rc = refilled_since(tx, head, w, last, err)) != CS_OK || w->verdict.status != CS_RPC_OK))
+        return rc;
     if (exists ? head->log_id != c->log_id || head->number != c->number : c->log_id != 0) {
         cs_refuse(&w->verdict, CS_RPC_ABORTED, "validation",
                   "the hub's log is not at number %" PRIu64 " any more, as when the device looked", c->number);
@@ -119,6 +147,7 @@ int cs_refill_write(const struct cs_commit_env *env, cs_store_tx *tx, bool exist
     struct cs_refill_content c;
     struct cs_slice entry;
     uint64_t refills = 0;
+    uint32_t last = 0;
     bool bad;
     int rc = CS_OK;
 
@@ -127,8 +156,10 @@ int cs_refill_write(const struct cs_commit_env *env, cs_store_tx *tx, bool exist
     /* Whoever is in only by what it brings along may say so of a workspace that the hub has nothing else of. */
     if (exists && (rc = caller_is_in(env, tx, &now, w, &refills, err)) != CS_OK)
         return rc;
-    while (rc == CS_OK && w->verdict.status == CS_RPC_OK && cs_refill_next(&c, &entry, &bad))
+    while (rc == CS_OK && w->verdict.status == CS_RPC_OK && cs_refill_next(&c, &entry, &bad)) {
+        last = cs_entry_seq(entry);
         rc = give_back(env, tx, &now, w, entry, err);
+    }
     if (rc == CS_OK && w->verdict.status == CS_RPC_OK && bad)
         rc = entry_refused(w, &(struct cs_error){ CS_ECORRUPT, "there is no membership entry where one should be" },
                            err);
@@ -140,7 +171,7 @@ int cs_refill_write(const struct cs_commit_env *env, cs_store_tx *tx, bool exist
         cs_log_start(&w->workspace, now.log_id, now.refilled, now.log_hash);
     }
     if (rc == CS_OK && w->verdict.status == CS_RPC_OK && c.new_log != 0)
-        rc = begin_log(tx, exists, &now, w, &c, refills, err);
+        rc = begin_log(tx, exists, &now, w, &c, last, refills, err);
     if (rc != CS_OK || w->verdict.status != CS_RPC_OK)
         return rc;
     if (c.top_stamp > now.top_stamp)

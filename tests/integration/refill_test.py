@@ -400,14 +400,37 @@ class Refill(ClawTest):
         self.settle([self.a, self.b, self.c])
         self.settle([self.a, self.newcomer(self.c, "d")])
 
-    def refill_in_part(self, who):
-        p = subprocess.Popen([CLIENT, "hub", "refill"], env=who.env(CLAW_MAX_DELTA_ROWS=100), stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
+    def test_one_takes_over_from_another(self):
+        """Whoever is at it when another begins is told so, and ends no log of the other's."""
+        kept = self.backup()
+        self.a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+                   "INSERT INTO memory_records(id, title) SELECT 'r' || i, 'title ' || i FROM n;")
+        self.settle([self.a, self.b, self.c])
+        self.restore(kept)
+        a = self.refill_in_part(self.a, signal.SIGSTOP)
+        self.refill_in_part(self.b)
+        a.send_signal(signal.SIGCONT)
+        self.assertIn("another device is at it", a.communicate(timeout=PATIENCE)[1])
+        self.assertEqual(a.returncode, 1)
+        self.assertIn("LOG_REPLACED", self.c.claw("sync", want=4).stderr)
+        a = self.refill_in_part(self.a, signal.SIGSTOP)  # its person goes on with it
+        self.b.claw("hub", "refill")
+        a.send_signal(signal.SIGCONT)
+        a.communicate(timeout=PATIENCE)
+        self.assertEqual(a.returncode, 0)  # and it follows
+        self.settle([self.a, self.b, self.c])
+
+    def refill_in_part(self, who, how=signal.SIGKILL):
+        p = subprocess.Popen([CLIENT, "hub", "refill"], env=who.env(CLAW_MAX_DELTA_ROWS=100, CLAW_MAX_RETRIES=2, CLAW_RETRY_BASE_MS=20),
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         with contextlib.closing(self.hub.database()) as db:
             was = db.execute("SELECT log_id FROM workspace").fetchone() or (0,)
             wait_until(lambda: p.poll() is not None or
                        db.execute("SELECT max(log_id != ? AND number > 3) FROM workspace", was).fetchone()[0], "a new log")
-        p.kill(), p.wait(PATIENCE)
+        p.send_signal(how)
+        if how == signal.SIGKILL:
+            p.communicate(timeout=PATIENCE)
+        return p
 
     def test_a_log_that_only_one_device_used(self):
         """It goes on in the log that it began, and then follows another device's."""

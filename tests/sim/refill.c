@@ -90,6 +90,7 @@ static struct device *refiller(struct run *r, const struct device *but)
 static void refill_begin(struct device *d)
 {
     note(d->run, "%s refills the hub", d->name);
+    d->refill = (struct cs_refill_report){ 0 };
     command_begin(d, (struct cs_command){ .kind = CS_CMD_STEPS, .step = { cs_step_refill }, .arg = &d->refill });
 }
 

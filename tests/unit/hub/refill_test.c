@@ -290,7 +290,7 @@ static void another_membership(void **state)
     lost_fini(&l);
 }
 
-static int append_refill(struct scene *s, const struct cs_floor *to)
+static int append_refill(struct scene *s, struct lost *l, const struct cs_floor *to)
 {
     Clawsync__V1__AppendMembershipRequest req = CLAWSYNC__V1__APPEND_MEMBERSHIP_REQUEST__INIT;
     char ws[CS_UUID_TEXT], id[CS_UUID_TEXT];
@@ -308,8 +308,10 @@ static int append_refill(struct scene *s, const struct cs_floor *to)
     req.device_id = id;
     req.entry = (ProtobufCBinaryData){ entry.len, entry.data };
     ask(&k, s, &s->a, "AppendMembership", &req.base);
-    if (k.status == CS_RPC_OK)
+    if (k.status == CS_RPC_OK) {
         maker_learn(&s->a, cs_buf_slice(&entry));
+        cs_buf_put_slice(&l->entries[2], cs_buf_slice(&entry));
+    }
     call_fini(&k);
     cs_buf_free(&entry);
     return k.status;
@@ -329,20 +331,21 @@ static void the_entry_names_this_log(void **state)
     pull(s, &s->a, (struct pull_options){ .log_id = NEW_LOG }, &p);
     memcpy(to.log_hash, p.head.log_hash, 32);
     to.number = 2; /* more than there is */
-    assert_int_equal(append_refill(s, &to), CS_RPC_ABORTED);
+    assert_int_equal(append_refill(s, &l, &to), CS_RPC_ABORTED);
     to.number = 1;
     to.log_hash[0] ^= 1;
-    assert_int_equal(append_refill(s, &to), CS_RPC_ABORTED);
+    assert_int_equal(append_refill(s, &l, &to), CS_RPC_ABORTED);
     to.log_hash[0] ^= 1;
     to.log_id = OTHER_LOG; /* which another refill has ended meanwhile */
-    assert_int_equal(append_refill(s, &to), CS_RPC_ABORTED);
+    assert_int_equal(append_refill(s, &l, &to), CS_RPC_ABORTED);
     to.log_id = NEW_LOG;
-    assert_int_equal(append_refill(s, &to), CS_RPC_OK);
-    /* the next one is the second */
+    assert_int_equal(append_refill(s, &l, &to), CS_RPC_OK);
     l.log_id = NEW_LOG;
     l.number = 1;
     l.new_log = OTHER_LOG;
-    assert_int_equal(refill(&l, &s->b), CS_RPC_OK);
+    assert_int_equal(refill(&l, &s->b), CS_RPC_ABORTED); /* B looked before the entry was there */
+    l.n = 3;
+    assert_int_equal(refill(&l, &s->b), CS_RPC_OK); /* the next one is the second */
     assert_int_equal(l.head.refilled, 2);
     lost_fini(&l);
 }
