@@ -41,8 +41,6 @@ static const char *what_settles(const struct cs_error *err)
         return "claw-sync join CODE";
     if (begins(err, "BAD_WRAP"))
         return "claw-sync keys rotate, on another device";
-    if (begins(err, "HUB_FORK"))
-        return "claw-sync verify-heads, here and on another device";
     switch (err->code) {
     case CS_EVERSION:
         return "update claw-sync, then claw-sync sync";
@@ -83,6 +81,15 @@ static bool is_outside(const struct cs_looked *l)
     return l->asked && !l->member && l->rc == CS_EAUTH;
 }
 
+/* Looking finds what a refill would settle, had one not failed here: why it did is what stands in the way. */
+static bool is_beyond_refill(const struct cs_looked *l)
+{
+    const char *command = cs_finding_command(&l->err);
+
+    return l->asked && l->rc == CS_EHUB && l->standing_rc == CS_OK && begins(&l->standing.last, "MEMBER_FORK") &&
+           command != NULL && strstr(command, "claw-sync hub refill") != NULL;
+}
+
 /* What rounds find, and looking does not. It stands until a round goes well; of a process that is gone only what does
  * not pass. */
 static void rounds_failed(const struct cs_looked *l, struct cs_reasons *out)
@@ -93,7 +100,7 @@ static void rounds_failed(const struct cs_looked *l, struct cs_reasons *out)
     char at[32];
 
     if (l->standing_rc != CS_OK || (told ? !wants_a_person(last) : may_have_passed(last)) || last->code == CS_OK ||
-        (l->asked && l->rc == last->code && !is_outside(l)))
+        (l->asked && l->rc == last->code && !is_outside(l) && !is_beyond_refill(l)))
         return;
     if (!told && last->code == CS_EHUB && l->asked && l->rc == CS_OK)
         what_to_do = "claw-sync sync"; /* it may be over */
@@ -102,7 +109,7 @@ static void rounds_failed(const struct cs_looked *l, struct cs_reasons *out)
 
 static void asking_failed(const struct cs_looked *l, struct cs_reasons *out)
 {
-    if (!l->asked || l->rc == CS_OK)
+    if (!l->asked || l->rc == CS_OK || is_beyond_refill(l))
         return;
     if (!is_outside(l)) {
         if (wants_a_person(&l->err))

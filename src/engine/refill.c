@@ -184,6 +184,9 @@ const char *cs_finding_command(const struct cs_error *err)
     if (names(err, "HUB_LOST:") || names(err, "HUB_ROLLBACK:") || names(err, "LOG_REPLACED:") ||
         names(err, "BATCH_FORK:"))
         return "claw-sync hub refill";
+    if (names(err, "HUB_FORK:")) /* a hub that lies, or that went back and was written to before this device looked */
+        return "claw-sync verify-heads, here and on another device; where the hub was restored from a backup, "
+               "claw-sync hub refill";
     return names(err, "HUB_KEY_CHANGED:") ? "claw-sync hub accept" : NULL;
 }
 

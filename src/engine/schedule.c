@@ -245,8 +245,10 @@ static void standing_after(struct clawsync_engine *e, const struct cs_command *c
     bool round = c == NULL || c->kind == CS_CMD_SYNC || c->kind == CS_CMD_PUSH || c->kind == CS_CMD_PULL;
     bool passes = c != NULL && cs_code_is_transient(rc) && !cs_standing_quota(err);
     bool whole = is_whole(e, c);
+    /* why a refill settles nothing is newer than what it was to settle */
+    bool unsettled = c != NULL && c->kind == CS_CMD_STEPS && c->step[0] == cs_step_refill && rc == CS_EHUB;
 
-    if (rc == CS_ECANCELED || (rc == CS_OK ? !whole : !round || passes))
+    if (rc == CS_ECANCELED || (rc == CS_OK ? !whole : !(round || unsettled) || passes))
         return;
     standing_begin(e);
     now->last = (struct cs_error){ .code = rc };
@@ -498,14 +500,17 @@ static void store_done(struct clawsync_engine *e, struct cs_job *j)
     task_finish(e, s->away.code, &s->away);
 }
 
-/* A finding that a person can settle says how. */
+/* A finding that a person can settle says how: of a fork it has to be found out first. */
 static void name_command(struct cs_error *err)
 {
     const char *command = cs_finding_command(err);
     size_t n = strlen(err->msg);
 
     if (command != NULL && strstr(err->msg, command) == NULL)
-        snprintf(err->msg + n, sizeof err->msg - n, ". If you know why, settle it with: %s", command);
+        snprintf(err->msg + n, sizeof err->msg - n, "%s%s",
+                 strstr(command, "verify-heads") != NULL ? ". Find out, or settle it, with: "
+                                                         : ". If you know why, settle it with: ",
+                 command);
 }
 
 /* The task from its first step. */

@@ -181,6 +181,18 @@ class Refill(ClawTest):
         self.settle([self.a, self.b])
         self.assertEqual(self.ids(self.a), ["early", "gone", "late", "of a", "of the lost"])
 
+    def test_a_hub_that_was_written_to_before_anybody_looked(self):
+        """To the device that knows more that is a hub with two logs; what it says names the refill, too."""
+        kept = self.backup()
+        self.put(self.a, "late"), self.a.sync()
+        self.restore(kept)
+        self.put(self.b, "of b"), self.b.sync()
+        self.needs_you(self.a, "HUB_FORK", "claw-sync verify-heads, here and on another device; "
+                       "where the hub was restored from a backup, claw-sync hub refill")
+        self.a.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.c), ["early", "gone", "late", "of b"])
+
     def test_the_one_that_knows_least(self):
         kept = self.backup()
         self.put(self.c, "of c"), self.c.sync()
@@ -329,6 +341,7 @@ class Refill(ClawTest):
         self.assertNotEqual(refused.returncode, 0)
         self.assertIn("MEMBER_FORK", refused.stderr)
         self.assertIn(out, refused.stderr)
+        self.assertEqual([r["do"] for r in json.loads(self.a.claw("status", "--json").stdout)["needs_you"]], [out])
         for _ in range(2):
             self.b.claw("keys", "rotate")  # the other membership is longer now
         self.needs_you(self.a, "MEMBER_FORK", out)

@@ -617,7 +617,8 @@ class NeedsYou(StatusTest):
             self.put(a, f"seen by a {i}")
             a.sync()
         self.daemon_of(b)
-        self.needs(b, "^HUB_FORK", "claw-sync verify-heads, here and on another device")
+        self.needs(b, "^HUB_FORK", "claw-sync verify-heads, here and on another device; "
+                   "where the hub was restored from a backup, claw-sync hub refill")
         self.assertEqual(self.state(a), "in-sync")
         b.stop()
         self.needs(b, "^HUB_FORK", "claw-sync sync")  # it may be over

@@ -95,6 +95,35 @@ static void what_the_hub_did_not_confirm_is_not_in_sync(void **state)
         }
 }
 
+/* What looking finds a refill settles, if one has not just failed: then what it found is the newest. */
+static void a_refill_that_settled_nothing(void **state)
+{
+    static const char fork[] = "MEMBER_FORK: another entry 3 … claw-sync identity new, then claw-sync join CODE";
+    static const struct {
+        const char *looking;
+        const char *what_to_do;
+    } cases[] = {
+        { "HUB_ROLLBACK: it went back", "claw-sync identity new, then claw-sync join CODE" },
+        { "HUB_FORK: two logs", "claw-sync identity new, then claw-sync join CODE" },
+        { "LOG_REPLACED: another log", "claw-sync identity new, then claw-sync join CODE" },
+        { "HUB_KEY_CHANGED: another key", "claw-sync hub accept" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct cs_looked l = at_rest();
+        struct cs_reasons r;
+
+        daemon_says(&l, CS_EHUB, fork);
+        l.daemon_pid = 0;
+        l.rc = l.err.code = CS_EHUB;
+        snprintf(l.err.msg, sizeof l.err.msg, "%s", cases[i].looking);
+        cs_status_reasons(&l, &r);
+        assert_int_equal(r.n, 1);
+        assert_string_equal(r.of[0].what_to_do, cases[i].what_to_do);
+    }
+}
+
 static void what_the_daemon_says(void **state)
 {
     static const struct {
@@ -122,7 +151,8 @@ static void what_the_daemon_says(void **state)
         { CS_EHUB, "LOG_REPLACED: another log", CS_NEEDS_YOU, CS_NEEDS_YOU, "claw-sync hub refill" },
         { CS_EHUB, "HUB_KEY_CHANGED: another key", CS_NEEDS_YOU, CS_NEEDS_YOU, "claw-sync hub accept" },
         { CS_EHUB, "HUB_FORK: two logs", CS_NEEDS_YOU, CS_NEEDS_YOU,
-          "claw-sync verify-heads, here and on another device" },
+          "claw-sync verify-heads, here and on another device; where the hub was restored from a backup, claw-sync hub "
+          "refill" },
         { CS_EHUB, "HUB_WITHHELD: a number is missing", CS_NEEDS_YOU, CS_NEEDS_YOU, "claw-sync doctor" },
         { CS_EAUTH, "BAD_WRAP: device x did not share it", CS_NEEDS_YOU, CS_NEEDS_YOU,
           "claw-sync keys rotate, on another device" },
@@ -245,6 +275,7 @@ int main(void)
         cmocka_unit_test(each_thing_that_waits_is_not_in_sync),
         cmocka_unit_test(what_the_hub_did_not_confirm_is_not_in_sync),
         cmocka_unit_test(what_the_daemon_says),
+        cmocka_unit_test(a_refill_that_settled_nothing),
         cmocka_unit_test(who_replicates_has_to_say_it_itself),
         cmocka_unit_test(who_is_not_in_yet),
         cmocka_unit_test(clocks),
