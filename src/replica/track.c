@@ -414,7 +414,7 @@ static int keep_rows(struct cs_replica *r, struct cs_table *t, struct cs_error *
     return rc;
 }
 
-/* Edits that nobody saw in a pause are looked at before it ends in untracking. */
+/* Edits that nobody saw in it are looked at from then on. */
 static int end_pause(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
 {
     if (t->state != CS_PAUSED)
@@ -549,9 +549,8 @@ static int resume_once(struct cs_replica *r, const char *table, struct cs_error 
         return cs_fail(err, CS_ENOTFOUND, "table \"%s\" is not tracked, or not in the database any more", table);
     }
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
-        if ((one == NULL || one == &r->tables[i]) && r->tables[i].state == CS_PAUSED)
-            rc = run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1 WHERE id = ?1", r->tables[i].id,
-                     0, err);
+        if (one == NULL || one == &r->tables[i])
+            rc = end_pause(r, &r->tables[i], err);
     if (rc == CS_OK)
         rc = cs_schema_load(r, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)

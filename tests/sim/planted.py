@@ -58,7 +58,7 @@ BUGS = [
     ("set_not_settled", "queue/states.c", "            rc = settle(q, e, CS_QUEUE_DONE, false, err);\n", "            rc = CS_OK;\n"),
     # the schema
     ("resume_closes_no_gap", "replica/track.c", "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1 WHERE id = ?1", "UPDATE main.sync_tables SET state = 1 WHERE id = ?1"),
-    ("new_table_not_tracked", "engine/schedule.c", "    if (j->rc == CS_OK && changed)\n", "    if (false)\n"),
+    ("new_table_not_tracked", "engine/engine.c", "    return track_tables(e, &o, err);\n}\n\nstatic int find_db_dir", "    return CS_OK;\n}\n\nstatic int find_db_dir"),
     ("hidden_cells_dropped", "replica/apply.c", "            rc = cs_hidden_put_cell(b->r, b->bt->id, b->op->key, b->cells[i].col, &b->cells[i].value, b->err);\n    return rc;\n}\n\n/* The row waits", "            rc = CS_OK;\n    return rc;\n}\n\n/* The row waits"),
     ("parents_not_looked_at", "replica/apply.c", "    *out = !children;\n", "    *out = true;\n"),
     # the audit log
