@@ -1,6 +1,8 @@
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 static const char beside_daemon[] =
@@ -235,31 +237,50 @@ static int unknown_command(const struct cs_cli *c, const char *word)
     return cs_cli_usage(c, "no command \"%s\"; claw-sync --help lists them", word);
 }
 
-int cs_cli_main(int argc, char **argv, struct cs_world *w)
+/* Is what was printed where it is to be? A pipe whose reader has left (`| head`) is told by the exit code alone, unless
+ * something was made that nobody knows of now. */
+static int check_output(const struct cs_cli *c, int rc)
 {
-    struct cs_cli c = { .world = w, .keystore_fd = -1, .tty = isatty(STDERR_FILENO) == 1 };
+    fflush(stdout);
+    if (ferror(stdout) == 0 || c->only_news)
+        return rc;
+    errno = 0; /* the reason is gone by now; one more byte is refused for the same */
+    putchar('\n');
+    fflush(stdout);
+    if (errno != EPIPE || c->made != NULL)
+        fprintf(stderr, "claw-sync: cannot write to standard output%s%s%s%s\n", errno != 0 ? ": " : "",
+                errno != 0 ? strerror(errno) : "", c->made != NULL ? "; " : "", c->made != NULL ? c->made : "");
+    return rc == CS_EXIT_DONE ? CS_EXIT_FAILED : rc;
+}
+
+static int run(struct cs_cli *c, int argc, char **argv)
+{
     const struct cs_cli_command *cmd = &commands[0];
     clawsync_error err;
-    int words = 0, rc;
+    int words = 0;
 
-    argc--;
-    argv++;
     if (argc > 0 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0 || strcmp(argv[0], "help") == 0)) {
         print_usage();
         return CS_EXIT_DONE;
     }
     if (argc > 0 && strcmp(argv[0], "--version") == 0)
-        return cs_cmd_version(&c);
+        return cs_cmd_version(c);
     if (argc > 0 && argv[0][0] != '-' && (cmd = find_command(argc, argv, &words)) == NULL)
-        return unknown_command(&c, argv[0]);
-    c.command = cmd->name;
+        return unknown_command(c, argv[0]);
+    c->command = cmd->name;
     for (int i = words; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return print_command_help(cmd);
-    if (cs_cli_parse(&c, cmd, argc - words, argv + words, &err) != CLAWSYNC_OK)
-        rc = cs_cli_fail(&c, &err);
-    else
-        rc = cmd->run(&c);
+    if (cs_cli_parse(c, cmd, argc - words, argv + words, &err) != CLAWSYNC_OK)
+        return cs_cli_fail(c, &err);
+    return cmd->run(c);
+}
+
+int cs_cli_main(int argc, char **argv, struct cs_world *w)
+{
+    struct cs_cli c = { .world = w, .keystore_fd = -1, .tty = isatty(STDERR_FILENO) == 1 };
+    int rc = check_output(&c, run(&c, argc - 1, argv + 1));
+
     cs_arena_free(&c.strings);
     return rc;
 }

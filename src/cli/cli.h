@@ -25,6 +25,8 @@ struct cs_cli {
     int keystore_fd;     /* -1: none given */
     const char *args[4]; /* positional arguments of the command */
     int nargs;
+    bool only_news;   /* a daemon has begun: what it prints is news, and losing that is no failure of its */
+    const char *made; /* what is there although the output is lost, and what to do about it; NULL: nothing is */
 };
 
 /* Which options a command takes besides the common ones. */

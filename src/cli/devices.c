@@ -165,8 +165,11 @@ int cs_cmd_recovery_create(struct cs_cli *c)
     if (rc == CLAWSYNC_OK && (rc = cs_cli_open_member(c, &e, &err)) == CLAWSYNC_OK)
         rc = clawsync_engine_recovery_create(e, phrase, CLAWSYNC_PHRASE_MAX, &err);
     clawsync_engine_close(e);
-    if (rc == CLAWSYNC_OK)
+    if (rc == CLAWSYNC_OK) {
+        c->made = "the phrase is in the workspace all the same: claw-sync devices lists it, claw-sync devices revoke "
+                  "removes it";
         print_phrase(c, phrase);
+    }
     cs_secret_free(phrase);
     return rc == CLAWSYNC_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
 }

@@ -53,8 +53,10 @@ int cs_cmd_invite(struct cs_cli *c)
     if (rc == CS_OK && (rc = cs_cli_open_member(c, &e, &err)) == CS_OK)
         rc = clawsync_engine_invite(e, c->expires_secs, code, CLAWSYNC_CODE_MAX, &err);
     clawsync_engine_close(e);
-    if (rc == CS_OK)
+    if (rc == CS_OK) {
+        c->made = "the invite is open all the same: claw-sync devices lists it, claw-sync devices revoke removes it";
         print_code(c, code);
+    }
     cs_secret_free(code);
     return rc == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
 }

@@ -69,7 +69,7 @@ int cs_cli_usage(const struct cs_cli *c, const char *fmt, ...)
 
 void cs_cli_json(json_t *o)
 {
-    if (o == NULL || json_dumpf(o, stdout, JSON_COMPACT) != 0)
+    if (o == NULL || (json_dumpf(o, stdout, JSON_COMPACT) != 0 && ferror(stdout) == 0))
         fprintf(stderr, "claw-sync: cannot write JSON: out of memory, or text that is not UTF-8\n");
     putchar('\n');
     fflush(stdout);

@@ -362,8 +362,6 @@ int cs_cmd_hidden_export(struct cs_cli *c)
         rc = cs_review_hidden(r, c->args[0], false, export_one, NULL, (struct cs_error *)&err);
     if (rc == CS_OK && c->args[0] == NULL)
         rc = cs_review_aside(r, export_aside, NULL, (struct cs_error *)&err);
-    if (rc == CS_OK && (fflush(stdout) != 0 || ferror(stdout) != 0))
-        rc = cs_fail((struct cs_error *)&err, CS_EIO, "cannot write what is exported: the output is incomplete");
     cs_replica_close(r);
     return rc == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
 }

@@ -111,6 +111,7 @@ int cs_cmd_run(struct cs_cli *c)
         (rc = clawsync_engine_start(e, &err)) == CLAWSYNC_OK) {
         cs_cli_say(c, "replicating %s", c->config.db_path);
         cs_service_notify("READY=1");
+        c->only_news = true;
         sigwait(&set, &signum);
         cs_service_notify("STOPPING=1");
     }

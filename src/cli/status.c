@@ -477,6 +477,6 @@ int cs_cmd_status(struct cs_cli *c)
         }
         if (!screen && !c->json)
             cs_cli_say(c, "%s", "");
-    } while (sigtimedwait(&set, NULL, &pause) < 0);
+    } while (ferror(stdout) == 0 && sigtimedwait(&set, NULL, &pause) < 0);
     return CS_EXIT_DONE;
 }

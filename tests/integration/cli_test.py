@@ -288,6 +288,60 @@ class Progress(ClawTest):
         self.assertIn("sealing", self.d.daemon_log())
 
 
+class Output(ClawTest):
+    """What was printed is where it is to be, or the exit code says otherwise."""
+    COMMANDS = ("recovery create", "audit export", "audit tail", "hidden export", "invite", "status --json", "status", "sync --json",
+                "conflicts list", "devices", "queue list", "tables", "doctor", "--help", "version", "run --help", "sync --nonsense --json")
+
+    def into(self, path, *args):
+        with open(path, "w") as out:
+            return subprocess.run([CLIENT, *args], env=self.d.env(), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE,
+                                  text=True, timeout=PATIENCE)
+
+    def test_a_full_disk(self):
+        self.d, b = self.workspace_of(2)
+        self.d.sql("INSERT INTO memories(id, content) VALUES ('m', 'one');")
+        self.settle([self.d, b])
+        self.d.sql("INSERT INTO memory_tags(memory_id, tag) VALUES ('m', 'x');")
+        b.sql("DELETE FROM memories;")
+        self.settle([self.d, b])
+        self.assertNotEqual(self.d.claw("hidden", "export").stdout, "")
+        for command in self.COMMANDS:
+            done = self.into("/dev/full", *command.split())
+            with self.subTest(command):
+                self.assertEqual(done.returncode, 2 if "nonsense" in command else 1, done.stderr)
+                *others, last = done.stderr.splitlines()
+                self.assertIn("claw-sync: cannot write to standard output: No space left on device", last)
+                self.assertEqual([x for x in others if "memory" in x], [])
+        for command in ("recovery create", "invite"):
+            self.assertRegex(self.into("/dev/full", *command.split()).stderr, "claw-sync devices lists it, claw-sync devices revoke removes it")
+        self.assertEqual(self.into("/dev/null", "devices").returncode, 0)
+
+    def test_a_reader_that_leaves(self):
+        self.d, = self.workspace_of(1)
+        r, w = os.pipe()
+        os.close(r)
+        with os.fdopen(w, "w") as out:
+            for args, says in ((("audit", "export"), ""), (("devices",), ""), (("status", "--watch"), ""),
+                               (("invite",), "the invite is open all the same")):
+                done = subprocess.run([CLIENT, *args], env=self.d.env(), stdin=subprocess.DEVNULL, stdout=out,
+                                      stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn(says, done.stderr)
+                self.assertEqual(done.stderr == "", says == "", done.stderr)
+
+    def test_a_daemon_outlives_its_reader(self):
+        """A log that is full, or a journal that starts anew, is no failure of a daemon that is told to end."""
+        self.d, = self.workspace_of(1)
+        with open("/dev/full", "w") as out:
+            run = subprocess.Popen([CLIENT, "run"], env=self.d.env(), stdin=subprocess.DEVNULL, stdout=out)
+        try:
+            wait_until(lambda: (self.d.status()["daemon"] or {}).get("connected"), self.d.status)
+        finally:
+            run.send_signal(signal.SIGTERM)
+        self.assertEqual(run.wait(PATIENCE), 0)
+
+
 class NotSetUp(ClawTest):
     """Looking at a database that claw-sync never was on: an answer, and nothing changed."""
 
