@@ -66,7 +66,8 @@ int cs_cli_usage(const struct cs_cli *c, const char *fmt, ...) __attribute__((fo
 void cs_cli_json(json_t *o); /* one line on stdout; takes the reference */
 struct cs_value;
 json_t *cs_cli_json_value(const struct cs_value *v); /* NULL pointer: null */
-int cs_cli_exit_code(int code);
+/* Of the keystore or of an invite file: wrong use, which CLAWSYNC_EAUTH alone does not tell. */
+bool cs_cli_wrong_passphrase(const clawsync_error *err);
 const char *cs_cli_time(int64_t ms, char out[32]); /* Unix ms in local time; 0: "-" */
 /* A name is another device's to choose: nothing in it reaches the terminal as a control. */
 const char *cs_cli_printable(const char *name, char out[64]);

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "cli/cli.h"
@@ -28,9 +29,16 @@ void cs_cli_warn(void *cli, const char *sentence)
         fprintf(stderr, "claw-sync: warning: %s\n", sentence);
 }
 
-int cs_cli_exit_code(int code)
+bool cs_cli_wrong_passphrase(const clawsync_error *err)
 {
-    switch (code) {
+    return err->code == CLAWSYNC_EAUTH && strstr(err->msg, "wrong passphrase") != NULL;
+}
+
+static int exit_code(const clawsync_error *err)
+{
+    if (cs_cli_wrong_passphrase(err))
+        return CS_EXIT_USAGE;
+    switch (err->code) {
     case CLAWSYNC_OK:
         return CS_EXIT_DONE;
     case CLAWSYNC_EINVAL:
@@ -53,7 +61,7 @@ int cs_cli_fail(const struct cs_cli *c, const clawsync_error *err)
         cs_cli_json(json_pack("{s:{s:s, s:s}}", "error", "code", clawsync_code_name(err->code), "message", err->msg));
     else
         fprintf(stderr, "claw-sync: %s\n", err->msg);
-    return cs_cli_exit_code(err->code);
+    return exit_code(err);
 }
 
 int cs_cli_usage(const struct cs_cli *c, const char *fmt, ...)

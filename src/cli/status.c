@@ -152,7 +152,7 @@ static int ask_hub(void *arg, const clawsync_config *config, clawsync_error *err
     once.request_timeout_secs = at_most(once.request_timeout_secs);
     if ((rc = cs_engine_open_beside(&e, &once, err)) == CS_ENOTFOUND)
         return keys_are_lost(l, config, err);
-    l->member = rc == CS_OK && cs_is_member(e);
+    l->stranger = rc == CS_OK && !cs_is_member(e);
     if (rc == CS_OK && (rc = cs_engine_look_at_hub(e, &l->hub, err)) == CS_OK) {
         l->contact_ms = l->hub.answered_ms;
         rc = clawsync_engine_devices(e, on_device, a, err);

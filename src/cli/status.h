@@ -19,8 +19,8 @@ struct cs_looked {
     int standing_rc;
     struct cs_standing standing;
 
-    bool asked;  /* the hub; what follows is its answer */
-    bool member; /* as far as this device knows */
+    bool asked;    /* the hub; what follows is its answer */
+    bool stranger; /* this device is no member, as far as it knows */
     int rc;
     struct cs_error err;
     struct cs_hub_look hub;

@@ -41,6 +41,8 @@ static const char *what_settles(const struct cs_error *err)
         return "claw-sync join CODE";
     if (begins(err, "BAD_WRAP"))
         return "claw-sync keys rotate, on another device";
+    if (cs_cli_wrong_passphrase((const clawsync_error *)err))
+        return "give the passphrase that this device's keystore is under";
     switch (err->code) {
     case CS_EVERSION:
         return "update claw-sync, then claw-sync sync";
@@ -78,7 +80,7 @@ static bool wants_a_person(const struct cs_error *err)
 /* The hub knows no such device. One that was never in may be about to make the workspace, or has yet to join. */
 static bool is_outside(const struct cs_looked *l)
 {
-    return l->asked && !l->member && l->rc == CS_EAUTH;
+    return l->asked && l->stranger && l->rc == CS_EAUTH;
 }
 
 /* Looking finds what a refill would settle, had one not failed here: why it did is what stands in the way. */

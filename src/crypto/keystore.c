@@ -116,7 +116,9 @@ int cs_envelope_open(struct cs_buf *out, const char magic[4], const char *passph
     if ((at = cs_buf_grow(out, boxed.len)) == NULL)
         rc = cs_fail(err, CS_ENOMEM, "out of memory; the keys were not read");
     else if (!cs_box_open(key, file.data + AT_NONCE, boxed, at))
-        rc = cs_fail(err, CS_EAUTH, "wrong passphrase, or the key file is damaged");
+        rc = cs_fail(err, CS_EAUTH,
+                     file.data[AT_KDF] == CS_KDF_NONE ? "the key file is damaged"
+                                                      : "wrong passphrase, or the key file is damaged");
     if (at != NULL)
         out->len -= rc == CS_OK ? CS_BOX_OVERHEAD : boxed.len;
     cs_wipe(key, sizeof key);

@@ -43,7 +43,13 @@ class KeystoreTest(claw.ClawTest):
         self.d.claw("keys", "passphrase", "--passphrase-file", self.passphrase)
         self.assertEqual(self.keystore()[5], 1)  # Argon2id
         self.one_line(self.d.claw("sync", want=2), "--keystore-passphrase-fd")
-        self.assertIn("wrong passphrase", self.with_fd("nonsense\n", "sync", want=1).stderr)
+        self.assertIn("wrong passphrase", self.with_fd("nonsense\n", "sync", want=2).stderr)
+        for command in (("push",), ("devices",), ("invite",), ("audit", "verify"), ("reconcile",), ("keys", "rotate")):
+            self.one_line(self.with_fd("nonsense\n", *command, want=2), "wrong passphrase")
+        s = json.loads(self.with_fd("nonsense\n", "status", "--json").stdout)
+        self.assertEqual(len(s["needs_you"]), 1)
+        self.assertIn("wrong passphrase", s["needs_you"][0]["reason"])
+        self.assertIn("give the passphrase", s["needs_you"][0]["do"])
         self.one_line(self.with_fd("", "sync", want=2), "first line is empty")
         self.one_line(self.d.claw("sync", "--keystore-passphrase-fd", "x", want=2), "--keystore-passphrase-fd")
         self.one_line(self.d.claw("sync", "--keystore-passphrase-fd", "999", want=2), "cannot be read")
@@ -51,11 +57,19 @@ class KeystoreTest(claw.ClawTest):
         self.with_fd(right, "sync")
         self.assertEqual(self.keystore()[5], 1)
         self.with_fd(right, "keys", "passphrase", "--passphrase-file", str(self.new))
-        self.with_fd(right, "sync", want=1)
+        self.with_fd(right, "sync", want=2)
         self.with_fd("a better one\nand more", "invite")
         self.with_fd("a better one\n", "keys", "passphrase", "--remove")
         self.assertEqual(self.keystore()[5], 0)
         self.d.sync()
+
+    def test_a_damaged_one_is_not_about_passphrases(self):
+        self.d.sync()
+        damaged = bytearray(self.keystore())
+        damaged[-1] ^= 1
+        (self.d.data / "identity" / "keystore").write_bytes(damaged)
+        self.one_line(self.d.claw("sync", want=1), "the key file is damaged")
+        self.assertNotIn("passphrase", self.d.claw("sync", want=1).stderr)
 
     def test_new_keystore_under_the_credential_of_systemd(self):
         credentials = self.folder / "credentials"
@@ -71,7 +85,7 @@ class KeystoreTest(claw.ClawTest):
     def test_prompt(self):
         self.d.sync()
         self.d.claw("keys", "passphrase", "--passphrase-file", self.passphrase)
-        for text, want in (("correct horse battery staple\n", 0), ("wrong\n", 1)):
+        for text, want in (("correct horse battery staple\n", 0), ("wrong\n", 2)):
             ours, theirs = pty.openpty()
             child = subprocess.Popen([claw.CLIENT, "sync", "--json"], env=self.d.env(), stdin=theirs,
                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -12,7 +12,7 @@
 /* A device with nothing to do, without a daemon; the hub has just answered. */
 static struct cs_looked at_rest(void)
 {
-    struct cs_looked l = { .set_up = true, .standing_rc = CS_ENOTFOUND, .asked = true, .member = true };
+    struct cs_looked l = { .set_up = true, .standing_rc = CS_ENOTFOUND, .asked = true };
 
     l.mark.log_id = l.hub.head.log_id = 7;
     l.mark.number = l.hub.head.number = 40;
@@ -213,7 +213,7 @@ static void who_is_not_in_yet(void **state)
     struct cs_reasons r;
 
     (void)state;
-    l.member = false;
+    l.stranger = true;
     l.rc = l.err.code = CS_EAUTH;
     cs_status_reasons(&l, &r);
     assert_int_equal(r.n, 1);
