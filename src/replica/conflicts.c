@@ -12,6 +12,8 @@
  * is noticed the reason follows and the value's encoding, which is the same for all who notice it; where a second value
  * of a version loses to others before that, only the encoding.
  *
+ * There are none of CS_SHARED, whose rows are ours: a resolution or a strategy that meets another one is nobody's edit.
+ *
  * state: manual, a person has to decide; auto, the rules did, and it can be taken back; resolved, somebody decided,
  * here or on another device (CS_SHARED says so), and it stays so; closed, a row's conflict whose cause is gone. The
  * latter is open again when the cause is back. */
@@ -79,6 +81,14 @@ static int describe(struct cs_replica *r, const struct cs_conflict_in *c, struct
     if (is_copy(c) && c->value != NULL)
         put_encoding(r, c->value, out);
     return out->failed ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
+}
+
+/* The name of the table comes first. */
+static bool is_about_ours(const struct cs_buf *about)
+{
+    size_t n = cs_load_u32(about->data);
+
+    return cs_slice_eq(cs_slice(about->data + 4, n), cs_slice_str(CS_SHARED));
 }
 
 static void make_id(const struct cs_buf *about, uint8_t id[CS_CONFLICT_ID])
@@ -191,7 +201,7 @@ int cs_conflict_record(struct cs_replica *r, const struct cs_conflict_in *c, enu
     if (c->col != CS_NO_COLUMN && (rc = cs_column_name(r, c->table, c->col, &column, err)) == CS_OK &&
         (column.data = cs_arena_copy(&r->scratch, column).data) == NULL)
         rc = cs_fail(err, CS_ENOMEM, "out of memory");
-    if (rc != CS_OK || (rc = describe(r, c, column, about, err)) != CS_OK)
+    if (rc != CS_OK || (rc = describe(r, c, column, about, err)) != CS_OK || is_about_ours(about))
         return rc;
     make_id(about, id);
     if ((rc = record(r, c, column, cs_slice(id, sizeof id), out, err)) != CS_OK || *out != CS_RECORDED_BEFORE ||

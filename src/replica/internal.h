@@ -222,6 +222,9 @@ static inline bool cs_is_shared(const char *table)
     return sqlite3_stricmp(table, CS_SHARED) == 0;
 }
 
+/* Of a conflict; older versions recorded some about CS_SHARED too. */
+#define CS_NOT_SHARED "tbl NOT IN (SELECT id FROM main.sync_tables WHERE name = '" CS_SHARED "')"
+
 /* apply.c */
 int cs_apply_open(struct cs_replica *r, struct cs_error *err); /* authorizer and guards of our connection */
 void cs_apply_close(struct cs_replica *r);

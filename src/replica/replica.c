@@ -360,11 +360,11 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         "SELECT (SELECT count(*) FROM main.sync_changelog), (SELECT coalesce(sum(n), 0) FROM main.sync_unsent), "
         "(SELECT count(*) FROM main.sync_bound WHERE state = 0), "
         "(SELECT count(*) FROM main.sync_hidden h WHERE col = -1 AND reason <> 'pending'), "
-        "(SELECT count(*) FROM main.sync_conflicts WHERE state IN ('auto', 'manual')), "
+        "(SELECT count(*) FROM main.sync_conflicts WHERE state IN ('auto', 'manual') AND " CS_NOT_SHARED "), "
         "(SELECT count(*) FROM main.sync_tables WHERE state <> 0 AND name <> '" CS_SHARED "'), "
         "(SELECT count(*) FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL), "
         "(SELECT value FROM main.sync_meta WHERE name = 'hlc'), "
-        "(SELECT count(*) FROM main.sync_conflicts WHERE state = 'manual'), "
+        "(SELECT count(*) FROM main.sync_conflicts WHERE state = 'manual' AND " CS_NOT_SHARED "), "
         "(SELECT count(*) FROM main.sync_meta WHERE name = 'publish'), "
         "(SELECT count(*) FROM main.sync_tables WHERE state = 2)";
     sqlite3_stmt *s = NULL;

@@ -293,7 +293,7 @@ int cs_review_hidden(cs_replica *r, const char *table, bool blockers,
 
 #define CONFLICT_COLUMNS                                                                                               \
     "SELECT x.id, x.why, x.state, t.name, x.key, c.name, x.value, x.stamp, x.device, x.at_ms, x.tbl, x.col IS NULL "   \
-    "FROM main.sync_conflicts x JOIN main.sync_tables t ON t.id = x.tbl "                                              \
+    "FROM main.sync_conflicts x JOIN main.sync_tables t ON t.id = x.tbl AND t.name <> '" CS_SHARED "' "                \
     "LEFT JOIN main.sync_columns c ON c.tbl = x.tbl AND c.id = x.col "
 
 enum { X_ID = 0, X_WHY, X_STATE, X_TABLE, X_KEY, X_COLUMN, X_VALUE, X_STAMP, X_DEVICE, X_AT, X_TBL, X_ROW };
@@ -444,10 +444,10 @@ static int find_id(struct cs_replica *r, const char *prefix, struct cs_buf *id, 
 
     if (prefix[0] == '\0' || strlen(prefix) >= CS_REVIEW_ID)
         return cs_fail(err, CS_EINVAL, "\"%.40s\" is no conflict's id; claw-sync conflicts list shows them", prefix);
-    if (!r->bare && sqlite3_prepare_v2(r->db,
-                                       "SELECT id FROM main.sync_conflicts WHERE state IN ('auto', "
-                                       "'manual')",
-                                       -1, &s, NULL) != SQLITE_OK)
+    if (!r->bare &&
+        sqlite3_prepare_v2(r->db,
+                           "SELECT id FROM main.sync_conflicts WHERE state IN ('auto', 'manual') AND " CS_NOT_SHARED,
+                           -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot read the conflicts");
     while (s != NULL && cs_db_row(r, s, &rc, "cannot read the conflicts", err)) {
         print_id(printed, cs_db_column_blob(s, 0));

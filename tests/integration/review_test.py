@@ -205,6 +205,37 @@ class Conflicts(claw.ClawTest):
         for args in (("memories", "newest"), ("nothing", "manual"), ("memories.nothing", "manual"), ("memories",)):
             a.claw("strategy", *args, want=2)
 
+    def test_two_who_decide_at_once(self):
+        """What one decided meets what the other did: that is no conflict of anybody's."""
+        a, b = self.workspace_of(2)
+        a.claw("strategy", "memories.content", "manual")
+        a.sql("INSERT INTO memories(id, content) VALUES ('m', 'one');")
+        self.settle([a, b])
+        a.sql("UPDATE memories SET content = 'of a';")
+        a.claw("push")
+        b.sql("UPDATE memories SET content = 'of b';")
+        self.settle([a, b])
+        conflict, = self.conflicts(a)
+        a.claw("conflicts", "resolve", conflict["id"])
+        b.claw("conflicts", "resolve", conflict["id"], "--take")
+        told = [device.claw("sync").stderr for device in (a, b, a, b)]
+        self.settle([a, b])
+        self.assertNotIn("sync_shared", "".join(told))
+        shared = a.value("SELECT id FROM sync_tables WHERE name = 'sync_shared'")
+        for device in (a, b):
+            self.assertEqual(device.value("SELECT count(*) FROM sync_conflicts WHERE tbl = ?", shared), 0)
+            self.assertEqual(device.query("SELECT what FROM sync_shared WHERE what = 'resolved'"), [("resolved",)])
+        counts = [(device.status()["conflicts"], device.status()["manual_conflicts"]) for device in (a, b)]
+        # older versions recorded such
+        a.sql(f"""INSERT INTO sync_conflicts(id, why, tbl, key, col, stamp, device, value, state, at_ms)
+                  VALUES (x'ffff', 'overwritten', {shared}, x'00', 0, 1, x'00', 'taken', 'auto', 9000000000000000),
+                         (x'fffe', 'overwritten', {shared}, x'00', 0, 1, x'00', 'taken', 'manual', 9000000000000000);""")
+        self.assertEqual([(device.status()["conflicts"], device.status()["manual_conflicts"]) for device in (a, b)], counts)
+        self.assertNotIn("sync_shared", a.claw("conflicts", "list").stdout)
+        for args in (("show", "ff"), ("resolve", "ff"), ("restore", "fffe")):
+            a.claw("conflicts", *args, want=2)
+        self.assertNotIn("sync_shared", a.claw("sync").stderr)
+
     def test_a_deleted_row_comes_back_with_what_was_lost(self):
         a, b = self.workspace_of(2)
         a.sql("INSERT INTO memories(id, content, source) VALUES ('m', 'one', 'here');")
