@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/doctor.h"
+#include "cli/status.h"
 #include "engine/engine.h"
 
 enum level { OK, WARNING, FAILED };
@@ -17,6 +18,7 @@ struct doctor {
     json_t *checks;
     int warnings, failures;
     bool offline, modes_fine;
+    struct cs_looked looked; /* the device of the database, who replicates it, and what the hub answered */
 };
 
 /* One line per check. What a file or the hub says reaches the terminal without controls. */
@@ -192,6 +194,9 @@ static bool check_database(struct doctor *d)
         return false;
     }
     set_up = cs_replica_is_set_up(r);
+    cs_replica_identity(r, &d->looked.id);
+    if (set_up) /* that it cannot be told is no finding of its own */
+        cs_replica_holder(r, &d->looked.daemon_pid, NULL);
     check_journal(d, &health);
     check_triggers(d, &health, set_up);
     cs_replica_close(r);
@@ -219,6 +224,25 @@ static void check_membership(struct doctor *d, const struct clawsync_engine *e)
             devices, e->members.seq, e->members.epoch);
 }
 
+/* There are no keys in data_dir. A database that has a device misses its own ones. */
+static void no_keys(struct doctor *d, const char *why)
+{
+    struct cs_replica_identity id = { 0 };
+    cs_replica *r = NULL;
+    clawsync_error err;
+
+    if (d->config->db_path != NULL && cs_cli_open_replica(d->cli, true, NULL, &r, &err) == CS_OK)
+        cs_replica_identity(r, &id);
+    cs_replica_close(r);
+    if (cs_uuid_is_zero(&id.device)) {
+        say(d, "membership", FAILED, "this device was never set up (%s); run: claw-sync sync, or claw-sync join CODE",
+            why);
+        return;
+    }
+    cs_status_keys_are_lost(&id.device, cs_config_data_dir(d->config), (struct cs_error *)&err);
+    say(d, "membership", FAILED, "%s", err.msg);
+}
+
 static bool check_identity(struct doctor *d)
 {
     struct clawsync_engine *e = NULL;
@@ -233,8 +257,7 @@ static bool check_identity(struct doctor *d)
     check_place(d, "data_dir", cs_config_data_dir(d->config));
     check_modes(d, rc == CS_OK ? e->device_text : "");
     if (rc == CS_ENOTFOUND)
-        say(d, "membership", FAILED, "this device was never set up (%s); run: claw-sync sync, or claw-sync join CODE",
-            err.msg);
+        no_keys(d, err.msg);
     else if (rc != CS_OK)
         say(d, "membership", FAILED, "%s", err.msg);
     else
@@ -370,7 +393,10 @@ static void check_hub(struct doctor *d)
         say(d, "hub", FAILED, "%s", err.msg);
         return;
     }
-    if ((rc = cs_engine_look_at_hub(e, &look, &err)) != CS_OK) {
+    rc = cs_engine_look_at_hub(e, &look, &err);
+    d->looked.asked = true;
+    d->looked.rc = rc;
+    if (rc != CS_OK) {
         hub_failed(d, rc, err.msg);
     } else {
         check_tls(d, e);
@@ -380,6 +406,23 @@ static void check_hub(struct doctor *d)
         check_ciphertext(d, e);
     }
     clawsync_engine_close(e);
+}
+
+/* Only rounds find some things, as a copy of this device at work. */
+static void check_last_round(struct doctor *d)
+{
+    struct cs_reasons r = { 0 };
+
+    cs_status_look_at_standing(&d->looked, d->cli->world, cs_config_data_dir(d->config));
+    cs_status_round_failed(&d->looked, &r);
+    for (size_t i = 0; i < r.n; i++) {
+        const char *what = r.of[i].what_to_do;
+        bool told = strstr(what, "claw-sync doctor") != NULL || strstr(r.of[i].text, what) != NULL;
+
+        say(d, "last round", FAILED, "%s%s%s", r.of[i].text, told ? "" : "; ", told ? "" : what);
+    }
+    if (r.n == 0)
+        say(d, "last round", OK, "it left nothing that a person has to settle");
 }
 
 static int examine(void *arg, const clawsync_config *config, clawsync_error *err)
@@ -395,8 +438,10 @@ static int examine(void *arg, const clawsync_config *config, clawsync_error *err
         check_queue(d);
     if (known)
         check_audit(d);
-    if (known && set_up)
+    if (known && set_up) {
         check_hub(d);
+        check_last_round(d);
+    }
     return CS_OK;
 }
 

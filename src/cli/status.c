@@ -78,12 +78,11 @@ static int look_at_replica(cs_replica *r, struct cs_looked *l, struct cs_error *
     return cs_review_aside(r, count_aside, l, err);
 }
 
-/* Another device's, or none that can be read: nothing. */
-static void look_at_standing(const struct cs_cli *c, struct cs_looked *l)
+void cs_status_look_at_standing(struct cs_looked *l, struct cs_world *w, const char *data_dir)
 {
     struct cs_error ignored;
 
-    l->standing_rc = cs_standing_load(&l->standing, c->world, c->config.data_dir, &ignored);
+    l->standing_rc = cs_standing_load(&l->standing, w, data_dir, &ignored);
     if (l->standing_rc == CS_OK && cs_uuid_cmp(&l->standing.device, &l->id.device) != 0)
         l->standing_rc = CS_ENOTFOUND;
 }
@@ -98,7 +97,7 @@ static int look_here(const struct cs_cli *c, struct cs_looked *l, struct cs_erro
     cs_replica_close(r);
     if (rc != CS_OK)
         return rc;
-    look_at_standing(c, l);
+    cs_status_look_at_standing(l, c->world, c->config.data_dir);
     if (!cs_uuid_is_zero(&l->id.workspace))
         l->contact_ms = last_contact(c, &l->id);
     return look_at_queue(c, l, err);
@@ -127,15 +126,15 @@ static uint32_t at_most(uint32_t secs)
     return secs < ASK_SECS ? secs : ASK_SECS;
 }
 
-static int keys_are_lost(const struct cs_looked *l, const clawsync_config *config, clawsync_error *err)
+int cs_status_keys_are_lost(const struct cs_uuid *device, const char *data_dir, struct cs_error *err)
 {
-    char device[CS_UUID_TEXT];
+    char text[CS_UUID_TEXT];
 
-    cs_uuid_text(device, &l->id.device);
-    return cs_fail((struct cs_error *)err, CS_ENOTFOUND,
+    cs_uuid_text(text, device);
+    return cs_fail(err, CS_ENOTFOUND,
                    "the keys of device %s, which replicated this database, are not in %.200s; give that device's "
                    "data_dir (CLAW_DATA_DIR), or, if it is lost: claw-sync identity new, then claw-sync join CODE",
-                   device, cs_config_data_dir(config));
+                   text, data_dir);
 }
 
 /* Once, and not for long: a hub that lets one wait is as good as away. */
@@ -151,7 +150,7 @@ static int ask_hub(void *arg, const clawsync_config *config, clawsync_error *err
     once.connect_timeout_secs = at_most(once.connect_timeout_secs);
     once.request_timeout_secs = at_most(once.request_timeout_secs);
     if ((rc = cs_engine_open_beside(&e, &once, err)) == CS_ENOTFOUND)
-        return keys_are_lost(l, config, err);
+        return cs_status_keys_are_lost(&l->id.device, cs_config_data_dir(config), (struct cs_error *)err);
     l->stranger = rc == CS_OK && !cs_is_member(e);
     if (rc == CS_OK && (rc = cs_engine_look_at_hub(e, &l->hub, err)) == CS_OK) {
         l->contact_ms = l->hub.answered_ms;

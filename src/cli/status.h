@@ -37,6 +37,13 @@ struct cs_reasons {
 };
 void cs_status_reasons(const struct cs_looked *l, struct cs_reasons *out);
 
+/* Of them: what the last round found, as it left it behind. */
+void cs_status_round_failed(const struct cs_looked *l, struct cs_reasons *out);
+/* Fills in the standing of l->id.device, and none if the file is another device's or cannot be read. */
+void cs_status_look_at_standing(struct cs_looked *l, struct cs_world *w, const char *data_dir);
+/* A database whose device is not the one of data_dir, which has no keys. CS_ENOTFOUND. */
+int cs_status_keys_are_lost(const struct cs_uuid *device, const char *data_dir, struct cs_error *err);
+
 enum cs_word { CS_NOT_SET_UP, CS_NOT_KNOWN, CS_OFFLINE, CS_STOPPED, CS_SYNCING, CS_IN_SYNC, CS_NEEDS_YOU };
 enum cs_word cs_status_word(const struct cs_looked *l, const struct cs_reasons *r);
 

@@ -94,7 +94,7 @@ static bool is_beyond_refill(const struct cs_looked *l)
 
 /* What rounds find, and looking does not. It stands until a round goes well; of a process that is gone only what does
  * not pass. */
-static void rounds_failed(const struct cs_looked *l, struct cs_reasons *out)
+void cs_status_round_failed(const struct cs_looked *l, struct cs_reasons *out)
 {
     const struct cs_error *last = &l->standing.last;
     bool told = cs_status_daemon_told(l);
@@ -142,7 +142,7 @@ void cs_status_reasons(const struct cs_looked *l, struct cs_reasons *out)
 
     out->n = 0;
     asking_failed(l, out);
-    rounds_failed(l, out);
+    cs_status_round_failed(l, out);
     if (l->asked && l->rc == CS_OK)
         clock_is_off(l, out);
     if (l->refilling)

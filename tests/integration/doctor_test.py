@@ -37,7 +37,8 @@ class Doctor(ClawTest):
         found = self.doctor(a)
         self.assertEqual(self.files(a), before)
         self.assertEqual(set(found), {"configuration", "place", "file modes", "membership", "database", "SQLite",
-                                      "triggers", "queue", "audit log", "TLS", "hub", "clock", "ciphertext"})
+                                      "triggers", "queue", "audit log", "TLS", "hub", "clock", "ciphertext",
+                                      "last round"})
         self.assertEqual([name for name, c in found.items() for r, _ in c if r != "ok" and name != "SQLite"], [])
         version = tuple(map(int, a.sql("SELECT sqlite_version();").strip().split(".")))
         self.assertIn("{}.{}.{}".format(*version), found["SQLite"][0][1])
@@ -204,6 +205,35 @@ class Doctor(ClawTest):
         log.write_bytes(entries)
         self.assertEqual(self.failed(self.doctor(a)), [])
         self.assertEqual(self.failed(self.doctor(a, want=1, CLAW_WORKSPACE_ID="")), ["configuration"])
+
+    def test_a_database_without_its_data_dir(self):
+        a = self.one()
+        shutil.move(a.data, self.folder / "kept")
+        found = self.doctor(a, want=1)
+        self.assertEqual(self.failed(found), ["membership"])
+        text = found["membership"][0][1]
+        self.assertRegex(text, "the keys of device .* are not in .*claw-sync identity new, then claw-sync join CODE")
+        self.assertNotIn("claw-sync sync", text)
+        shutil.move(self.folder / "kept", a.data)
+        self.assertEqual(self.failed(self.doctor(a)), [])
+
+    def test_what_rounds_alone_find(self):
+        """A copy of the device is at work: neither its files nor the hub show that."""
+        a = self.one()
+        shutil.copytree(a.folder, self.folder / "copy")
+        copy = self.device("copy", schema=None)
+        for d in (copy, a):
+            d.sql(f"INSERT INTO memories(id, content) VALUES ('{d.folder.name}', 'x');")
+            d.sync()
+        self.assertEqual(self.failed(self.doctor(copy)), [])  # nothing was found yet
+        copy.claw("sync", want=2)
+        found = self.doctor(copy, want=1)
+        self.assertEqual(self.failed(found), ["last round"])
+        self.assertRegex(found["last round"][0][1], "^DEVICE_CLONED.*claw-sync identity new")
+        copy.claw("identity", "new")
+        self.join(a, copy)
+        copy.sync()
+        self.assertEqual(self.failed(self.doctor(copy)), [])
 
     def test_another_hub_and_a_log_put_back(self):
         a = self.one()
