@@ -413,6 +413,18 @@ static void say_counts(const struct cs_cli *c, const struct cs_looked *l)
         cs_cli_say(c, "set aside       %" PRIu64 " sets that the hub refused: claw-sync queue list", l->queue.failed);
 }
 
+/* A new database beside the data_dir of a device that is in: one round fills it. */
+static bool has_membership(const struct cs_cli *c)
+{
+    struct cs_files *f = &c->world->files;
+    struct cs_file_info info;
+    struct cs_error ignored;
+    char path[4096];
+
+    return snprintf(path, sizeof path, "%s/identity/membership.log", c->config.data_dir) < (int)sizeof path &&
+           f->ops->stat(f->self, path, &info, &ignored) == CS_OK && info.size > 0;
+}
+
 static void status_text(const struct cs_cli *c, const struct cs_looked *l, const json_t *devices)
 {
     char workspace[CS_UUID_TEXT], device[CS_UUID_TEXT];
@@ -420,6 +432,11 @@ static void status_text(const struct cs_cli *c, const struct cs_looked *l, const
 
     say_state(c, l);
     cs_cli_say(c, "database        %s", c->config.db_path);
+    if (!l->set_up && has_membership(c)) {
+        cs_cli_say(c, "                %s is a member device's: the workspace's rows come with: claw-sync sync",
+                   c->config.data_dir);
+        return;
+    }
     if (!l->set_up) {
         cs_cli_say(c, "                a new workspace begins with: claw-sync sync\n"
                       "                one that exists is joined with: claw-sync join CODE, or claw-sync keys import "

@@ -150,6 +150,21 @@ class Status(StatusTest):
         self.in_sync(a)
 
     def test_a_workspace_that_is_still_to_be_made(self):
+    def test_a_new_database_beside_the_old_data_dir(self):
+        """The way to repair one that is damaged: the device is in, and needs no code."""
+        a, = self.workspace_of(1)
+        self.put(a, "is still there")
+        a.sync()
+        for f in a.folder.glob("memory.db*"):
+            f.unlink()
+        a.sql(claw.SCHEMA)
+        out = a.claw("status").stdout
+        self.assertIn("claw-sync sync", out)
+        self.assertNotIn("join", out)
+        a.sync()
+        self.in_sync(a)
+        self.assertEqual(a.value("SELECT count(*) FROM memories"), 1)
+
         """The first device's first round found no hub."""
         self.start_hub()
         a = self.device("a")
