@@ -135,12 +135,12 @@ int cs_queue_end(cs_queue *q, int rc, struct cs_error *err)
 
 /* ---- opening ---- */
 
-static int user_version(cs_queue *q, int *out, struct cs_error *err)
+static int pragma(cs_queue *q, const char *sql, int *out, struct cs_error *err)
 {
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
 
-    if (sqlite3_prepare_v2(q->db, "PRAGMA user_version", -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW)
+    if (sqlite3_prepare_v2(q->db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW)
         rc = cs_queue_fail_db(q, "read it", err);
     else
         *out = sqlite3_column_int(s, 0);
@@ -150,19 +150,21 @@ static int user_version(cs_queue *q, int *out, struct cs_error *err)
 
 static int prepare(cs_queue *q, bool read_only, struct cs_error *err)
 {
-    int version = 0, rc = user_version(q, &version, err);
+    int version = 0, pages = 1, rc = pragma(q, "PRAGMA user_version", &version, err);
 
     if (rc == CS_OK && version == 0 && !read_only) {
         if (sqlite3_exec(q->db, "PRAGMA journal_mode=WAL", NULL, NULL, NULL) != SQLITE_OK)
             return cs_queue_fail_db(q, "make it", err);
         if ((rc = cs_queue_begin(q, err)) != CS_OK) /* another process may be making it, too */
             return rc;
-        if ((rc = user_version(q, &version, err)) == CS_OK && version == 0 &&
+        if ((rc = pragma(q, "PRAGMA user_version", &version, err)) == CS_OK && version == 0 &&
             sqlite3_exec(q->db, create_sql, NULL, NULL, NULL) != SQLITE_OK)
             rc = cs_queue_fail_db(q, "make it", err);
         rc = cs_queue_end(q, rc, err);
         version = version == 0 ? FORMAT : version;
     }
+    if (rc == CS_OK && version == 0 && (rc = pragma(q, "PRAGMA page_count", &pages, err)) == CS_OK && pages == 0)
+        rc = cs_fail(err, CS_ENOTFOUND, "queue: the file is empty"); /* whoever writes makes it */
     if (rc == CS_OK && version > FORMAT)
         rc = cs_fail(err, CS_EVERSION, "queue: written by a newer claw-sync; update this one");
     if (rc == CS_OK && version != FORMAT)

@@ -69,6 +69,21 @@ class Offline(QueueTest):
         self.assertEqual(b.value("SELECT count(*) FROM memory_records"), MANY)
         self.assertEqual(b.value("SELECT title FROM memory_records WHERE id = 'r7'"), "y" * 20)
 
+    def test_an_empty_file(self):
+        """As a full disk leaves behind: there is no queue in it, and the next round makes one."""
+        a, = self.workspace_of(1)
+        for f in a.data.glob("queue.db*"):
+            f.unlink()
+        queue = a.data / "queue.db"
+        queue.touch(mode=0o600)
+        self.assertEqual(a.status()["queued"], 0)
+        self.assertEqual(json.loads(a.claw("queue", "list", "--json").stdout)["entries"], [])
+        a.claw("doctor")
+        self.assertEqual(queue.stat().st_size, 0)
+        a.sync()
+        self.assertGreater(queue.stat().st_size, 0)
+        self.assertEqual(a.status()["queued"], 0)
+
     def test_the_queue_of_a_hub_that_was_never_there(self):
         self.start_hub()
         a = self.device("a")
