@@ -582,6 +582,8 @@ int cs_cmd_conflicts_list(struct cs_cli *c)
 
 int cs_cmd_conflicts_show(struct cs_cli *c)
 {
+    if (c->args[0][0] == '\0')
+        return cs_cli_usage(c, "conflicts show wants an id, or the first digits of one; conflicts list shows them");
     return list_conflicts(c, c->args[0]);
 }
 

@@ -98,6 +98,7 @@ class Conflicts(claw.ClawTest):
     def test_settled_as_it_stands_settles_it_everywhere(self):
         a, b = self.concurrent()
         conflict, = self.conflicts(a)
+        self.assertEqual(a.claw("conflicts", "show", "", want=2).stdout, "")  # and not all of them
         a.claw("conflicts", "resolve", conflict["id"][:8])
         self.assertEqual(self.conflicts(a), [])
         self.assertEqual(a.status()["conflicts"], 0)
