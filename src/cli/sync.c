@@ -77,6 +77,26 @@ static int beside(struct cs_cli *c, enum cs_ask_kind what, clawsync_stats *stats
     return rc;
 }
 
+/* The round went well and yet was not all: what it left out is told, as the exit code says nothing of it. */
+static void warn_held_back(struct cs_cli *c)
+{
+    struct cs_replica_counts n = { 0 };
+    cs_replica *r = NULL;
+    clawsync_error ignored;
+    char text[160];
+
+    if (cs_cli_open_replica(c, true, NULL, &r, &ignored) == CS_OK)
+        cs_replica_counts(r, &n, (struct cs_error *)&ignored);
+    cs_replica_close(r);
+    if (n.held_back == 0)
+        return;
+    snprintf(text, sizeof text,
+             "%" PRId64
+             " row%s cannot be sent: above 16 MiB, or NULL in the key; make them smaller, or give them a key",
+             n.held_back, n.held_back == 1 ? "" : "s");
+    cs_cli_warn(c, text);
+}
+
 static int one_round(struct cs_cli *c, round_fn round, enum cs_ask_kind what)
 {
     struct listener l = { .cli = c, .progress = { .cli = c } };
@@ -93,6 +113,8 @@ static int one_round(struct cs_cli *c, round_fn round, enum cs_ask_kind what)
         count_queued(e, &err);
     clawsync_engine_close(e);
     cs_cli_progress_end(&l.progress);
+    if (rc == CLAWSYNC_OK && what != CS_ASK_PULL)
+        warn_held_back(c);
     if (rc != CLAWSYNC_OK)
         rc = cs_cli_fail(c, &err);
     else

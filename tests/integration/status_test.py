@@ -335,10 +335,16 @@ class NeedsYou(StatusTest):
     def test_a_row_that_is_too_large(self):
         a, = self.workspace_of(1)
         a.sql("INSERT INTO memory_records(id, body) VALUES ('r', zeroblob(17825792));")
-        a.sync()
+        for command in ("sync", "push"):
+            self.assertIn("warning: 1 row cannot be sent", a.claw(command).stderr)
+        self.assertNotIn("warning", a.claw("pull").stderr)
+        a.start()
+        claw.wait_until(lambda: (self.look(a)["daemon"] or {}).get("connected"), lambda: self.look(a))
+        self.assertIn("warning: 1 row cannot be sent", a.claw("sync").stderr)  # beside it
+        a.stop()
         self.needs(a, "1 row cannot be sent", "make them smaller, or give them a key")
         a.sql("UPDATE memory_records SET body = 'small' WHERE id = 'r';")
-        a.sync()
+        self.assertNotIn("warning", a.claw("sync").stderr)
         self.in_sync(a)
 
     def test_clocks(self):
