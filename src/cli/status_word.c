@@ -98,15 +98,19 @@ void cs_status_round_failed(const struct cs_looked *l, struct cs_reasons *out)
 {
     const struct cs_error *last = &l->standing.last;
     bool told = cs_status_daemon_told(l);
-    const char *what_to_do = what_settles(last);
+    const char *what_to_do = what_settles(last), *settle = strstr(last->msg, CS_SETTLE_WITH);
+    int len = (int)strlen(last->msg);
     char at[32];
 
     if (l->standing_rc != CS_OK || (told ? !wants_a_person(last) : may_have_passed(last)) || last->code == CS_OK ||
         (l->asked && l->rc == last->code && !is_outside(l) && !is_beyond_refill(l)))
         return;
-    if (!told && last->code == CS_EHUB && l->asked && l->rc == CS_OK)
-        what_to_do = "claw-sync sync"; /* it may be over */
-    add_reason(out, what_to_do, "%.511s (found %s)", last->msg, cs_cli_time(l->standing.since_ms, at));
+    if (!told && last->code == CS_EHUB && l->asked && l->rc == CS_OK) { /* it may be over */
+        what_to_do = "claw-sync sync";
+        settle = settle != NULL ? settle : strstr(last->msg, CS_FIND_OUT_WITH);
+        len = settle != NULL ? (int)(settle - last->msg) : len;
+    }
+    add_reason(out, what_to_do, "%.*s (found %s)", len, last->msg, cs_cli_time(l->standing.since_ms, at));
 }
 
 static void asking_failed(const struct cs_looked *l, struct cs_reasons *out)

@@ -780,6 +780,9 @@ bool cs_refill_is_open(const struct clawsync_engine *e);
 /* Goes over to the log that the newest refill in the membership names, if that is not where we are. While nothing is in
  * flight. */
 int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err);
+/* Before the command, at the end of a round's finding. */
+#define CS_SETTLE_WITH   ". If you know why, settle it with: "
+#define CS_FIND_OUT_WITH ". Find out, or settle it, with: "
 const char *
 cs_finding_command(const struct cs_error *err); /* what settles a finding about the hub; NULL: nothing does */
 /* MEMBER_FORK, with the way out. CS_EHUB. */

@@ -508,9 +508,7 @@ static void name_command(struct cs_error *err)
 
     if (command != NULL && strstr(err->msg, command) == NULL)
         snprintf(err->msg + n, sizeof err->msg - n, "%s%s",
-                 strstr(command, "verify-heads") != NULL ? ". Find out, or settle it, with: "
-                                                         : ". If you know why, settle it with: ",
-                 command);
+                 strstr(command, "verify-heads") != NULL ? CS_FIND_OUT_WITH : CS_SETTLE_WITH, command);
 }
 
 /* The task from its first step. */

@@ -146,10 +146,10 @@ class Status(StatusTest):
         self.assertEqual(self.look(a)["state"], "not-set-up")
         self.assertRegex(a.claw("status").stdout, r"(?m)^state +not set up: nothing in it is replicated$")
         self.assertIn("does not exist", a.claw("status", want=2, CLAW_DB_PATH=str(self.folder / "none.db")).stderr)
+        self.assertIn("claw-sync join CODE", a.claw("status").stdout)
         a.sync()
         self.in_sync(a)
 
-    def test_a_workspace_that_is_still_to_be_made(self):
     def test_a_new_database_beside_the_old_data_dir(self):
         """The way to repair one that is damaged: the device is in, and needs no code."""
         a, = self.workspace_of(1)
@@ -165,6 +165,7 @@ class Status(StatusTest):
         self.in_sync(a)
         self.assertEqual(a.value("SELECT count(*) FROM memories"), 1)
 
+    def test_a_workspace_that_is_still_to_be_made(self):
         """The first device's first round found no hub."""
         self.start_hub()
         a = self.device("a")
@@ -617,9 +618,13 @@ class NeedsYou(StatusTest):
         self.needs(a, "^HUB_ROLLBACK", "claw-sync hub refill")
         self.daemon_of(b)
         self.needs(b, "^HUB_ROLLBACK", "claw-sync hub refill")
+        b.stop(signal.SIGKILL)
         a.claw("hub", "refill")
         self.in_sync(a)
-        self.in_sync(b)  # its daemon follows
+        self.needs(b, "^HUB_ROLLBACK", "claw-sync sync")  # it follows, and refills nothing itself
+        self.assertNotIn("refill", b.claw("status").stdout)
+        self.daemon_of(b)
+        self.in_sync(b)
 
     def test_a_hub_with_two_logs(self):
         a, b = self.workspace_of(2)
