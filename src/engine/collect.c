@@ -64,31 +64,11 @@ int cs_collect_missed(struct clawsync_engine *e, const struct cs_collection *tol
     return rc;
 }
 
-static void note_swept(struct clawsync_engine *e, uint64_t swept)
-{
-    if (swept > 0)
-        cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "",
-                "%" PRIu64 " rows were deleted by others while this device was away; unsent edits of theirs are "
-                "conflicts (claw-sync conflicts list)",
-                swept);
-}
-
 int cs_collect_ahead(struct clawsync_engine *e, const struct cs_collection *told, bool in_doubt, struct cs_error *err)
 {
     int rc = before(e, told, in_doubt, err);
 
     return rc == CS_OK ? cs_replica_forget(e->replica, told->through, err) : rc;
-}
-
-int cs_collect_part(struct clawsync_engine *e, const struct cs_uuid *author, bool older,
-                    const struct cs_collection *told, const struct cs_delta *d, struct cs_error *err)
-{
-    struct cs_sweep how = { .through = told->through, .author = *author, .older = older };
-    uint64_t swept = 0;
-    int rc = cs_replica_sweep_edited(e->replica, d, &how, &swept, err);
-
-    note_swept(e, swept);
-    return rc;
 }
 
 int cs_collect_taken(struct clawsync_engine *e, const struct cs_uuid *author, bool older,
@@ -101,7 +81,11 @@ int cs_collect_taken(struct clawsync_engine *e, const struct cs_uuid *author, bo
 
     while (rc == CS_OK && more)
         rc = cs_replica_sweep(e->replica, &how, &more, &swept, err);
-    note_swept(e, swept);
+    if (swept > 0)
+        cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "",
+                "%" PRIu64 " rows were deleted by others while this device was away; unsent edits of theirs are "
+                "conflicts (claw-sync conflicts list)",
+                swept);
     return rc;
 }
 

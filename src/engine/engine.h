@@ -344,9 +344,6 @@ int cs_collect_missed(struct clawsync_engine *e, const struct cs_collection *tol
 /* It is, and the merged state that it is in comes next; what is on its way is settled first, and tombstones are
  * forgotten. cs_replica_mark_stale was called before; in_doubt: and cs_push_doubt. */
 int cs_collect_ahead(struct clawsync_engine *e, const struct cs_collection *told, bool in_doubt, struct cs_error *err);
-/* A part of it is merged next: rows go of which the others have edits alone. */
-int cs_collect_part(struct clawsync_engine *e, const struct cs_uuid *author, bool older,
-                    const struct cs_collection *told, const struct cs_delta *d, struct cs_error *err);
 /* All of that state is merged. Rows that were deleted and collected while this device was away go. older: as in
  * cs_sweep. */
 int cs_collect_taken(struct clawsync_engine *e, const struct cs_uuid *author, bool older,

@@ -212,8 +212,6 @@ static void merge_run(struct clawsync_engine *e, struct cs_job *j)
     cs_replica_pull_mark(e->replica, &mark);
     if ((j->rc = cs_parts_get(s->parts, s->applied, &s->batch, &j->err)) != CS_OK ||
         (j->rc = open_part(e, &s->batch, &rows, &d, &j->err)) != CS_OK ||
-        (s->missed && !s->keeps &&
-         (j->rc = cs_collect_part(e, &s->d.device, s->older, &s->told, &d, &j->err)) != CS_OK) ||
         (j->rc = cs_replica_apply(e->replica, &d, &mark, &result, &j->err)) != CS_OK)
         return;
     s->applied++;

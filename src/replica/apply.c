@@ -762,6 +762,14 @@ static int number_tables(struct cs_batch *b)
     return rc;
 }
 
+/* The set names the row itself, or an edit of it alone. */
+static int strike(struct cs_batch *b)
+{
+    if (b->op->kind != CS_OP_UPDATE)
+        return cs_stale_strike(b->r, b->bt->id, b->op->key, b->err);
+    return b->op->stamp <= b->d->skip ? CS_OK : cs_stale_edited(b->r, b->d, b->op, b->bt->id, b->err);
+}
+
 static int apply_ops(struct cs_batch *b)
 {
     struct cs_pending_counts counts;
@@ -774,8 +782,8 @@ static int apply_ops(struct cs_batch *b)
         b->bt = &b->tables[b->op->table];
         rc = b->op->stamp <= b->d->skip ? pass_over(b) : apply_op(b);
         leave_row(b);
-        if (rc == CS_OK && b->striking && b->op->kind != CS_OP_UPDATE && !b->d->sweeps) /* the row, not an edit of it */
-            rc = cs_stale_strike(b->r, b->bt->id, b->op->key, b->err);
+        if (rc == CS_OK && b->striking && !b->d->sweeps)
+            rc = strike(b);
         b->r->hlc = cs_hlc_receive(b->r->hlc, b->op->stamp);
         b->result->ops++;
     }

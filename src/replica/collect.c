@@ -4,7 +4,10 @@
  * same bytes are a row of CS_SHARED, for devices that begin with the merged state instead of the log.
  *
  * Where the merged state is taken from others by a device that has rows, those rows are marked (sync_stale), what comes
- * strikes them off, and what stays marked in the end was deleted and collected while this device was away. */
+ * strikes them off, and what stays marked in the end was deleted and collected while this device was away. Of some of
+ * those the others have edits that came later, and nothing else: they are noted (sync_stale_edits), and all that stays.
+ */
+#include "delta/pack.h"
 #include "replica/apply.h"
 #include "replica/statements.h"
 #include "replica/store.h"
@@ -432,6 +435,8 @@ int cs_stale_mark(struct cs_replica *r, struct cs_error *err)
     static const char sql[] =
         "CREATE TABLE IF NOT EXISTS main.sync_stale(tbl INTEGER NOT NULL, key BLOB NOT NULL, doubted INTEGER NOT NULL "
         "DEFAULT 0, PRIMARY KEY(tbl, key)) WITHOUT ROWID; DELETE FROM main.sync_stale;"
+        "CREATE TABLE IF NOT EXISTS main.sync_stale_edits(tbl INTEGER NOT NULL, key BLOB NOT NULL, n INTEGER NOT NULL, "
+        "edit BLOB NOT NULL, PRIMARY KEY(tbl, key, n)) WITHOUT ROWID; DELETE FROM main.sync_stale_edits;"
         "INSERT INTO main.sync_stale(tbl, key) SELECT tbl, key FROM main.sync_rows";
     int rc = cs_db_exec(r, sql, err);
 
@@ -445,7 +450,7 @@ int cs_stale_clear(struct cs_replica *r, struct cs_error *err)
 
     if (rc != CS_OK || !some)
         return rc;
-    rc = cs_db_exec(r, "DELETE FROM main.sync_stale", err);
+    rc = cs_db_exec(r, "DELETE FROM main.sync_stale; DELETE FROM main.sync_stale_edits", err);
     return rc == CS_OK ? cs_meta_drop(r, marks, err) : rc;
 }
 
@@ -463,15 +468,70 @@ int cs_replica_stale(cs_replica *r, bool *out, struct cs_error *err)
     return rc;
 }
 
-int cs_stale_strike(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err)
+static int with_row(struct cs_replica *r, int which, int64_t table, struct cs_slice key, const char *what,
+                    struct cs_error *err)
 {
-    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_STALE_STRIKE, err);
+    sqlite3_stmt *s = cs_db_stmt(r, which, err);
 
     if (s == NULL)
         return err_code(err);
     sqlite3_bind_int64(s, 1, table);
     cs_db_bind_slice(s, 2, key);
-    return cs_db_step(r, s, "cannot strike off a row", err);
+    return cs_db_step(r, s, what, err);
+}
+
+int cs_stale_strike(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err)
+{
+    int rc = with_row(r, CS_STMT_STALE_STRIKE, table, key, "cannot strike off a row", err);
+
+    return rc == CS_OK ? with_row(r, CS_STMT_STALE_FORGET, table, key, "cannot forget edits of a row", err) : rc;
+}
+
+static int is_marked(struct cs_replica *r, int64_t table, struct cs_slice key, bool *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_STALE_GET, err);
+    int rc = CS_OK;
+
+    *out = false;
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, table);
+    cs_db_bind_slice(s, 2, key);
+    *out = cs_db_row(r, s, &rc, "cannot read our rows", err);
+    sqlite3_reset(s);
+    return rc;
+}
+
+int cs_stale_edited(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, int64_t table,
+                    struct cs_error *err)
+{
+    struct cs_op edit = *op;
+    struct cs_delta one = *d;
+    struct cs_buf b = { 0 };
+    sqlite3_stmt *s;
+    bool marked;
+    int rc = is_marked(r, table, op->key, &marked, err);
+
+    if (rc != CS_OK || !marked)
+        return rc;
+    edit.over = NULL;
+    edit.nover = 0;
+    one.state = true;
+    one.collect = (struct cs_collection){ 0 };
+    one.ops = &edit;
+    one.nops = 1;
+    if ((rc = cs_delta_encode(&b, &one, err)) == CS_OK) {
+        if ((s = cs_db_stmt(r, CS_STMT_STALE_EDIT, err)) == NULL) {
+            rc = err_code(err);
+        } else {
+            sqlite3_bind_int64(s, 1, table);
+            cs_db_bind_slice(s, 2, op->key);
+            cs_db_bind_slice(s, 3, cs_buf_slice(&b));
+            rc = cs_db_step(r, s, "cannot keep an edit of a row", err);
+        }
+    }
+    cs_buf_free(&b);
+    return rc;
 }
 
 static int in_transaction(struct cs_replica *r, int (*fn)(struct cs_replica *r, struct cs_error *err),
@@ -498,10 +558,26 @@ static int doubt(struct cs_replica *r, int64_t table, struct cs_slice key, struc
     return cs_db_step(r, s, "cannot mark a row", err);
 }
 
-/* For each row that the set inserts, in one transaction. */
-static int each_inserted(struct cs_replica *r, const struct cs_delta *d,
-                         int (*fn)(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err),
-                         struct cs_error *err)
+static int doubt_op(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, int64_t table,
+                    struct cs_error *err)
+{
+    (void)d;
+    return op->kind == CS_OP_INSERT ? doubt(r, table, op->key, err) : CS_OK;
+}
+
+static int name_op(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, int64_t table,
+                   struct cs_error *err)
+{
+    return op->kind == CS_OP_INSERT   ? cs_stale_strike(r, table, op->key, err)
+           : op->kind == CS_OP_UPDATE ? cs_stale_edited(r, d, op, table, err)
+                                      : CS_OK;
+}
+
+/* For each operation of the set, in one transaction. */
+static int each_op(struct cs_replica *r, const struct cs_delta *d,
+                   int (*fn)(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, int64_t table,
+                             struct cs_error *err),
+                   struct cs_error *err)
 {
     int rc = cs_db_begin(r, err);
     int64_t table;
@@ -509,20 +585,19 @@ static int each_inserted(struct cs_replica *r, const struct cs_delta *d,
     if (rc != CS_OK)
         return rc;
     for (uint32_t i = 0; i < d->nops && rc == CS_OK; i++)
-        if (d->ops[i].kind == CS_OP_INSERT &&
-            (rc = cs_table_number(r, d->tables[d->ops[i].table].name, &table, err)) == CS_OK)
-            rc = fn(r, table, d->ops[i].key, err);
+        if ((rc = cs_table_number(r, d->tables[d->ops[i].table].name, &table, err)) == CS_OK)
+            rc = fn(r, d, &d->ops[i], table, err);
     return cs_db_end(r, rc, err);
 }
 
 int cs_replica_doubt(cs_replica *r, const struct cs_delta *d, struct cs_error *err)
 {
-    return each_inserted(r, d, doubt, err);
+    return each_op(r, d, doubt_op, err);
 }
 
 int cs_replica_names(cs_replica *r, const struct cs_delta *d, struct cs_error *err)
 {
-    return each_inserted(r, d, cs_stale_strike, err);
+    return each_op(r, d, name_op, err);
 }
 
 /* Is there something of this row, up to the stamp, that the log must have had? An insert that was never sent makes a
@@ -560,8 +635,7 @@ static int examined(struct cs_replica *r, const struct rows *w, int64_t through,
     cs_extract_stale(r);
     cs_scratch_reset(r);
     for (size_t i = 0; i < w->n && rc == CS_OK; i++)
-        if ((rc = forget(r, &w->at[i], through, err)) == CS_OK)
-            rc = cs_stale_strike(r, w->at[i].table, w->at[i].key, err);
+        rc = forget(r, &w->at[i], through, err);
     return rc;
 }
 
@@ -593,6 +667,48 @@ static int delete_all(struct cs_replica *r, struct cs_arena *a, const struct row
     return rc;
 }
 
+/* Merges what had come of edits of the row alone: that is what the others have of it. */
+static int put_edits(struct cs_replica *r, const struct found *f, struct cs_error *err)
+{
+    struct cs_apply_result result = { 0 };
+    struct cs_arena a = { 0 };
+    struct cs_slice *edit = NULL;
+    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_STALE_EDITS, err);
+    uint32_t n = 0, cap = 0;
+    int rc = CS_OK;
+
+    if (s == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, f->table);
+    cs_db_bind_slice(s, 2, f->key);
+    for (; rc == CS_OK && cs_db_row(r, s, &rc, "cannot read edits of a row", err); n++)
+        if (!cs_arena_grow(&a, &edit, n, &cap, sizeof *edit) ||
+            (edit[n] = cs_arena_copy(&a, cs_db_column_blob(s, 0))).data == NULL)
+            rc = no_memory(err);
+    sqlite3_reset(s);
+    for (uint32_t i = 0; i < n && rc == CS_OK; i++) {
+        struct cs_pull_mark mark = r->mark;
+        struct cs_delta d;
+
+        if ((rc = cs_delta_decode(&d, &a, edit[i], INT64_MAX, err)) != CS_OK)
+            break;
+        d.sweeps = true;
+        rc = cs_replica_apply(r, &d, &mark, &result, err);
+    }
+    cs_arena_free(&a);
+    return rc;
+}
+
+static int strike_all(struct cs_replica *r, const struct rows *w, struct cs_error *err)
+{
+    int rc = CS_OK;
+
+    for (size_t i = 0; i < w->n && rc == CS_OK; i++)
+        rc = cs_stale_strike(r, w->at[i].table, w->at[i].key, err);
+    return rc;
+}
+
+/* Each step may be repeated: the rows stay marked until the last one. */
 static int sweep_rows(struct cs_replica *r, const struct rows *w, const struct cs_sweep *how, uint64_t *swept,
                       struct cs_error *err)
 {
@@ -612,6 +728,10 @@ static int sweep_rows(struct cs_replica *r, const struct rows *w, const struct c
     cs_arena_free(&a);
     if (rc == CS_OK && (rc = cs_db_begin(r, err)) == CS_OK)
         rc = cs_db_end(r, examined(r, w, how->through, err), err);
+    for (size_t i = 0; i < w->n && rc == CS_OK; i++)
+        rc = put_edits(r, &w->at[i], err);
+    if (rc == CS_OK && (rc = cs_db_begin(r, err)) == CS_OK)
+        rc = cs_db_end(r, strike_all(r, w, err), err);
     return rc;
 }
 
@@ -628,59 +748,6 @@ int cs_replica_sweep(cs_replica *r, const struct cs_sweep *how, bool *more, uint
     if ((rc = rows_next(r, &w, CS_STMT_STALE_WALK, 0, err)) == CS_OK)
         rc = sweep_rows(r, &w, how, swept, err);
     *more = rc == CS_OK && w.n > 0;
-    rows_free(&w);
-    return rc;
-}
-
-/* If it is still marked. */
-static int rows_add(struct cs_replica *r, struct rows *w, int64_t table, struct cs_slice key, struct cs_error *err)
-{
-    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_STALE_GET, err);
-    int rc = CS_OK;
-
-    if (s == NULL)
-        return err_code(err);
-    sqlite3_bind_int64(s, 1, table);
-    cs_db_bind_slice(s, 2, key);
-    if (cs_db_row(r, s, &rc, "cannot read our rows", err))
-        w->at[w->n++] = (struct found){ .table = table, .key = key, .doubted = sqlite3_column_int(s, 0) != 0 };
-    sqlite3_reset(s);
-    return rc;
-}
-
-/* The next marked rows of which the set has edits alone, from *op on. What it has of a row is together. */
-static int rows_edited(struct cs_replica *r, struct rows *w, const struct cs_delta *d, uint32_t *op,
-                       struct cs_error *err)
-{
-    int rc = cs_db_begin(r, err);
-
-    w->n = 0;
-    if (rc != CS_OK)
-        return rc;
-    while (rc == CS_OK && *op < d->nops && w->n < SLICE) {
-        const struct cs_op *first = &d->ops[*op];
-        bool edits = true;
-        int64_t table;
-
-        for (; *op < d->nops && d->ops[*op].table == first->table && cs_slice_eq(d->ops[*op].key, first->key); ++*op)
-            edits = edits && d->ops[*op].kind == CS_OP_UPDATE;
-        if (edits && (rc = cs_table_number(r, d->tables[first->table].name, &table, err)) == CS_OK)
-            rc = rows_add(r, w, table, first->key, err);
-    }
-    return cs_db_end(r, rc, err);
-}
-
-int cs_replica_sweep_edited(cs_replica *r, const struct cs_delta *d, const struct cs_sweep *how, uint64_t *swept,
-                            struct cs_error *err)
-{
-    struct rows w;
-    uint32_t op = 0;
-    int rc = CS_OK;
-
-    rows_begin(&w);
-    while (rc == CS_OK && op < d->nops)
-        if ((rc = rows_edited(r, &w, d, &op, err)) == CS_OK)
-            rc = sweep_rows(r, &w, how, swept, err);
     rows_free(&w);
     return rc;
 }

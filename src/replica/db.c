@@ -88,6 +88,11 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_STALE_WALK] = "SELECT tbl, key, doubted FROM main.sync_stale WHERE (tbl, key) > (?1, ?2) AND ?3 = 0 ORDER "
                            "BY tbl, key LIMIT ?4",
     [CS_STMT_STALE_GET] = "SELECT doubted FROM main.sync_stale WHERE tbl = ?1 AND key = ?2",
+    [CS_STMT_STALE_EDIT] =
+        "INSERT INTO main.sync_stale_edits(tbl, key, n, edit) SELECT ?1, ?2, 1 + ifnull(max(n), 0), ?3 FROM "
+        "main.sync_stale_edits WHERE tbl = ?1 AND key = ?2",
+    [CS_STMT_STALE_EDITS] = "SELECT edit FROM main.sync_stale_edits WHERE tbl = ?1 AND key = ?2 ORDER BY n",
+    [CS_STMT_STALE_FORGET] = "DELETE FROM main.sync_stale_edits WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_STALE_DOUBT] = "UPDATE main.sync_stale SET doubted = 1 WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_STALE_STRIKE] = "DELETE FROM main.sync_stale WHERE tbl = ?1 AND key = ?2",
     [CS_STMT_VOID_PUT] = "INSERT OR IGNORE INTO main.sync_void(stamp) VALUES(?1)",

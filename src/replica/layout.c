@@ -53,14 +53,17 @@ static const char ddl[] =
      * comes. doubted: whether its insert was ever sent is not known. */
     "CREATE TABLE sync_stale(tbl INTEGER NOT NULL, key BLOB NOT NULL, doubted INTEGER NOT NULL DEFAULT 0, PRIMARY "
     "KEY(tbl, key)) WITHOUT ROWID;"
+    /* Edits of those that came meanwhile, each a DeltaSet, in their order. */
+    "CREATE TABLE sync_stale_edits(tbl INTEGER NOT NULL, key BLOB NOT NULL, n INTEGER NOT NULL, edit BLOB NOT NULL, "
+    "PRIMARY KEY(tbl, key, n)) WITHOUT ROWID;"
     /* Stamps of ours that were given up for others (reseal.c). */
     "CREATE TABLE sync_void(stamp INTEGER PRIMARY KEY);"
     "INSERT INTO sync_meta VALUES('format', 2), ('hlc', 0), ('next_unsent', 1);";
 
 static const char *const ours[] = {
-    "sync_meta",   "sync_tables", "sync_columns", "sync_devices",   "sync_changelog", "sync_rows",
-    "sync_unsent", "sync_hidden", "sync_bound",   "sync_conflicts", "sync_refused",   "sync_log",
-    "sync_shadow", "sync_stale",  "sync_void",    CS_SHARED,
+    "sync_meta",   "sync_tables", "sync_columns",     "sync_devices",   "sync_changelog", "sync_rows",
+    "sync_unsent", "sync_hidden", "sync_bound",       "sync_conflicts", "sync_refused",   "sync_log",
+    "sync_shadow", "sync_stale",  "sync_stale_edits", "sync_void",      CS_SHARED,
 };
 enum { NOURS = sizeof ours / sizeof ours[0], FORMAT = 2 };
 

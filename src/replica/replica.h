@@ -263,7 +263,8 @@ int cs_replica_mark_stale(cs_replica *r, struct cs_error *err);
 int cs_replica_stale(cs_replica *r, bool *out, struct cs_error *err);
 /* Whether the log had this set of ours before what is collected, or not at all, is not known. */
 int cs_replica_doubt(cs_replica *r, const struct cs_delta *d, struct cs_error *err);
-/* This set of ours goes out now: the others will have the rows that it inserts, so they stay here, too. */
+/* This set of ours goes out now: the others will have the rows that it inserts, and its edits of others, so they stay
+ * here, too. */
 int cs_replica_names(cs_replica *r, const struct cs_delta *d, struct cs_error *err);
 /* And before it comes: it may have something again that a tombstone of this device's, which it has forgotten, would
  * meet. One transaction. */
@@ -277,9 +278,6 @@ struct cs_sweep {
     bool older;
 };
 int cs_replica_sweep(cs_replica *r, const struct cs_sweep *how, bool *more, uint64_t *swept, struct cs_error *err);
-/* Before this part of it is merged: of such rows, those of which it has edits alone, and so has all there is. */
-int cs_replica_sweep_edited(cs_replica *r, const struct cs_delta *d, const struct cs_sweep *how, uint64_t *swept,
-                            struct cs_error *err);
 /* They are all looked at. c: as for cs_replica_adopt. One transaction. */
 int cs_replica_swept(cs_replica *r, const struct cs_collection *c, struct cs_error *err);
 

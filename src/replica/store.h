@@ -178,6 +178,9 @@ int cs_collect_table(struct cs_replica *r, struct cs_arena *a, struct cs_delta *
                      uint32_t *out, struct cs_error *err);
 int cs_stale_mark(struct cs_replica *r, struct cs_error *err); /* all rows that are here */
 int cs_stale_strike(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err);
+/* An update of the set; it is kept if the row is marked. */
+int cs_stale_edited(struct cs_replica *r, const struct cs_delta *d, const struct cs_op *op, int64_t table,
+                    struct cs_error *err);
 int cs_stale_clear(struct cs_replica *r, struct cs_error *err);
 int cs_swept(struct cs_replica *r, const struct cs_collection *c, struct cs_error *err);
 

@@ -204,7 +204,7 @@ class Failures(ClawTest):
         a.claw("keys", "export", file, "--passphrase-file", self.passphrase, want=2)
         other.write_text("wrong\n")
         before = c.path.read_bytes()
-        c.claw("keys", "import", file, "--passphrase-file", other, want=1)
+        c.claw("keys", "import", file, "--passphrase-file", other, want=2)
         other.write_bytes(file.read_bytes()[:-1])
         c.claw("keys", "import", other, "--passphrase-file", self.passphrase, want=1)
         c.claw("keys", "import", self.folder / "nowhere", "--passphrase-file", self.passphrase, want=2)
