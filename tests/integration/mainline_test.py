@@ -206,7 +206,7 @@ class Failures(ClawTest):
         before = c.path.read_bytes()
         c.claw("keys", "import", file, "--passphrase-file", other, want=2)
         other.write_bytes(file.read_bytes()[:-1])
-        c.claw("keys", "import", other, "--passphrase-file", self.passphrase, want=1)
+        c.claw("keys", "import", other, "--passphrase-file", self.passphrase, want=2)  # damaged, or a wrong one: it cannot be told
         c.claw("keys", "import", self.folder / "nowhere", "--passphrase-file", self.passphrase, want=2)
         self.assertEqual(c.dump(), {t: [] for t in TABLES})
         self.assertEqual(len(before) > 0, True)
