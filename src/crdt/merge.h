@@ -30,6 +30,16 @@ static inline bool cs_row_lives(const struct cs_row *row)
 {
     return row->ins.stamp > row->del.stamp;
 }
+/* The newest version of a row that lives. */
+static inline struct cs_version cs_row_newest(const struct cs_row *row)
+{
+    struct cs_version v = row->ins;
+
+    for (uint32_t i = 0; i < row->ncells; i++)
+        if (cs_version_cmp(&row->cells[i].v, &v) > 0)
+            v = row->cells[i].v;
+    return v;
+}
 /* Nothing in it: not a row of the merged state. */
 static inline bool cs_row_is_empty(const struct cs_row *row)
 {

@@ -66,7 +66,8 @@ static const char *const own_sql[CS_NOWN] = {
     [CS_OWN_CONFLICT_VALUE] = "SELECT value FROM main.sync_conflicts WHERE id = ?1",
     [CS_OWN_CONFLICT_CLOSE] =
         ("UPDATE main.sync_conflicts SET state = 'closed', noted = 1, at_ms = ?4 WHERE tbl = ?1 AND "
-         "key = ?2 AND col IS NULL AND why = ?3 AND state IN ('auto', 'manual')"),
+         "key = ?2 AND col IS NULL AND why = ?3 AND state IN ('auto', 'manual') AND NOT (stamp IS ?5 AND device IS "
+         "?6)"),
     [CS_OWN_SHARED] = "SELECT CAST(value AS BLOB) FROM main." CS_SHARED " WHERE what = ?1 AND name = ?2",
 };
 
@@ -370,24 +371,9 @@ static int unknown_table(struct cs_batch *b)
 
 static int check_row(struct cs_batch *b, const struct cs_value *values)
 {
-    struct cs_conflict_in c = { .why = "check",
-                                .table = b->bt->id,
-                                .key = b->op->key,
-                                .col = CS_NO_COLUMN,
-                                .losing = { b->op->stamp, b->d->devices[b->op->device] } };
-    enum cs_recorded recorded = CS_RECORDED_BEFORE;
-    bool holds = true;
-    int rc;
+    struct cs_version newest = cs_row_newest(&b->r->row);
 
-    if (!b->bt->t->has_check)
-        return CS_OK;
-    if ((rc = cs_show_check(b->r, b->bt->t, values, &holds, b->err)) != CS_OK)
-        return rc;
-    if ((rc = cs_conflict_close(b->r, b->bt->id, b->op->key, "check", b->err)) != CS_OK || holds)
-        return rc;
-    rc = cs_conflict_record(b->r, &c, &recorded, b->err);
-    b->result->conflicts += recorded != CS_RECORDED_BEFORE;
-    return rc;
+    return cs_conflict_check(b->r, b->bt->t, b->op->key, values, &newest, &b->result->conflicts, b->err);
 }
 
 /* After the table's row was written: what it does not show of the operation's cells stays in sync_hidden. */
@@ -603,7 +589,7 @@ static int row_goes(struct cs_batch *b)
     }
     leave_row(b);
     if ((rc = cs_show_delete(b->r, t, b->op->key, b->err)) != CS_OK ||
-        (t->has_check && (rc = cs_conflict_close(b->r, t->id, b->op->key, "check", b->err)) != CS_OK))
+        (t->has_check && (rc = cs_conflict_close(b->r, t->id, b->op->key, "check", NULL, b->err)) != CS_OK))
         return rc;
     b->result->changed++;
     for (uint32_t i = 0; t->nhidden_cells > 0 && i < b->merged.ngone && rc == CS_OK; i++)

@@ -253,8 +253,13 @@ void cs_ahead_end(struct cs_ahead *a); /* before the transaction ends */
 
 /* ---- conflicts.c ---- */
 
-/* What this row was in conflict with (unique, check) is no more. */
-int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why, struct cs_error *err);
+/* What this row was in conflict with (unique, check) is no more. but: it is of this version; NULL: of none. */
+int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why,
+                      const struct cs_version *but, struct cs_error *err);
+/* Of a shown row whose values, or versions, are other ones: is there a CHECK that it breaks? newest: of the merged row,
+ * which is the same to all who have it. *raised counts what is recorded. */
+int cs_conflict_check(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const struct cs_value *values,
+                      const struct cs_version *newest, uint32_t *raised, struct cs_error *err);
 /* What CS_SHARED says is resolved, is. After rows of it were applied or sealed. */
 int cs_conflict_settle(struct cs_replica *r, struct cs_error *err);
 /* Inside a write transaction: what was settled 30 days ago goes, now and then. */

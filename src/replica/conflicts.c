@@ -5,7 +5,8 @@
 /* sync_conflicts.id: the first 16 bytes of H("conflict id", frame(table name) ‖ frame(key) ‖ frame(column name) ‖
  * losing stamp, 8 bytes ‖ device, 16 bytes): the same wherever the conflict is seen, so that a resolution closes it
  * there too. Of a whole row the column is empty and the reason follows, for a row can be in the way of others and break
- * a CHECK.
+ * a CHECK; its stamp is that of the insert, or of the newest version where it breaks a CHECK, so it is one conflict for
+ * all who have the same row, whatever the order in which they came by it.
  *
  * A version names one edit, so an edit that loses twice (overwritten, then deleted) is one entry, for its first reason.
  * Not so the versions of a copied device: one names several values, each of which is somebody's edit. Where such a copy
@@ -216,7 +217,8 @@ int cs_conflict_record(struct cs_replica *r, const struct cs_conflict_in *c, enu
     return record(r, c, column, cs_slice(id, sizeof id), out, err);
 }
 
-int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why, struct cs_error *err)
+int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why,
+                      const struct cs_version *but, struct cs_error *err)
 {
     sqlite3_stmt *s = cs_apply_stmt(r, CS_OWN_CONFLICT_CLOSE, err);
 
@@ -226,7 +228,31 @@ int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, 
     cs_db_bind_slice(s, 2, key);
     sqlite3_bind_text(s, 3, why, -1, SQLITE_STATIC);
     sqlite3_bind_int64(s, 4, cs_now_ms(r->world));
+    sqlite3_bind_null(s, 5);
+    sqlite3_bind_null(s, 6);
+    if (but != NULL) {
+        sqlite3_bind_int64(s, 5, but->stamp);
+        cs_db_bind_slice(s, 6, cs_slice(but->device.b, sizeof but->device.b));
+    }
     return cs_db_step(r, s, "cannot close a conflict", err);
+}
+
+int cs_conflict_check(struct cs_replica *r, struct cs_table *t, struct cs_slice key, const struct cs_value *values,
+                      const struct cs_version *newest, uint32_t *raised, struct cs_error *err)
+{
+    struct cs_conflict_in c = { .why = "check", .table = t->id, .key = key, .col = CS_NO_COLUMN, .losing = *newest };
+    enum cs_recorded recorded;
+    bool holds;
+    int rc;
+
+    if (!t->has_check)
+        return CS_OK;
+    if ((rc = cs_show_check(r, t, values, &holds, err)) != CS_OK ||
+        (rc = cs_conflict_close(r, t->id, key, "check", holds ? NULL : newest, err)) != CS_OK || holds)
+        return rc;
+    rc = cs_conflict_record(r, &c, &recorded, err);
+    *raised += recorded != CS_RECORDED_BEFORE;
+    return rc;
 }
 
 int cs_conflict_settle(struct cs_replica *r, struct cs_error *err)

@@ -247,7 +247,7 @@ int cs_hidden_drop_row(struct cs_replica *r, int64_t table, struct cs_slice key,
         return cs_db_fail(r, err, "cannot drop a hidden row");
     if (there)
         count(r, table, true, -1);
-    return lost ? cs_conflict_close(r, table, key, "unique", err) : CS_OK;
+    return lost ? cs_conflict_close(r, table, key, "unique", NULL, err) : CS_OK;
 }
 
 int cs_hidden_drop_cell(struct cs_replica *r, int64_t table, struct cs_slice key, uint32_t col, struct cs_error *err)

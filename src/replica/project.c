@@ -110,26 +110,15 @@ static const char *hidden_why(const struct cs_reach_node *n)
 
 /* ---- bringing the tables in line ---- */
 
-static int raise_conflict(struct cs_replica *r, const struct cs_reach_node *n, const char *why,
-                          const struct cs_version *losing, struct cs_error *err)
-{
-    struct cs_conflict_in c = { .why = why, .table = n->t->id, .key = n->key, .col = CS_NO_COLUMN, .losing = *losing };
-    enum cs_recorded recorded;
-    int rc = cs_conflict_record(r, &c, &recorded, err);
-
-    cs_apply_of(r)->pending->counts.conflicts += recorded != CS_RECORDED_BEFORE;
-    return rc;
-}
-
 static int hide(struct cs_replica *r, struct cs_reach_node *n, const char *why, struct cs_error *err)
 {
     struct cs_pending *p = cs_apply_of(r)->pending;
     bool had_lost = n->was != NULL && strcmp(n->was, "unique") == 0;
     int rc = CS_OK;
 
+    n->lost = strcmp(why, "unique") == 0;
     if (n->was != NULL && strcmp(n->was, why) == 0)
         return CS_OK;
-    n->lost = !had_lost && strcmp(why, "unique") == 0;
     if (n->was == NULL || strcmp(n->was, "pending") == 0)
         p->counts.hidden++;
     if (n->stored != NULL) {
@@ -137,7 +126,7 @@ static int hide(struct cs_replica *r, struct cs_reach_node *n, const char *why, 
             return rc;
         n->stored = NULL;
         p->counts.changed++;
-        if (n->t->has_check && (rc = cs_conflict_close(r, n->t->id, n->key, "check", err)) != CS_OK)
+        if (n->t->has_check && (rc = cs_conflict_close(r, n->t->id, n->key, "check", NULL, err)) != CS_OK)
             return rc;
     }
     for (uint32_t i = 0; n->was == NULL && i < n->ncells && rc == CS_OK; i++)
@@ -145,7 +134,7 @@ static int hide(struct cs_replica *r, struct cs_reach_node *n, const char *why, 
     if (rc == CS_OK)
         rc = cs_hidden_put_row(r, n->t->id, n->key, why, err);
     n->was = why;
-    return rc == CS_OK && had_lost ? cs_conflict_close(r, n->t->id, n->key, "unique", err) : rc;
+    return rc == CS_OK && had_lost && !n->lost ? cs_conflict_close(r, n->t->id, n->key, "unique", NULL, err) : rc;
 }
 
 /* After the row was written: cells that the table shows leave sync_hidden, the others are kept there. */
@@ -167,15 +156,19 @@ static int put_aside(struct cs_replica *r, struct cs_reach_node *n, struct cs_er
     return rc;
 }
 
+static int check(struct cs_replica *r, const struct cs_reach_node *n, struct cs_error *err)
+{
+    uint32_t *conflicts = &cs_apply_of(r)->pending->counts.conflicts;
+
+    return cs_conflict_check(r, n->t, n->key, n->values, &n->newest, conflicts, err);
+}
+
 static int after_write(struct cs_replica *r, struct cs_reach_node *n, struct cs_error *err)
 {
-    bool holds = true;
     int rc = put_aside(r, n, err);
 
     cs_apply_of(r)->pending->counts.changed++;
-    if (rc == CS_OK && n->t->has_check && (rc = cs_show_check(r, n->t, n->values, &holds, err)) == CS_OK)
-        rc = cs_conflict_close(r, n->t->id, n->key, "check", err);
-    return rc == CS_OK && !holds ? raise_conflict(r, n, "check", &n->newest, err) : rc;
+    return rc == CS_OK ? check(r, n, err) : rc;
 }
 
 /* A shown row whose merged values changed. *aside: another row still holds a key of it; it is taken out, to be
@@ -191,8 +184,10 @@ static int change(struct cs_replica *r, struct cs_reach_node *n, bool *refused, 
     for (uint32_t i = 0; i < n->t->ncolumns; i++)
         if (!cs_same_value(&n->values[i], &n->stored[i]))
             s->cols[ncols++] = i;
-    if (ncols == 0)
-        return put_aside(r, n, err);
+    if (ncols == 0) {
+        rc = put_aside(r, n, err);
+        return rc == CS_OK ? check(r, n, err) : rc;
+    }
     if ((rc = cs_show_update(r, n->t, n->key, s->cols, ncols, n->values, &out, &why, err)) != CS_OK)
         return rc;
     if (out == CS_WRITTEN) {
@@ -250,11 +245,21 @@ static int bring_in_line(struct cs_replica *r, bool *refused, struct cs_error *e
 /* Who lost for good: who lost only until a row around it was refused is none. */
 static int raise_losers(struct cs_replica *r, struct cs_error *err)
 {
+    struct cs_pending *p = cs_apply_of(r)->pending;
     int rc = CS_OK;
 
-    for (struct cs_reach_node *n = cs_apply_of(r)->pending->closed; n != NULL && rc == CS_OK; n = n->open)
-        if (n->lost && !n->shown)
-            rc = raise_conflict(r, n, "unique", &n->ins, err);
+    for (struct cs_reach_node *n = p->closed; n != NULL && rc == CS_OK; n = n->open) {
+        struct cs_conflict_in c = {
+            .why = "unique", .table = n->t->id, .key = n->key, .col = CS_NO_COLUMN, .losing = n->ins
+        };
+        enum cs_recorded recorded = CS_RECORDED_BEFORE;
+
+        if (!n->lost || n->shown)
+            continue;
+        if ((rc = cs_conflict_close(r, n->t->id, n->key, "unique", &n->ins, err)) == CS_OK)
+            rc = cs_conflict_record(r, &c, &recorded, err);
+        p->counts.conflicts += recorded != CS_RECORDED_BEFORE;
+    }
     return rc;
 }
 

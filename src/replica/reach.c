@@ -300,7 +300,8 @@ static int read_merged(struct cs_replica *r, struct cs_reach_node *n, struct cs_
     if (rc != CS_OK)
         return rc;
     n->live = true;
-    n->ins = n->newest = r->row.ins;
+    n->ins = r->row.ins;
+    n->newest = cs_row_newest(&r->row);
     cs_buf_reset(&p->buf);
     rc = cs_hidden_row_reason(r, n->t->id, n->key, &p->buf, err);
     if (rc == CS_OK) {
@@ -322,8 +323,6 @@ static int read_merged(struct cs_replica *r, struct cs_reach_node *n, struct cs_
     for (uint32_t i = 0; i < r->row.ncells; i++) {
         uint32_t id = r->row.cells[i].col, pos = id < n->t->ncolumn_ids ? n->t->by_id[id] : CS_NO_COLUMN;
 
-        if (cs_version_cmp(&r->row.cells[i].v, &n->newest) > 0)
-            n->newest = r->row.cells[i].v;
         while (h < nhidden && hidden[h].col < id)
             h++;
         if (h < nhidden && hidden[h].col == id)

@@ -43,7 +43,7 @@ struct cs_reach_node {
     uint32_t nclaims;
     uint32_t index;
     bool live, touched, closed, shown;
-    bool lost; /* a key of its is taken, and was not when this run began */
+    bool lost; /* a key of its is taken */
 };
 
 struct cs_reach_seed {

@@ -323,6 +323,26 @@ static int fresh_insert(struct cs_replica *r, const struct cs_seal_change *c, co
     return rc;
 }
 
+/* The row broke a CHECK, it may not any more; if it does, its conflict is of another version now. */
+static int check_again(struct cs_replica *r, const struct cs_seal_change *c, const struct cs_row *row,
+                       struct cs_error *err)
+{
+    struct cs_version newest = cs_row_newest(row);
+    struct cs_value *values;
+    uint32_t raised = 0;
+    int rc;
+
+    if (!c->table->has_check)
+        return CS_OK;
+    rc = cs_conflict_close(r, c->table->id, c->key, "check", NULL, err);
+    if (rc != CS_OK || sqlite3_changes(r->db) == 0 || c->kind == CS_OP_DELETE)
+        return rc;
+    rc = cs_show_stored(r, c->table, c->key, &values, err);
+    if (rc == CS_OK)
+        rc = cs_conflict_check(r, c->table, c->key, values, &newest, &raised, err);
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
 /* A change of a row that has versions already. */
 static int change_known(struct cs_replica *r, struct cs_seal_change *c, const struct cs_version *v,
                         struct cs_error *err)
@@ -382,6 +402,8 @@ static int change_known(struct cs_replica *r, struct cs_seal_change *c, const st
     if (rc == CS_OK)
         rc = known ? cs_rows_update(r, c->table->id, c->key, row, seq, err)
                    : cs_rows_insert(r, c->table->id, c->key, row, seq, err);
+    if (rc == CS_OK)
+        rc = check_again(r, c, row, err);
     return rc == CS_OK ? touch(r, c, hidden, is_structural(c), err) : rc;
 }
 

@@ -280,6 +280,26 @@ static void a_check_that_holds_again(void **state)
     fixture_close(&f);
 }
 
+/* The application mends the row itself, or edits something else of it, or takes it out. */
+static void a_check_that_holds_by_an_edit_here(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    open_table(&f, "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, v CHECK (v <> 'bad'), w)");
+    put(&f, CS_OP_INSERT, "a", "bad", 10, &A);
+    put(&f, CS_OP_INSERT, "b", "bad", 11, &A);
+    put(&f, CS_OP_INSERT, "c", "bad", 12, &A);
+    app_exec(&f, "UPDATE t SET v = 'good' WHERE k = 'a'; DELETE FROM t WHERE k = 'b'");
+    fixture_seal(&f);
+    assert_string_equal(app_value(&f, RECORDS), "check closed -, check closed -, check auto -");
+    app_exec(&f, "UPDATE t SET w = 1 WHERE k = 'c'");
+    fixture_seal(&f);
+    assert_string_equal(app_value(&f, RECORDS), "check closed -, check closed -, check closed -, check auto -");
+    assert_int_equal(open_conflicts(&f), 1);
+    fixture_close(&f);
+}
+
 /* ---- strategies, decisions, old age ---- */
 
 static struct cs_replica_options options_of(struct fixture *f)
@@ -443,6 +463,7 @@ int main(void)
         cmocka_unit_test(a_loser_within_a_batch),
         cmocka_unit_test(a_loser_to_a_row_that_is_refused),
         cmocka_unit_test(a_check_that_holds_again),
+        cmocka_unit_test(a_check_that_holds_by_an_edit_here),
         cmocka_unit_test(a_column_goes_before_its_table),
         cmocka_unit_test(what_stays_is_written_again),
         cmocka_unit_test(what_was_decided_before_it_is_noticed),

@@ -70,7 +70,7 @@ static struct entry *log_entries;
 static size_t nlog;
 static int ndevices;
 static unsigned long seed_now;
-static uint64_t ndecided; /* in all seeds */
+static uint64_t ndecided, nconflicts; /* in all seeds */
 static bool pauses, enforce, decides;
 
 static uint32_t below(uint32_t n)
@@ -385,6 +385,30 @@ static void compare_all(void)
     }
 }
 
+/* What is wrong with a row is one conflict, of one id, wherever it is seen. */
+static void compare_conflicts(void)
+{
+    static const char sql[] =
+        "SELECT group_concat(why || ' ' || hex(id)) FROM (SELECT why, id FROM sync_conflicts WHERE "
+        "why IN ('unique', 'check') AND state IN ('auto', 'manual') ORDER BY why, id)";
+    char want[4096] = "";
+
+    for (int i = 0; i < ndevices; i++) {
+        sqlite3_stmt *s;
+        char got[4096];
+
+        assert_int_equal(sqlite3_prepare_v2(devices[i].app, sql, -1, &s, NULL), SQLITE_OK);
+        assert_int_equal(sqlite3_step(s), SQLITE_ROW);
+        snprintf(got, sizeof got, "%s", sqlite3_column_bytes(s, 0) > 0 ? (const char *)sqlite3_column_text(s, 0) : "");
+        sqlite3_finalize(s);
+        if (i == 0)
+            memcpy(want, got, sizeof want);
+        else if (strcmp(want, got) != 0)
+            fail_msg("seed %lu: device 0 has the conflicts %s\ndevice %d has %s", seed_now, want, i, got);
+        nconflicts += got[0] != 0;
+    }
+}
+
 /* ---- people decide about conflicts ---- */
 
 struct chosen {
@@ -504,6 +528,7 @@ static void run(unsigned long seed)
             pull(i, nlog);
         }
     compare_all();
+    compare_conflicts();
     check_decided();
     for (int i = 0; i < ndevices; i++)
         stop_device(i);
@@ -520,9 +545,11 @@ static void devices_agree(void **state)
     enforce = strchr(how, 'f') != NULL;
     pauses = strchr(how, 'p') != NULL;
     decides = strchr(how, 'd') != NULL;
-    ndecided = 0;
+    ndecided = nconflicts = 0;
     for (unsigned long s = first; s < first + count; s++)
         run(s);
+    if (!decides && count >= 60)
+        assert_true(nconflicts > 0);
     if (decides && count >= 60)
         assert_true(ndecided > count / 2);
 }
