@@ -9,6 +9,9 @@
  *
  * What others wrote must not cover an edit that was not looked at yet: before a batch is merged, its rows of such
  * tables are looked at out of turn, and a row's hashes go once it was looked at. */
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "replica/apply.h"
 #include "replica/statements.h"
 #include "replica/store.h"
@@ -247,18 +250,46 @@ static int note_looked(struct cs_replica *r, struct cs_table *t, sqlite3_stmt *s
     return rc;
 }
 
+#define SINCE "tracked.%" PRId64
+
+int cs_gap_since(struct cs_replica *r, int64_t table, struct cs_error *err)
+{
+    char name[48];
+
+    snprintf(name, sizeof name, SINCE, table);
+    return cs_meta_put_int(r, name, cs_now_ms(r->world), err);
+}
+
+/* What a table held when its tracking began was written before that, and a copy of the database that is older than its
+ * backfill says so too: it does not win over what came of these rows since. */
+static int written_ms(struct cs_replica *r, struct cs_table *t, int64_t *ms, struct cs_error *err)
+{
+    char name[48];
+    int rc = CS_OK;
+
+    snprintf(name, sizeof name, SINCE, t->id);
+    if (t->since_ms == 0 && (rc = cs_meta_int(r, name, &t->since_ms, err)) == CS_ENOTFOUND) {
+        t->since_ms = -1;
+        rc = CS_OK;
+    }
+    if (t->since_ms > 0)
+        *ms = t->since_ms;
+    return rc;
+}
+
 static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sqlite3_stmt *s, struct cs_slice key,
                        uint64_t *sealed, struct cs_error *err)
 {
     struct cs_seal_change c = { .table = t, .key = key, .kind = CS_OP_INSERT, .ms = cs_now_ms(r->world) };
     struct cs_op_cell *cells;
     int64_t unsent;
-    bool taken; /* its insert was */
+    bool known, taken; /* its insert was */
     int rc = cs_rows_get(r, t->id, key, &r->row, &unsent, err);
 
     if (rc != CS_OK && rc != CS_ENOTFOUND)
         return rc;
-    taken = rc == CS_OK && cs_row_lives(&r->row);
+    known = rc == CS_OK;
+    taken = known && cs_row_lives(&r->row);
     if (taken && t->nhidden > 0) { /* hidden, and in the table all the same: the application wrote over it unseen */
         struct cs_buf reason = { 0 };
 
@@ -270,6 +301,8 @@ static int look_at_row(struct cs_replica *r, struct cs_table *t, int64_t gap, sq
     }
     if (!taken) {
         if (t->state == CS_PAUSED && (rc = note_looked(r, t, s, key, err)) != CS_OK)
+            return rc;
+        if (!known && t->state == CS_TRACKED && (rc = written_ms(r, t, &c.ms, err)) != CS_OK)
             return rc;
         if ((c.cells = cs_seal_all_columns(r, t, &c.ncells, err)) == NULL)
             return err_code(err);
@@ -291,6 +324,8 @@ static int save_progress(struct cs_replica *r, struct cs_table *t, struct cs_sli
                          struct cs_error *err)
 {
     sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_GAP_SET, err);
+    char name[48];
+    int rc;
 
     if (s == NULL)
         return err_code(err);
@@ -301,7 +336,12 @@ static int save_progress(struct cs_replica *r, struct cs_table *t, struct cs_sli
         cs_db_bind_slice(s, 2, last);
     sqlite3_bind_int64(s, 3, gap);
     t->backfilling = !done;
-    return cs_db_step(r, s, "cannot note how far a table was read", err);
+    rc = cs_db_step(r, s, "cannot note how far a table was read", err);
+    if (rc != CS_OK || !done)
+        return rc;
+    snprintf(name, sizeof name, SINCE, t->id);
+    t->since_ms = 0;
+    return cs_meta_drop(r, name, err);
 }
 
 static int walk_table(struct cs_replica *r, struct cs_table *t, int64_t gap, struct cs_slice from, uint32_t max_rows,

@@ -68,8 +68,8 @@ struct cs_track_options {
  * reason: virtual or shadow table, one of ours, no primary key, custom collation or NULL in a key, UNIQUE over an
  * expression, a rowid alias without force, functions or collations that are not here. */
 int cs_replica_track(cs_replica *r, const char *table, const struct cs_track_options *o, struct cs_error *err);
-/* Removes the triggers and all that we hold of the table; the last one: every table of ours. The application's data
- * stays. */
+/* Removes the triggers; the merged state keeps the table's rows, and what was not sent goes out. The last one: every
+ * table of ours goes. The application's data stays. */
 int cs_replica_untrack(cs_replica *r, const char *table, struct cs_error *err);
 /* Removes the triggers and keeps the rest (around a migration); resume puts them back and closes the capture gap.
  * table NULL: all tracked tables. */

@@ -54,6 +54,7 @@ int cs_triggers_exact(struct cs_replica *r, const struct cs_table *t, bool *exac
 int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);
 int cs_gap_waits(struct cs_replica *r, bool *out, struct cs_error *err); /* is there anything for cs_gap_slice? */
 void cs_gap_rolled_back(struct cs_replica *r);
+int cs_gap_since(struct cs_replica *r, int64_t table, struct cs_error *err);         /* its tracking begins now */
 int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err); /* when pausing */
 /* Around the merge of a set, inside its transaction: what the application did unseen to the same rows is sealed first.
  */

@@ -317,6 +317,8 @@ static int track_once(struct cs_replica *r, const char *table, const struct cs_t
                  "UPDATE main.sync_tables SET state = 1, backfill = x'', never = 0, "
                  "gap = EXISTS(SELECT 1 FROM main.sync_rows WHERE tbl = ?1) WHERE id = ?1",
                  id, 0, err);
+    if (rc == CS_OK)
+        rc = cs_gap_since(r, id, err);
     if (rc == CS_OK && (rc = cs_schema_load(r, err)) == CS_OK && (tracked = cs_table_by_id(r, id)) != NULL)
         rc = cs_triggers_install(r, tracked, err);
     if (rc == CS_OK)

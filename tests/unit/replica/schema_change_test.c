@@ -628,6 +628,26 @@ static void others_edits_during_backfill(void **state)
     close_all(&c);
 }
 
+/* What the table held when its tracking began was written before: it does not win over what others did since. */
+static void edits_since_tracking_began(void **state)
+{
+    const struct cs_world *world = cs_world_real();
+    struct capture c;
+    int64_t began;
+
+    (void)state;
+    open_database(&c, false, KA THREE "CREATE UNIQUE INDEX linked ON t(b);");
+    open_replica(&c);
+    track(&c, "t");
+    for (began = cs_now_ms(world); cs_now_ms(world) < began + 2;)
+        ;
+    receive(&c, CS_OP_INSERT, "k", "a", "later", (began + 1) << 16);
+    send_silently(&c);
+    assert_string_equal(value_of(&c, "SELECT group_concat(id || a) FROM (SELECT * FROM t ORDER BY id)"),
+                        "klater,l2,m3");
+    close_all(&c);
+}
+
 static void others_edits_during_a_pause(void **state)
 {
     struct capture c;
@@ -694,6 +714,7 @@ int main(void)
         cmocka_unit_test(only_the_application_has_it),
         BOTH(backfill_goes_on_after_a_restart),
         cmocka_unit_test(others_edits_during_backfill),
+        cmocka_unit_test(edits_since_tracking_began),
         cmocka_unit_test(others_edits_during_a_pause),
         cmocka_unit_test(tracking_a_table_that_others_sent),
     };
