@@ -198,7 +198,7 @@ int clawsync_engine_rotate_keys(clawsync_engine *e, uint32_t *epoch, clawsync_er
 
     steps(e, &c, false, cs_step_rotate);
     rc = cs_engine_command(e, &c, err);
-    if (epoch != NULL)
+    if (rc == CS_OK && epoch != NULL)
         *epoch = from + 1;
     return rc;
 }
