@@ -8,8 +8,10 @@
  * - The engine opens its own connection to the file. It takes the write lock for short transactions, so every writer
  *   of the file should set a busy timeout and begin write transactions with BEGIN IMMEDIATE.
  * - One engine per database file, in all processes together. ":memory:" and temporary databases are refused.
- * - Callbacks run on a thread of the engine: return soon, and call nothing of this API from inside one
- *   but clawsync_engine_status.
+ * - Subscribers are called on the engine's own thread, the warn of clawsync_engine_track and the fn of
+ *   clawsync_engine_conflicts on a worker thread of it. Return soon, for the engine waits, and call nothing of this
+ *   engine from inside one but clawsync_engine_status, _notify and _unsubscribe. Every other callback runs on the
+ *   thread that made the call, once the engine has done its part, and may call anything but clawsync_engine_close.
  *
  * Conventions: 0 (CLAWSYNC_OK) is success, a negative code is for the program, the message in clawsync_error for the
  * person. Strings are NUL-terminated UTF-8. Times are Unix milliseconds. Everything may be called from any thread,
