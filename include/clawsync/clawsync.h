@@ -68,29 +68,35 @@ typedef struct clawsync_error {
  * borrowed until clawsync_engine_open returns; NULL or 0 means the default given here, unless it says otherwise.
  */
 typedef struct clawsync_config {
-    size_t size;              /**< sizeof(clawsync_config), set by the initialisers: the version of this struct */
-    const char *workspace_id; /**< UUID; required. CLAW_WORKSPACE_ID */
-    const char *device_id;    /**< UUID; default: a random one, made once and kept in data_dir. CLAW_DEVICE_ID */
-    const char *hub_endpoint; /**< http://localhost:50051; https:// turns TLS on. Up to 8, separated by commas: hubs of
-                                   one store, the preferred one first. CLAW_HUB_ENDPOINT */
-    const char *data_dir;     /**< .claw-sync. CLAW_DATA_DIR */
-    const char *db_path;      /**< claw_sync.db; must exist. CLAW_DB_PATH */
-    const char *tables;       /**< further tables to track, comma-separated. CLAW_SYNC_TABLES */
+    size_t size;                /**< sizeof(clawsync_config), set by the initialisers: the version of this struct */
+    const char *workspace_id;   /**< UUID; required. CLAW_WORKSPACE_ID */
+    const char *device_id;      /**< UUID; default: a random one, made once and kept in data_dir. CLAW_DEVICE_ID */
+    const char *hub_endpoint;   /**< http://localhost:50051. http[s]://HOST[:PORT] and nothing behind it, not even "/";
+                                     HOST: a name, an IPv4 address, or an IPv6 address in brackets. Without a port: 443
+                                     with https, else 80. https:// turns TLS on; http:// without TLS is for localhost,
+                                     127.* and [::1], unless allow_plaintext is set. Up to 8, separated by commas: hubs
+                                     of one store, the preferred one first. CLAW_HUB_ENDPOINT */
+    const char *data_dir;       /**< .claw-sync. CLAW_DATA_DIR */
+    const char *db_path;        /**< claw_sync.db; must exist. CLAW_DB_PATH */
+    const char *tables;         /**< further tables to track, comma-separated. CLAW_SYNC_TABLES */
     const char *load_extension; /**< SQLite extension that the tables need. CLAW_SYNC_LOAD_EXTENSION */
     const char *tls_ca_file;    /**< PEM; default: the system's. CLAW_TLS_CA_FILE */
     const char *tls_pin_sha256; /**< 64 hex digits over the hub's public key info; default: none. CLAW_TLS_PIN_SHA256 */
     const char *passphrase;     /**< of the keystore; default: none. Never read from the environment */
-    int tls_enabled;            /**< 0; others turn TLS on, as https:// does. CLAW_TLS_ENABLED */
+    int tls_enabled;            /**< 0; others turn TLS on for http:// too, which stays on port 80. CLAW_TLS_ENABLED */
     uint32_t connect_timeout_secs;    /**< 10; 1 … 3600. CLAW_CONNECT_TIMEOUT_SECS */
     uint32_t request_timeout_secs;    /**< 30; 1 … 3600; silence of the hub in a call. CLAW_REQUEST_TIMEOUT_SECS */
     uint32_t sync_interval_secs;      /**< 30; 1 … 604800; the backstop, not the pace. CLAW_SYNC_INTERVAL_SECS */
     uint32_t heartbeat_interval_secs; /**< 15; 1 … 86400. CLAW_HEARTBEAT_INTERVAL_SECS */
-    uint32_t max_retries;       /**< 0 … 1000, of a push, pull or sync that is called; here 0 means none, and the
-                                     initialisers set 5. Continuous replication never gives up. CLAW_MAX_RETRIES */
-    uint32_t retry_base_ms;     /**< 500; 1 … 30000. CLAW_RETRY_BASE_MS */
-    uint32_t max_delta_rows;    /**< 1000; 1 … 100000; operations of a batch. CLAW_MAX_DELTA_ROWS */
-    uint32_t max_chunk_bytes;   /**< 65536; 1024 … 1048576. CLAW_MAX_CHUNK_BYTES */
-    uint32_t max_pull_chunks;   /**< 128; 1 … 1000000; at least one whole batch is sent. CLAW_MAX_PULL_CHUNKS */
+    uint32_t max_retries;     /**< 0 … 1000; how often a call that talks to the hub (push, pull, sync, and all others)
+                                   begins anew after failures that may pass; here 0 means never, and the initialisers
+                                   set 5. Going to the next hub of a list is not counted. Continuous replication
+                                   never gives up; after so many failures in a row it says
+                                   CLAWSYNC_EVENT_OFFLINE_QUEUED. CLAW_MAX_RETRIES */
+    uint32_t retry_base_ms;   /**< 500; 1 … 30000. CLAW_RETRY_BASE_MS */
+    uint32_t max_delta_rows;  /**< 1000; 1 … 100000; operations of a batch. CLAW_MAX_DELTA_ROWS */
+    uint32_t max_chunk_bytes; /**< 65536; 1024 … 1048576. CLAW_MAX_CHUNK_BYTES */
+    uint32_t max_pull_chunks; /**< 128; 1 … 1000000; at least one whole batch is sent. CLAW_MAX_PULL_CHUNKS */
     uint32_t max_push_inflight; /**< 4; 1 … 64; bound batches in flight. CLAW_MAX_PUSH_INFLIGHT */
     uint32_t compact_after; /**< 4096; 0 … 1000000000; batches that the log may grow by before this device gives the
                                  hub a snapshot by itself; 0: never, and the initialisers set it.
@@ -117,18 +123,26 @@ CLAWSYNC_API int clawsync_config_from_env(clawsync_config *c, clawsync_error *er
  */
 CLAWSYNC_API int clawsync_config_set(clawsync_config *c, const char *field, const char *value, clawsync_error *err);
 
-/** Checks every field as clawsync_engine_open would, touching nothing. @return CLAWSYNC_OK or CLAWSYNC_EINVAL. */
+/**
+ * Checks form and range of every field, as clawsync_engine_open does first; touches nothing. Whether files are there
+ * and fit, and whether the hub may be talked to without TLS, clawsync_engine_open finds.
+ * @return CLAWSYNC_OK; CLAWSYNC_EINVAL naming the first field that is wrong.
+ */
 CLAWSYNC_API int clawsync_config_check(const clawsync_config *c, clawsync_error *err);
 
-/** An engine: one database, one workspace, one background thread. */
+/** An engine: one database, one workspace, one thread of its own, and worker threads of the process. */
 typedef struct clawsync_engine clawsync_engine;
 
 /**
  * Opens the database named in the configuration, the keystore in data_dir (made on first use), and tracks the usual
- * tables. Starts nothing and does not reach for the network.
- * @return CLAWSYNC_OK with *out; CLAWSYNC_EINVAL, CLAWSYNC_ENOTFOUND, CLAWSYNC_EBUSY (leased to another engine),
- *         CLAWSYNC_ECORRUPT, CLAWSYNC_EVERSION, CLAWSYNC_EEXIST (another workspace or device is recorded here),
- *         CLAWSYNC_EAUTH (passphrase), CLAWSYNC_EIO. On failure nothing was changed and *out is NULL.
+ * tables and those of the configuration. Replicates nothing yet and does not reach for the network.
+ * @return CLAWSYNC_OK with *out; CLAWSYNC_EINVAL, CLAWSYNC_ENOTFOUND, CLAWSYNC_EBUSY (locked, or leased to another
+ *         engine), CLAWSYNC_ECORRUPT, CLAWSYNC_EVERSION, CLAWSYNC_EEXIST (another workspace or device is recorded
+ *         here), CLAWSYNC_EAUTH (passphrase), CLAWSYNC_EIO, CLAWSYNC_EDB, CLAWSYNC_ENOMEM. On failure *out is NULL.
+ *         Nothing was changed where the configuration is wrong, the keystore does not open or fit, or the database is
+ *         missing, none, leased or another device's. After other failures what was made until then stays, and the next
+ *         opening goes on from it: our tables in the database, and triggers on the application's; data_dir, with
+ *         keystore, audit.db, queue.db and checkpoint.
  * Ownership: the caller closes *out.
  */
 CLAWSYNC_API int clawsync_engine_open(clawsync_engine **out, const clawsync_config *c, clawsync_error *err);
