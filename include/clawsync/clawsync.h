@@ -174,16 +174,16 @@ CLAWSYNC_API int clawsync_engine_start(clawsync_engine *e, clawsync_error *err);
 /** Ends continuous replication after the round that runs. The engine stays open; push, pull and sync still work. */
 CLAWSYNC_API int clawsync_engine_stop(clawsync_engine *e, clawsync_error *err);
 
-/** What one round, or all since opening, did. */
+/** What one round, or all since opening, did. Pushed: acknowledged by the hub; pulled: merged here. */
 typedef struct clawsync_stats {
-    uint64_t deltas_pushed, deltas_pulled;         /**< batches */
+    uint64_t deltas_pushed, deltas_pulled;         /**< batches; pulled: parts of a snapshot too */
     uint64_t operations_pushed, operations_pulled; /**< changes of rows */
-    uint64_t chunks_pushed, chunks_pulled;
-    uint64_t bytes_pushed, bytes_pulled; /**< encrypted payload */
-    uint64_t last_sequence;              /**< number in the workspace's log that this device has reached */
-    uint64_t pushed_sequence;            /**< log number of this device's newest acknowledged batch; 0: none yet */
-    uint64_t retries;
-    uint64_t duration_ms;
+    uint64_t chunks_pushed, chunks_pulled;         /**< pieces that their authors cut batches into: max_chunk_bytes */
+    uint64_t bytes_pushed, bytes_pulled;           /**< encrypted payload */
+    uint64_t last_sequence;   /**< number in the workspace's log that this device has reached; not of the round alone */
+    uint64_t pushed_sequence; /**< log number of the newest batch acknowledged since opening; 0: none yet */
+    uint64_t retries;         /**< times that a call began anew (max_retries), or a push after a refusal */
+    uint64_t duration_ms;     /**< milliseconds from the round's begin to its end; 0 in clawsync_status.totals */
 } clawsync_stats;
 
 /**
@@ -202,6 +202,7 @@ CLAWSYNC_API int clawsync_engine_sync_now(clawsync_engine *e, clawsync_stats *st
 /** Tells the engine that something was committed, so that it looks at once. Never blocks. */
 CLAWSYNC_API void clawsync_engine_notify(clawsync_engine *e);
 
+/** How continuous replication stands. */
 typedef enum clawsync_state {
     CLAWSYNC_STATE_STOPPED = 0,  /**< not replicating */
     CLAWSYNC_STATE_OFFLINE = 1,  /**< the hub cannot be reached; tried again by itself */
@@ -210,58 +211,72 @@ typedef enum clawsync_state {
     CLAWSYNC_STATE_NEEDS_YOU = 4 /**< waits for the user: last_error says for what */
 } clawsync_state;
 
+/**
+ * A copy, the caller's. Counts are the engine's last ones: it counts behind rounds and other calls, while it replicates
+ * at most twice a second.
+ */
 typedef struct clawsync_status {
     size_t size; /**< set by the caller to sizeof(clawsync_status) */
     clawsync_state state;
-    char workspace_id[37];
-    char device_id[37];
-    char hub_endpoint[256];
-    int64_t unsealed;      /**< logged changes not sealed yet, rows */
-    int64_t unsent;        /**< rows with changes that no hub has acknowledged, bound ones not counted */
-    int64_t bound_batches; /**< batches bound and not acknowledged */
-    int64_t hidden_rows;   /**< rows of the merged state that the tables cannot show */
-    int64_t conflicts;     /**< open records of concurrent edits */
-    int64_t tracked_tables;
+    char workspace_id[37];     /**< UUID */
+    char device_id[37];        /**< UUID */
+    char hub_endpoint[256];    /**< as configured, a list whole; cut off at 255 bytes */
+    int64_t unsealed;          /**< logged changes not sealed yet, rows */
+    int64_t unsent;            /**< rows with changes that no hub has acknowledged, bound ones not counted */
+    int64_t bound_batches;     /**< batches bound and not acknowledged */
+    int64_t hidden_rows;       /**< rows of the merged state that the tables cannot show */
+    int64_t conflicts;         /**< open records of concurrent edits */
+    int64_t tracked_tables;    /**< paused ones included */
     int64_t held_back;         /**< rows that cannot be sent (too large, NULL in the key) */
     int64_t set_aside;         /**< sets of operations that the hub refused for good: claw-sync queue list */
     uint64_t log_number;       /**< how far this device has pulled */
-    uint64_t hub_log_number;   /**< newest head known; 0: not connected since opening */
-    int64_t last_push_ms;      /**< Unix ms of the last push that ended well; 0: none since opening */
+    uint64_t hub_log_number;   /**< of the newest head that was verified; 0: none since opening */
+    int64_t last_push_ms;      /**< Unix ms of the last push that ended well, also of one that had nothing to send; 0:
+                                    none since opening */
     int64_t last_pull_ms;      /**< the same of a pull */
-    int64_t clock_skew_ms;     /**< hub's clock minus ours at the last heartbeat */
+    int64_t clock_skew_ms;     /**< hub's clock minus ours at the last heartbeat, which only continuous replication
+                                    sends; 0: none yet */
     clawsync_stats totals;     /**< since opening */
-    clawsync_error last_error; /**< of the last round; code 0: it went well */
+    clawsync_error last_error; /**< of the last round, or other call that talked to the hub; code 0: it went well */
     int64_t manual_conflicts;  /**< of conflicts: those that want a decision */
 } clawsync_status;
 
-/** Never blocks on the network. May be called from inside a callback. */
+/**
+ * Never blocks on the network, nor on the database. May be called from inside a callback.
+ * @return CLAWSYNC_OK; CLAWSYNC_EINVAL: size is not sizeof(clawsync_status).
+ */
 CLAWSYNC_API int clawsync_engine_status(clawsync_engine *e, clawsync_status *out, clawsync_error *err);
 
+/** What happened, and which fields of clawsync_event tell of it; the others are 0 or "". */
 typedef enum clawsync_event_type {
-    CLAWSYNC_EVENT_PUSH_COMPLETED = 1,    /**< stats: this round */
-    CLAWSYNC_EVENT_PULL_COMPLETED = 2,    /**< stats: this round */
-    CLAWSYNC_EVENT_CONFLICT_DETECTED = 3, /**< one that wants a decision, or a row in the way of others; name: its id,
-                                               for clawsync_engine_resolve_conflict; error.msg: where, and what */
-    CLAWSYNC_EVENT_OFFLINE_QUEUED = 4,    /**< after max_retries; count: operations that wait for the hub */
-    CLAWSYNC_EVENT_SYNC_ERROR = 5,        /**< error; name: the named finding, as "BAD_SIGNATURE", or "" */
-    CLAWSYNC_EVENT_CONNECTED = 6,
-    CLAWSYNC_EVENT_DISCONNECTED = 7,        /**< error: why */
+    CLAWSYNC_EVENT_PUSH_COMPLETED = 1,      /**< stats: this round */
+    CLAWSYNC_EVENT_PULL_COMPLETED = 2,      /**< stats: this round */
+    CLAWSYNC_EVENT_CONFLICT_DETECTED = 3,   /**< one that wants a decision, or a row in the way of others; name: its id,
+                                                 for clawsync_engine_resolve_conflict; error.msg: where, and what */
+    CLAWSYNC_EVENT_OFFLINE_QUEUED = 4,      /**< after max_retries, of continuous replication once in an outage; count:
+                                                 operations that wait for the hub */
+    CLAWSYNC_EVENT_SYNC_ERROR = 5,          /**< error; name: the named finding, as "BAD_SIGNATURE", or "" */
+    CLAWSYNC_EVENT_CONNECTED = 6,           /**< continuous replication has the hub: a round went well */
+    CLAWSYNC_EVENT_DISCONNECTED = 7,        /**< it has lost the hub; error: why */
     CLAWSYNC_EVENT_RECONCILE_COMPLETED = 8, /**< count: entities that differed; total: entities in all */
     CLAWSYNC_EVENT_WORKSPACE_CREATED = 9,   /**< this device is the first of a new workspace */
-    CLAWSYNC_EVENT_PROGRESS = 10, /**< long work: count of total; name: "sealing", "pushing" (rows), "pulling" (log) */
-    CLAWSYNC_EVENT_WARNING = 11   /**< error.msg: something to look at; nothing failed */
+    CLAWSYNC_EVENT_PROGRESS = 10, /**< long work: count of total; name: "sealing" (rows), "pushing" (operations),
+                                       "pulling" (numbers of the log, or parts of a snapshot), "compacting" (parts of a
+                                       snapshot that is given). total may grow meanwhile */
+    CLAWSYNC_EVENT_WARNING = 11   /**< error.msg: something to look at; nothing failed, whatever error.code is */
 } clawsync_event_type;
 
-/** An event; valid during the callback. */
+/** An event; valid during the callback, and to be copied whole. */
 typedef struct clawsync_event {
     clawsync_event_type type;
-    int64_t at_ms; /**< Unix ms */
-    uint64_t count, total;
-    clawsync_stats stats;
-    clawsync_error error;
-    char name[32];
+    int64_t at_ms;         /**< Unix ms, by this device's clock */
+    uint64_t count, total; /**< of what, the type says */
+    clawsync_stats stats;  /**< of the round */
+    clawsync_error error;  /**< code 0 and "" where there is none */
+    char name[32];         /**< a finding (docs/operations.md), a conflict's id, or what is in progress */
 } clawsync_event;
 
+/** arg: as given to clawsync_engine_subscribe. */
 typedef void (*clawsync_event_fn)(void *arg, const clawsync_event *event);
 
 /**
@@ -275,67 +290,83 @@ CLAWSYNC_API void clawsync_engine_unsubscribe(clawsync_engine *e, int id);
 
 /** A table as clawsync_engine_tables tells it. */
 typedef struct clawsync_table {
-    const char *name;
+    const char *name;    /**< as the schema spells it */
     int state;           /**< 0 not tracked, 1 tracked, 2 paused */
     int64_t rows;        /**< in the application's table */
-    int64_t unsealed;    /**< logged changes not sealed yet */
+    int64_t unsealed;    /**< logged changes not sealed yet; 0 when it is not tracked, as the next two */
     int64_t hidden;      /**< rows that cannot be shown at present */
     int backfilling;     /**< 1: existing rows are still being taken in */
-    const char *problem; /**< why it cannot be tracked, or NULL */
+    const char *problem; /**< of one that is not tracked: why it cannot be, a sentence; or NULL */
 } clawsync_table;
-/** Calls fn for each table of the application; the struct is valid during the call. */
+/** Calls fn for each table of the application, tracked ones first; the struct is valid during the call. Counts rows. */
 CLAWSYNC_API int clawsync_engine_tables(clawsync_engine *e, void (*fn)(void *arg, const clawsync_table *t), void *arg,
                                         clawsync_error *err);
 /**
  * Tracks a table from now on; its rows are sent too. force != 0: also when its key is a rowid alias, which two devices
- * would both hand out. warn (may be NULL) receives sentences about what the user should look at.
+ * would both hand out. warn (may be NULL) receives sentences about what the user should look at, each valid during its
+ * call. A table that is tracked already stays as it is.
  * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND; CLAWSYNC_EINVAL with the reason why it cannot be tracked.
  */
 CLAWSYNC_API int clawsync_engine_track(clawsync_engine *e, const char *table, int force,
                                        void (*warn)(void *arg, const char *sentence), void *arg, clawsync_error *err);
-/** Stops tracking: every trigger and row of ours for it goes, the application's data stays as it is. */
+/**
+ * Stops tracking: the triggers go, the application's data stays as it is. What is unsent is still sent, and what others
+ * write from then on is kept as that of a table that is not here. With the last table all that is ours goes from the
+ * file. @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND: it is not tracked.
+ */
 CLAWSYNC_API int clawsync_engine_untrack(clawsync_engine *e, const char *table, clawsync_error *err);
-/** Takes the triggers off a table (NULL: all tracked ones), as before a migration. */
+/**
+ * Takes the triggers off a table (NULL: all tracked ones), as before a migration.
+ * @return CLAWSYNC_OK; CLAWSYNC_ENOTFOUND: it is not tracked.
+ */
 CLAWSYNC_API int clawsync_engine_pause(clawsync_engine *e, const char *table, clawsync_error *err);
-/** Puts them back and finds what changed meanwhile. */
+/** Puts them back (NULL: on all) and finds what changed meanwhile. @return as above. */
 CLAWSYNC_API int clawsync_engine_resume(clawsync_engine *e, const char *table, clawsync_error *err);
 
-/** A SQLite value. */
+/** SQLite's storage classes, and which field of clawsync_value counts; the others are 0 or NULL. */
 typedef enum clawsync_value_type {
     CLAWSYNC_NULL = 0,
-    CLAWSYNC_INTEGER = 1,
-    CLAWSYNC_REAL = 2,
-    CLAWSYNC_TEXT = 3, /**< bytes; SQLite's need not be UTF-8, and nothing ends them */
-    CLAWSYNC_BLOB = 4
+    CLAWSYNC_INTEGER = 1, /**< integer */
+    CLAWSYNC_REAL = 2,    /**< real */
+    CLAWSYNC_TEXT = 3,    /**< bytes; SQLite's need not be UTF-8, and nothing ends them */
+    CLAWSYNC_BLOB = 4     /**< bytes */
 } clawsync_value_type;
+/**
+ * A SQLite value. What the engine gives is its own, and valid during the callback; what it is given, it borrows until
+ * the call returns.
+ */
 typedef struct clawsync_value {
     clawsync_value_type type;
     int64_t integer;
-    double real;
-    const void *bytes; /**< text and blobs */
-    size_t length;
+    double real;       /**< given to the engine: not NaN */
+    const void *bytes; /**< may be NULL where length is 0 */
+    size_t length;     /**< of bytes */
 } clawsync_value;
 
 /** An edit that lost to another one, or a row's trouble. */
 typedef struct clawsync_conflict {
-    const char *id;    /**< the same on every device that saw it */
+    const char *id;    /**< 24 hexadecimal digits, the same on every device that saw it */
     const char *why;   /**< "overwritten", "deleted" (by a concurrent delete), "copied-device", "unique", "check" */
     const char *state; /**< "manual": wants a decision; "auto": the rules decided, and it can be taken back for 30 days;
                             "resolved": somebody decided; "closed": what was in the way is gone */
     const char *table, *column; /**< column NULL: it is about the whole row */
-    const clawsync_value *key;
+    const clawsync_value *key;  /**< nkey of them, in the order of the primary key, as they are compared: folded where
+                                     a column is NOCASE, trimmed where it is RTRIM */
     size_t nkey;
-    const clawsync_value *losing; /**< NULL: none is kept */
+    const clawsync_value *losing; /**< the value that lost; NULL: none is kept */
     const clawsync_value *now;    /**< what the table shows; NULL: not the row, or not the column */
     const char *device;           /**< UUID: of the losing edit */
-    int64_t edited_ms;            /**< by that device's clock */
-    int64_t noticed_ms;           /**< here, in this state */
+    int64_t edited_ms;            /**< Unix ms of that edit, by that device's clock */
+    int64_t noticed_ms;           /**< Unix ms, by this device's clock: when it came into this state here */
 } clawsync_conflict;
-/** Calls fn for each that is open, by table and key; settled != 0: the others too. The struct is valid during the call.
+/**
+ * Calls fn for each that is open, by table and key; settled != 0: the others too. The struct, and all that it points
+ * to, is valid during the call. @return CLAWSYNC_OK; CLAWSYNC_EINVAL: fn is NULL.
  */
 CLAWSYNC_API int clawsync_engine_conflicts(clawsync_engine *e, int settled,
                                            void (*fn)(void *arg, const clawsync_conflict *c), void *arg,
                                            clawsync_error *err);
+/** What clawsync_engine_resolve_conflict is to leave in the table. */
 typedef enum clawsync_choice {
     CLAWSYNC_KEEP = 0, /**< what is shown */
     CLAWSYNC_TAKE = 1, /**< the value that lost; a row that was deleted comes back with all that was lost with it */
@@ -417,7 +448,7 @@ CLAWSYNC_API int clawsync_engine_ask_to_join(clawsync_engine *e, char *text, siz
  */
 CLAWSYNC_API int clawsync_engine_enter(clawsync_engine *e, clawsync_error *err);
 
-/** A device that waits to be let in, by its own word. */
+/** A device that waits to be let in, by its own word. Strings are the engine's, valid during the call. */
 typedef struct clawsync_waiting {
     const char *id;          /**< UUID */
     const char *fingerprint; /**< of its signing key */
@@ -438,17 +469,17 @@ CLAWSYNC_API int clawsync_engine_waiting(clawsync_engine *e, int answer,
  */
 CLAWSYNC_API int clawsync_engine_approve(clawsync_engine *e, const char *typed, char id[37], clawsync_error *err);
 
-/** Who is in the workspace, as clawsync_engine_devices tells it. */
+/** Who is in the workspace, as clawsync_engine_devices tells it. Strings are the engine's, valid during the call. */
 typedef struct clawsync_device {
     const char *id;          /**< UUID */
-    const char *name;        /**< decrypted here; the hub does not know it */
+    const char *name;        /**< decrypted here, at most 63 bytes; the hub does not know it. "": cannot be decrypted */
     const char *fingerprint; /**< of the signing key, for people to compare */
     const char *added_by;    /**< UUID of the device or phrase that let it in, or made the invite */
     int kind;                /**< 1 device, 2 recovery phrase, 3 open invite */
     int self;                /**< 1: this device */
     int64_t added_ms;        /**< Unix ms, by the clock of whoever let it in */
-    int64_t expires_ms;      /**< invites */
-    int64_t seen_ms;         /**< when the hub last heard of it, by the hub's word; 0: unknown */
+    int64_t expires_ms;      /**< Unix ms, of invites; 0 of others */
+    int64_t seen_ms;         /**< Unix ms when the hub last heard of it, by the hub's word; 0: unknown */
     int64_t behind;          /**< entries of the log that it has not fetched, by the hub's word; -1: unknown */
 } clawsync_device;
 /** Calls fn for each who is a member now; the struct is valid during the call. Asks the hub. */
@@ -493,27 +524,29 @@ typedef enum clawsync_proof_state {
     CLAWSYNC_PROOF_BEHIND = 3,  /**< it is connected, and has signed nothing for that number */
     CLAWSYNC_PROOF_OFFLINE = 4  /**< it is not, and has not either */
 } clawsync_proof_state;
+/** A device's newest statement about its state. Strings are the engine's, valid during the call. */
 typedef struct clawsync_proof {
-    const char *device_id, *name;
+    const char *device_id, *name; /**< UUID; name as in clawsync_device */
     clawsync_proof_state state;
     uint64_t log_number; /**< of the newest that it signed; 0: none known */
     uint64_t rows;       /**< of that: tombstones and hidden rows included */
-    const char *root;    /**< of that, hexadecimal; "": none */
+    const char *root;    /**< of that, 64 hexadecimal digits; "": none */
 } clawsync_proof;
 
-/** What reconciling or proving found and did. */
+/** What reconciling or proving found and did. The caller's; filled in even on failure, as far as it came. */
 typedef struct clawsync_reconciled {
     uint64_t log_number, rows; /**< this device's state in the end: number of the log, rows of the merged state */
-    char root[65];             /**< BLAKE3 of its canonical dump, hexadecimal */
+    char root[65];             /**< BLAKE3 of its canonical dump, hexadecimal; "": it was not read */
     uint64_t missing_here;     /**< entities that another device has and this one had not */
     uint64_t missing_there;    /**< the other way round */
     uint64_t conflicting;      /**< entities that differ */
     uint64_t sealed;           /**< operations: what was written here behind our back, as local edits now */
     uint64_t published;        /**< entities whose full state this device sent for others */
-    uint64_t rounds;
+    uint64_t rounds; /**< of sending, fetching and comparing: one more whenever the log has moved; 12 at most */
     uint64_t bytes_sent, bytes_received;        /**< of comparing, before framing */
-    uint32_t equal, differing, behind, offline; /**< other devices, in the end */
-    char first_table[128], first_key[256];      /**< proving: the first entity of this device that differs, or "" */
+    uint32_t equal, differing, behind, offline; /**< other devices, in the end; see clawsync_proof_state */
+    char first_table[128], first_key[256];      /**< proving: the first entity of this device that differs, its key's
+                                                     parts separated by ", ", both cut off where they are long; or "" */
 } clawsync_reconciled;
 /**
  * Compares this device's merged state with the others' through the hub, at one number of the log: sends and fetches
@@ -537,11 +570,11 @@ CLAWSYNC_API int clawsync_engine_reconcile(clawsync_engine *e, uint32_t wait_ms,
  */
 CLAWSYNC_API int clawsync_engine_prove(clawsync_engine *e, uint32_t wait_ms, clawsync_reconciled *out,
                                        void (*fn)(void *arg, const clawsync_proof *p), void *arg, clawsync_error *err);
-/** What became of a snapshot. */
+/** What became of a snapshot. The caller's. */
 typedef struct clawsync_compacted {
     uint64_t log_number;    /**< that it is of */
     uint64_t rows;          /**< in it: tombstones and hidden rows included */
-    uint64_t parts, bytes;  /**< that this device sent; 0: there was nothing to send */
+    uint64_t parts, bytes;  /**< that this device sent, bytes of ciphertext; 0: there was nothing to send */
     uint64_t served_number; /**< of the snapshot that new devices get; 0: there is none */
     uint64_t pruned_number; /**< the hub's log has nothing up to here any more */
     uint32_t attested;      /**< 1: another device has signed that it has the same state there */
@@ -569,7 +602,7 @@ CLAWSYNC_API int clawsync_engine_refill_hub(clawsync_engine *e, int *needed, cla
 /**
  * Pins the key that the hub has now in the place of the one that was pinned. fingerprint: of the new key, as the one
  * who runs the hub tells it; NULL: only looks, and fails with CLAWSYNC_EINVAL.
- * @param out  Receives the fingerprint of the hub's new key, or "".
+ * @param out  Receives the fingerprint of the hub's new key, or ""; not NULL.
  * @return CLAWSYNC_EEXIST: the hub has the key that is pinned; CLAWSYNC_EINVAL: its key is another one than that.
  */
 CLAWSYNC_API int clawsync_engine_accept_hub(clawsync_engine *e, const char *fingerprint, char out[24],
@@ -603,13 +636,21 @@ typedef struct clawsync_audit_report {
  */
 CLAWSYNC_API int clawsync_verify_audit_log(const clawsync_config *c, clawsync_audit_report *out, clawsync_error *err);
 
-/** A row of the audit log; hashes, key and signature in hexadecimal. */
+/** A row of the audit log. Strings are the library's, valid during the call, and never NULL. */
 typedef struct clawsync_audit_entry {
-    uint64_t sequence;
-    int64_t occurred_ms; /**< Unix ms, by this device's clock */
-    uint64_t ops_count;
-    const char *event_type, *entity_type, *entity_ids, *payload, *workspace_id, *device_id;
-    const char *payload_hash, *prev_entry_hash, *signature, *signer_pub_key;
+    uint64_t sequence;           /**< from 1 */
+    int64_t occurred_ms;         /**< Unix ms, by this device's clock */
+    uint64_t ops_count;          /**< operations that it is about; 0: none */
+    const char *event_type;      /**< "PUSH", "PULL" … (docs/operations.md) */
+    const char *entity_type;     /**< what entity_ids are: "batch", "log number", "device" … */
+    const char *entity_ids;      /**< separated by commas, or a range "3-7"; may be "" */
+    const char *payload;         /**< more: a JSON object */
+    const char *workspace_id;    /**< UUID */
+    const char *device_id;       /**< UUID: this device's */
+    const char *payload_hash;    /**< BLAKE3 of payload, 64 hexadecimal digits */
+    const char *prev_entry_hash; /**< of the row before, 64 hexadecimal digits */
+    const char *signature;       /**< Ed25519, 128 hexadecimal digits */
+    const char *signer_pub_key;  /**< as the row has it, 64 hexadecimal digits */
 } clawsync_audit_entry;
 /**
  * Calls fn for each of the newest `last` rows (0: all), oldest first; the struct is valid during the call. Nothing is
@@ -620,15 +661,16 @@ CLAWSYNC_API int clawsync_read_audit_log(const clawsync_config *c, uint64_t last
                                          void (*fn)(void *arg, const clawsync_audit_entry *e), void *arg,
                                          clawsync_error *err);
 
-/** A set of operations in the queue (queue.db). */
+/** A set of operations in the queue (queue.db). Strings are the library's, valid during the call. */
 typedef struct clawsync_queue_entry {
-    const char *id;    /**< 32 hexadecimal digits */
-    const char *state; /**< "pending", "in_flight", "failed" (refused by the hub for good), "done" */
-    const char *reason;
-    uint64_t operations, bytes; /**< bytes: of the content, before it is packed */
-    uint64_t attempts;
-    uint64_t batch_number; /**< of the batch that carries it, or carried it last */
-    int64_t queued_ms, changed_ms;
+    const char *id;                /**< 32 hexadecimal digits: of its content */
+    const char *state;             /**< "pending", "in_flight", "failed" (refused by the hub for good), "done" */
+    const char *reason;            /**< a sentence: why it is here, or how it left */
+    uint64_t operations, bytes;    /**< bytes: of the content, before it is packed */
+    uint64_t attempts;             /**< how often it came here: 1, and one more with each further outage or refusal */
+    uint64_t batch_number;         /**< of the batch that carries it, or carried it last: this device's number, not the
+                                        log's */
+    int64_t queued_ms, changed_ms; /**< Unix ms, by this device's clock: when it came first, when its state changed */
 } clawsync_queue_entry;
 /**
  * Calls fn for each set in the queue of the configuration's data_dir, oldest first; the struct is valid during the
