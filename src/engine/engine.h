@@ -970,8 +970,9 @@ struct clawsync_engine {
     uint32_t recorded_seq;      /* [job] the audit log has the membership up to this entry */
     char recorded[256];         /* [job] the last finding about the hub that went into it */
     bool member_log_dirty;
-    uint32_t bad_wrap;       /* [job] the newest entry that did not share its key rightly with us; 0: none */
-    uint8_t looked_at[32];   /* [job] hash of the last batch, entry or head of the hub's: a finding is about that */
+    bool members_lost;     /* [job] the file was lost or damaged; the hub gives what the keystore knows of, and more */
+    uint32_t bad_wrap;     /* [job] the newest entry that did not share its key rightly with us; 0: none */
+    uint8_t looked_at[32]; /* [job] hash of the last batch, entry or head of the hub's: a finding is about that */
     struct cs_hub_head head; /* [job] the newest verified; log_id 0: none yet */
     struct cs_hub_head kept; /* [set] the newest that earlier runs verified: every call of this one begins after it */
     uint8_t head_text[CS_HUB_HEAD_LEN + CS_SIGNATURE_LEN]; /* [job] of head, as the hub signed it */

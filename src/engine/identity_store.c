@@ -41,7 +41,7 @@ void cs_self_members_reset(struct clawsync_engine *e)
     cs_buf_reset(&e->member_log);
     cs_buf_reset(&e->entry_hashes);
     e->member_log_dirty = false;
-    e->recorded_seq = 0;
+    e->recorded_seq = e->members_lost ? e->ks->member_seq : 0;
     e->bad_wrap = 0;
 }
 
@@ -169,7 +169,7 @@ int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err)
     int rc;
 
     cs_self_find_floor(e);
-    if (!e->member_log_dirty || e->beside)
+    if (!e->member_log_dirty || e->beside || (e->members_lost && e->members.seq < e->ks->member_seq))
         return CS_OK;
     if ((rc = cs_record_members(e, err)) != CS_OK)
         return rc;
@@ -184,7 +184,23 @@ int cs_self_members_save(struct clawsync_engine *e, struct cs_error *err)
     return rc;
 }
 
-static int members_load(struct clawsync_engine *e, struct cs_error *err)
+/* A file that is lost or damaged: the hub has the entries, and the keystore knows what they are to be. Not so where
+ * nothing may be written, and where it is not the file's fault. */
+static int members_lost(struct clawsync_engine *e, int rc, struct cs_error *err)
+{
+    if (rc == CS_EIO || rc == CS_ENOMEM || rc == CS_EVERSION || e->ks->member_seq == 0)
+        return rc;
+    if (e->beside) {
+        struct cs_error why = *err;
+
+        return cs_fail(err, CS_ECORRUPT, "%s; claw-sync sync fetches it from the hub again", why.msg);
+    }
+    e->members_lost = true;
+    cs_self_members_reset(e);
+    return CS_OK;
+}
+
+static int members_read(struct clawsync_engine *e, struct cs_error *err)
 {
     static const uint8_t zero[32];
     struct cs_files *f = &e->world->files;
@@ -197,9 +213,8 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
     if (rc == CS_ENOTFOUND && e->ks->member_seq == 0)
         rc = CS_OK;
     else if (rc == CS_ENOTFOUND)
-        rc =
-            cs_fail(err, CS_ECORRUPT, "%s is missing, which the keystore knows %u entries of; restore it from a backup",
-                    e->members_path, e->ks->member_seq);
+        rc = cs_fail(err, CS_ECORRUPT, "%s is missing, which the keystore knows %u entries of", e->members_path,
+                     e->ks->member_seq);
     r = cs_reader(cs_buf_slice(&bytes));
     while (rc == CS_OK && cs_reader_left(&r) > 0) {
         struct cs_slice entry = cs_read_bytes(&r, cs_read_u32(&r));
@@ -217,10 +232,20 @@ static int members_load(struct clawsync_engine *e, struct cs_error *err)
     if (rc == CS_OK && e->members.seq > 0 && memcmp(e->ks->genesis, zero, 32) != 0 &&
         memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
         rc = cs_fail(err, CS_ECORRUPT, "%s begins with another workspace's genesis", e->members_path);
-    e->member_log_dirty = false;
-    e->recorded_seq = e->members.seq;
-    cs_self_find_floor(e);
     cs_buf_free(&bytes);
+    return rc;
+}
+
+static int members_load(struct clawsync_engine *e, struct cs_error *err)
+{
+    int rc = members_read(e, err);
+
+    if (rc != CS_OK)
+        rc = members_lost(e, rc, err);
+    e->member_log_dirty = false;
+    if (!e->members_lost)
+        e->recorded_seq = e->members.seq;
+    cs_self_find_floor(e);
     return rc;
 }
 

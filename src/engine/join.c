@@ -514,7 +514,7 @@ static int open_invite(struct clawsync_engine *e, struct cs_error *err)
     struct cs_buf waiting = { 0 };
     int rc;
 
-    if (cs_is_member(e))
+    if (cs_is_member(e) || e->members_lost)
         return cs_fail(err, CS_EEXIST, "this device is a member of the workspace already");
     rc = s->kind == CS_PRINCIPAL_PAPER ? read_phrase(e, err) : read_invite(e, err);
     if (rc != CS_OK)

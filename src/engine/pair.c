@@ -261,7 +261,7 @@ static void offer_run(struct clawsync_engine *e, struct cs_job *j)
     int rc;
 
     forget(e);
-    if (cs_is_member(e)) {
+    if (cs_is_member(e) || e->members_lost) {
         j->rc = cs_fail(&j->err, CS_EEXIST, "this device is a member of the workspace already");
         return;
     }

@@ -85,6 +85,10 @@ static int take_entry(struct clawsync_engine *e, struct cs_slice entry, struct c
     if (e->members.seq == 1 && memcmp(e->ks->genesis, zero, 32) != 0 &&
         memcmp(e->ks->genesis, e->members.genesis, 32) != 0)
         return cs_fail(err, CS_EHUB, "MEMBER_FORK: the hub's workspace begins with another genesis");
+    if (e->members_lost && e->members.seq == e->ks->member_seq && memcmp(e->ks->entry_hash, e->members.head, 32) != 0)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_FORK: the hub's membership log has another entry %" PRIu32 " than this device was shown",
+                       e->members.seq);
     return cs_self_take_keys(e, entry, err);
 }
 
@@ -182,6 +186,22 @@ static int settle_entries(struct clawsync_engine *e, struct cs_error *err)
     return rc == CS_OK ? cs_refill_follow(e, err) : rc;
 }
 
+/* All that the keystore knew of the log is here again. */
+static int found_again(struct clawsync_engine *e, struct cs_error *err)
+{
+    if (e->members.seq < e->ks->member_seq)
+        return cs_fail(err, CS_EHUB,
+                       "HUB_ROLLBACK: the hub's membership log ends at entry %" PRIu32
+                       ", this device knew entry %" PRIu32,
+                       e->members.seq, e->ks->member_seq);
+    e->members_lost = false;
+    e->member.before = e->ks->member_seq;
+    cs_note(e, CLAWSYNC_EVENT_WARNING, 0, "",
+            "%s was lost or damaged: its %" PRIu32 " entries were fetched from the hub again", e->members_path,
+            e->members.seq);
+    return CS_OK;
+}
+
 static void fold_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_member_step *s = &e->member;
@@ -190,6 +210,10 @@ static void fold_run(struct clawsync_engine *e, struct cs_job *j)
     s->before = e->members.seq;
     if ((j->rc = cs_member_fold(e, &s->taken, &s->arena, &head, true, settle_entries, &j->err)) == CS_OK)
         j->rc = check_floor(e, &head, &j->err);
+    if (j->rc == CS_OK && e->members_lost)
+        j->rc = found_again(e, &j->err);
+    if (e->members_lost)
+        cs_self_members_reset(e); /* what was taken in is not what it is to be */
     if (j->rc == CS_OK)
         j->rc = keep_entries(e, &j->err);
     if (j->rc == CS_OK && !cs_is_member(e))

@@ -77,6 +77,55 @@ class IdentityTest(claw.ClawTest):
         self.settle([self.a, self.b])
         self.assertEqual(self.rows(self.b), {"r": "unsent", "q": "v2", "gone": "x"})
 
+    def test_a_membership_log_that_is_lost_or_damaged(self):
+        """The hub has the entries, and the keystore knows which they are."""
+        a, b = self.a, self.b
+        a.sql("INSERT INTO memories(id, content) VALUES ('m', 'first');")
+        self.settle([a, b])
+        code = json.loads(a.claw("invite", "--json").stdout)["code"]
+        self.settle([a, b])
+        log = b.data / "identity" / "membership.log"
+        whole = log.read_bytes()
+        flipped = whole[:200] + bytes([whole[200] ^ 4]) + whole[201:]
+        for n, damaged in enumerate([None, b"", b"not a log", whole[:300], whole[:-1], flipped]):
+            with self.subTest(damaged=n):
+                if damaged is None:
+                    log.unlink()
+                else:
+                    log.write_bytes(damaged)
+                for command in ("status", "doctor"):
+                    done = b.claw(command, want=1 if command == "doctor" else 0)
+                    self.assertRegex(done.stdout, "membership.log.*claw-sync sync fetches it from the hub again")
+                self.assertIn("is a member of the workspace already", b.claw("join", code, want=2).stderr)
+                b.sql(f"INSERT INTO memories(id, content) VALUES ('n{n}', 'written meanwhile');")
+                found = b.claw("sync")
+                self.assertRegex(found.stderr, "membership.log was lost or damaged: its [0-9]+ entries were fetched")
+                self.assertEqual(log.read_bytes(), whole)
+                self.assertNotIn("membership.log", b.claw("sync").stderr)
+        self.settle([a, b])
+        self.assert_equal([a, b])
+        b.claw("audit", "verify")
+
+    def test_another_membership_log_than_the_lost_one(self):
+        """The keystore knows what the log was: a hub that went back does not pass for it."""
+        a, b = self.a, self.b
+        self.settle([a, b])
+        self.hub.stop()
+        shutil.copytree(self.hub.folder / "data", self.folder / "old")
+        self.hub.start()
+        a.claw("keys", "rotate")
+        self.settle([a, b])
+        (b.data / "identity" / "membership.log").unlink()
+        self.hub.stop()
+        shutil.rmtree(self.hub.folder / "data")
+        shutil.copytree(self.folder / "old", self.hub.folder / "data")
+        self.hub.start()
+        for _ in range(2):
+            self.assertRegex(b.claw("sync", want=4).stderr, "HUB_ROLLBACK: the hub's membership log ends")
+        a.claw("hub", "refill")
+        b.sync()
+        b.claw("devices")
+
     def test_wrong_use(self):
         old = self.a.status()["device_id"]
         done = self.a.claw("identity", "new", want=2, CLAW_DEVICE_ID=old)
