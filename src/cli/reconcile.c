@@ -76,7 +76,7 @@ static void say_found(const struct cs_cli *c, const clawsync_reconciled *r)
         cs_cli_say(c, "missing here: %" PRIu64 ", missing there: %" PRIu64 ", different: %" PRIu64, r->missing_here,
                    r->missing_there, r->conflicting);
     if (r->published > 0)
-        cs_cli_say(c, "published for others: %" PRIu64 " rows", r->published);
+        cs_cli_say(c, "sent whole, for whoever lacks them: %" PRIu64 " rows", r->published);
 }
 
 static int verdict(const struct cs_cli *c, const clawsync_reconciled *r, bool prove)
@@ -86,7 +86,8 @@ static int verdict(const struct cs_cli *c, const clawsync_reconciled *r, bool pr
     if (r->differing > 0 && r->first_table[0] != '\0')
         cs_cli_say(c, "DIFFERENT: the first row here that differs is in %s, key %s", r->first_table, r->first_key);
     else if (r->differing > 0)
-        cs_cli_say(c, prove ? "DIFFERENT: rows that only another device has; claw-sync prove there names the first"
+        cs_cli_say(c, prove ? "DIFFERENT: a device that is marked so has rows that are not here; claw-sync prove there "
+                              "names the first"
                             : "DIFFERENT: a device that is marked so; run claw-sync reconcile there");
     else if (unknown > 0)
         cs_cli_say(c, "%s: %u of the other devices %s not compared %s; run claw-sync %s there",
