@@ -65,6 +65,17 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_LOG_PUT] = "INSERT OR REPLACE INTO main.sync_log(number, hash) VALUES(?1, ?2)",
     [CS_STMT_LOG_PRUNE] = "DELETE FROM main.sync_log WHERE number <= ?1",
     [CS_STMT_ROW_WALK] = "SELECT key FROM main.sync_rows WHERE tbl = ?1 AND key > ?2 ORDER BY key LIMIT ?3",
+    [CS_STMT_COUNTS] =
+        "SELECT (SELECT count(*) FROM main.sync_changelog), (SELECT coalesce(sum(n), 0) FROM main.sync_unsent), "
+        "(SELECT count(*) FROM main.sync_bound WHERE state = 0), "
+        "(SELECT count(*) FROM main.sync_hidden h WHERE col = -1 AND reason <> 'pending'), "
+        "(SELECT count(*) FROM main.sync_conflicts WHERE state IN ('auto', 'manual') AND " CS_NOT_SHARED "), "
+        "(SELECT count(*) FROM main.sync_tables WHERE state <> 0 AND name <> '" CS_SHARED "'), "
+        "(SELECT count(*) FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL), "
+        "(SELECT value FROM main.sync_meta WHERE name = 'hlc'), "
+        "(SELECT count(*) FROM main.sync_conflicts WHERE state = 'manual' AND " CS_NOT_SHARED "), "
+        "(SELECT count(*) FROM main.sync_meta WHERE name = 'publish'), "
+        "(SELECT count(*) FROM main.sync_tables WHERE state = 2)",
     [CS_STMT_GAP_NEXT] =
         "SELECT id, gap, backfill FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL ORDER BY id",
     [CS_STMT_GAP_SET] = "UPDATE main.sync_tables SET backfill = ?2, gap = ?3 WHERE id = ?1",

@@ -356,17 +356,6 @@ int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err)
 
 int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_error *err)
 {
-    static const char sql[] =
-        "SELECT (SELECT count(*) FROM main.sync_changelog), (SELECT coalesce(sum(n), 0) FROM main.sync_unsent), "
-        "(SELECT count(*) FROM main.sync_bound WHERE state = 0), "
-        "(SELECT count(*) FROM main.sync_hidden h WHERE col = -1 AND reason <> 'pending'), "
-        "(SELECT count(*) FROM main.sync_conflicts WHERE state IN ('auto', 'manual') AND " CS_NOT_SHARED "), "
-        "(SELECT count(*) FROM main.sync_tables WHERE state <> 0 AND name <> '" CS_SHARED "'), "
-        "(SELECT count(*) FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL), "
-        "(SELECT value FROM main.sync_meta WHERE name = 'hlc'), "
-        "(SELECT count(*) FROM main.sync_conflicts WHERE state = 'manual' AND " CS_NOT_SHARED "), "
-        "(SELECT count(*) FROM main.sync_meta WHERE name = 'publish'), "
-        "(SELECT count(*) FROM main.sync_tables WHERE state = 2)";
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
 
@@ -375,9 +364,9 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         out->hlc = r->hlc;
         return cs_db_data_version(r, &out->data_version, err);
     }
-    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW) {
-        rc = cs_db_fail(r, err, "cannot count");
-    } else {
+    if ((s = cs_db_stmt(r, CS_STMT_COUNTS, err)) == NULL)
+        return err_code(err);
+    if (cs_db_row(r, s, &rc, "cannot count", err)) {
         out->unsealed = sqlite3_column_int64(s, 0);
         out->unsent = sqlite3_column_int64(s, 1);
         out->bound = sqlite3_column_int64(s, 2);
@@ -390,6 +379,6 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         out->publishing = sqlite3_column_int64(s, 9);
         out->paused = sqlite3_column_int64(s, 10);
     }
-    sqlite3_finalize(s);
+    sqlite3_reset(s);
     return rc == CS_OK ? cs_db_data_version(r, &out->data_version, err) : rc;
 }

@@ -85,6 +85,16 @@ int __wrap_crypto_sign_verify_detached(const unsigned char *sig, const unsigned 
     return learn(s, key, __real_crypto_sign_verify_detached(sig, m, n, pk), NULL, 0);
 }
 
+/* What was signed verifies: the secret key ends with the public one. */
+static int learn_good(const unsigned char *sig, const unsigned char *pk, const unsigned char *m, unsigned long long n)
+{
+    uint8_t key[32];
+    struct slot *s = find(VERIFY, cs_slice(sig, crypto_sign_BYTES), cs_slice(pk, crypto_sign_PUBLICKEYBYTES),
+                          cs_slice(m, (size_t)n), key);
+
+    return learn(s, key, 0, NULL, 0);
+}
+
 int __wrap_crypto_sign_detached(unsigned char *sig, unsigned long long *len, const unsigned char *m,
                                 unsigned long long n, const unsigned char *sk)
 {
@@ -94,8 +104,10 @@ int __wrap_crypto_sign_detached(unsigned char *sig, unsigned long long *len, con
     if (slots == NULL)
         return __real_crypto_sign_detached(sig, len, m, n, sk);
     s = find(SIGN, cs_slice(sk, crypto_sign_SECRETKEYBYTES), cs_slice(NULL, 0), cs_slice(m, (size_t)n), key);
-    if (!knows(s, key))
-        return learn(s, key, __real_crypto_sign_detached(sig, len, m, n, sk), sig, crypto_sign_BYTES);
+    if (!knows(s, key)) {
+        learn(s, key, __real_crypto_sign_detached(sig, len, m, n, sk), sig, crypto_sign_BYTES);
+        return learn_good(sig, sk + crypto_sign_SECRETKEYBYTES - crypto_sign_PUBLICKEYBYTES, m, n);
+    }
     memcpy(sig, s->answer, crypto_sign_BYTES);
     if (len != NULL)
         *len = crypto_sign_BYTES;
