@@ -250,14 +250,17 @@ static int note_looked(struct cs_replica *r, struct cs_table *t, sqlite3_stmt *s
     return rc;
 }
 
-#define SINCE "tracked.%" PRId64
+static const char *since_name(char out[48], int64_t table)
+{
+    snprintf(out, 48, "tracked.%" PRId64, table);
+    return out;
+}
 
 int cs_gap_since(struct cs_replica *r, int64_t table, struct cs_error *err)
 {
     char name[48];
 
-    snprintf(name, sizeof name, SINCE, table);
-    return cs_meta_put_int(r, name, cs_now_ms(r->world), err);
+    return cs_meta_put_int(r, since_name(name, table), cs_now_ms(r->world), err);
 }
 
 /* What a table held when its tracking began was written before that, and a copy of the database that is older than its
@@ -267,8 +270,7 @@ static int written_ms(struct cs_replica *r, struct cs_table *t, int64_t *ms, str
     char name[48];
     int rc = CS_OK;
 
-    snprintf(name, sizeof name, SINCE, t->id);
-    if (t->since_ms == 0 && (rc = cs_meta_int(r, name, &t->since_ms, err)) == CS_ENOTFOUND) {
+    if (t->since_ms == 0 && (rc = cs_meta_int(r, since_name(name, t->id), &t->since_ms, err)) == CS_ENOTFOUND) {
         t->since_ms = -1;
         rc = CS_OK;
     }
@@ -339,9 +341,8 @@ static int save_progress(struct cs_replica *r, struct cs_table *t, struct cs_sli
     rc = cs_db_step(r, s, "cannot note how far a table was read", err);
     if (rc != CS_OK || !done)
         return rc;
-    snprintf(name, sizeof name, SINCE, t->id);
     t->since_ms = 0;
-    return cs_meta_drop(r, name, err);
+    return cs_meta_drop(r, since_name(name, t->id), err);
 }
 
 static int walk_table(struct cs_replica *r, struct cs_table *t, int64_t gap, struct cs_slice from, uint32_t max_rows,
