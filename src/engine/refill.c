@@ -58,30 +58,35 @@ bool cs_refill_is_open(const struct clawsync_engine *e)
     return e->refilling.log_id != 0 && e->members.refills == e->refilling.refills;
 }
 
-/* Has this device batches of the log before that whoever refilled the hub did not have? Of its own chain that is so
- * wherever the two do not name the same last batch: when the hub had gone back, both may have gone on from an older
- * one. */
+/* Have we batches of this device that whoever refilled the hub did not have? Of our own chain that is so wherever the
+ * two do not name the same last batch: when the hub had gone back, both may have gone on from an older one. */
+static bool has_more(struct cs_slice entry, const struct cs_known_peer *have, bool own)
+{
+    struct cs_cut head, had = { 0 };
+
+    for (size_t i = 0; cs_entry_head(entry, i, &head); i++)
+        if (cs_uuid_cmp(&head.id, &have->device) == 0)
+            had = head;
+    return have->number > had.number || (own && have->number < had.number) ||
+           (have->number == had.number && have->number > 0 && memcmp(have->hash, had.hash, 32) != 0);
+}
+
 static int knows_more(struct clawsync_engine *e, bool *out, struct cs_error *err)
 {
     struct cs_slice entry = cs_self_entry(e, e->members.refill_seq);
-    struct cs_known_peer *peer = NULL;
+    struct cs_known_peer *peer = NULL, *former = NULL, own = { .device = e->device };
     struct cs_arena a = { 0 };
-    struct cs_known_peer own = { .device = e->device };
-    size_t n = 0;
-    int rc = cs_replica_peers(e->replica, &a, &peer, &n, err);
+    size_t npeers = 0, nformers = 0;
+    int rc = cs_replica_peers(e->replica, &a, &peer, &npeers, err);
 
-    *out = false;
+    if (rc == CS_OK)
+        rc = cs_replica_formers(e->replica, &a, &former, &nformers, err);
     cs_replica_chain(e->replica, &own.number, own.hash);
-    for (size_t k = 0; k <= n && rc == CS_OK && !*out; k++) {
-        const struct cs_known_peer *have = k < n ? &peer[k] : &own;
-        struct cs_cut head, had = { 0 };
-
-        for (size_t i = 0; cs_entry_head(entry, i, &head); i++)
-            if (cs_uuid_cmp(&head.id, &have->device) == 0)
-                had = head;
-        *out = have->number > had.number || (k == n && have->number < had.number) ||
-               (have->number == had.number && have->number > 0 && memcmp(have->hash, had.hash, 32) != 0);
-    }
+    *out = rc == CS_OK && has_more(entry, &own, true);
+    for (size_t i = 0; i < npeers && rc == CS_OK && !*out; i++)
+        *out = has_more(entry, &peer[i], false);
+    for (size_t i = 0; i < nformers && rc == CS_OK && !*out; i++)
+        *out = has_more(entry, &former[i], true);
     cs_arena_free(&a);
     return rc;
 }

@@ -77,6 +77,8 @@ int cs_replica_new_log(cs_replica *r, const struct cs_new_log *n, struct cs_erro
         rc = n->sweep ? cs_stale_mark(r, err) : cs_stale_clear(r, err);
     if (rc == CS_OK && n->publish)
         rc = cs_publish_save(r, 0, CS_SLICE_NULL, err);
+    if (rc == CS_OK)
+        rc = cs_meta_drop(r, CS_FORMERS, err);
     for (int i = 0; i < 2 && rc == CS_OK; i++)
         if (n->forget[i] != NULL)
             rc = cs_meta_drop(r, n->forget[i], err);

@@ -296,6 +296,44 @@ int cs_replica_revive_void(cs_replica *r, const struct cs_delta *d, struct cs_er
 }
 
 /* What was sent stays the old device's, what is unsent becomes the new one's. */
+enum { FORMER_LEN = 16 + 8 + 32 };
+
+/* The old device's chain, as far as the hub acknowledged it. */
+static int keep_former(struct cs_replica *r, struct cs_error *err)
+{
+    struct cs_buf b = { 0 };
+    int rc = cs_replica_meta_get(r, CS_FORMERS, &b, err);
+
+    if (rc == CS_OK || rc == CS_ENOTFOUND) {
+        cs_buf_put(&b, r->id.device.b, sizeof r->id.device.b);
+        cs_buf_put_u64(&b, r->chain_number);
+        cs_buf_put(&b, r->chain_hash, sizeof r->chain_hash);
+        rc = b.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : cs_meta_put(r, CS_FORMERS, cs_buf_slice(&b), err);
+    }
+    cs_buf_free(&b);
+    return rc;
+}
+
+int cs_replica_formers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **out, size_t *n, struct cs_error *err)
+{
+    struct cs_buf b = { 0 };
+    int rc = cs_replica_meta_get(r, CS_FORMERS, &b, err);
+
+    *out = NULL;
+    *n = 0;
+    if (rc == CS_OK && (*out = cs_arena_zalloc(a, b.len / FORMER_LEN + 1, sizeof **out)) == NULL)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    for (const uint8_t *p = b.data; rc == CS_OK && *n < b.len / FORMER_LEN; p += FORMER_LEN) {
+        struct cs_known_peer *f = &(*out)[(*n)++];
+
+        memcpy(f->device.b, p, sizeof f->device.b);
+        f->number = cs_load_u64(p + 16);
+        memcpy(f->hash, p + 24, sizeof f->hash);
+    }
+    cs_buf_free(&b);
+    return rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
 int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err)
 {
     static const uint8_t none[32];
@@ -318,6 +356,8 @@ int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, s
     m.device = &id->device;
     if (rc == CS_OK)
         rc = on_rows(r, &m, true, err);
+    if (rc == CS_OK && r->chain_number > 0 && !cs_uuid_is_zero(&r->id.device))
+        rc = keep_former(r, err);
     if (rc == CS_OK && (rc = cs_layout_void(r, err)) == CS_OK &&
         (rc = cs_db_exec(r, "DELETE FROM main.sync_bound; DELETE FROM main.sync_refused; DELETE FROM main.sync_void",
                          err)) == CS_OK &&

@@ -20,6 +20,7 @@ int cs_db_bind_slice(sqlite3_stmt *s, int param, struct cs_slice b); /* a blob, 
 int cs_db_bind_text(sqlite3_stmt *s, int param, struct cs_slice b);
 struct cs_slice cs_db_column_blob(sqlite3_stmt *s, int col); /* borrowed until the next step */
 int cs_meta_int(struct cs_replica *r, const char *name, int64_t *v, struct cs_error *err); /* CS_ENOTFOUND: *v is 0 */
+#define CS_FORMERS "formers" /* of cs_replica_formers: device 16 ‖ number u64 ‖ hash 32, repeated */
 int cs_meta_put_int(struct cs_replica *r, const char *name, int64_t v, struct cs_error *err);
 int cs_meta_put(struct cs_replica *r, const char *name, struct cs_slice v, struct cs_error *err);
 int cs_meta_drop(struct cs_replica *r, const char *name, struct cs_error *err);

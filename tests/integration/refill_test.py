@@ -285,6 +285,22 @@ class Refill(ClawTest):
         self.assertEqual(self.ids(self.a), ["early", "gone", "of d", "unsent"])
         self.no_conflicts(self.a, self.b, self.c, d)
 
+    def test_what_such_a_member_had_sent_and_not_seen_again(self):
+        """The hub had acknowledged it; nobody had pulled it, not even its device."""
+        kept = self.backup()
+        d = self.newcomer(self.a, "d")
+        self.put(d, "of d")
+        d.claw("push")
+        self.restore(kept)
+        self.a.claw("hub", "refill")
+        self.settle([self.a, self.b, self.c])
+        d.claw("hub", "refill", want=1)
+        d.claw("identity", "new")
+        self.join(self.b, d)
+        self.settle([self.a, self.b, self.c, d])
+        self.assertEqual(self.ids(self.a), ["early", "gone", "of d"])
+        self.no_conflicts(self.a, self.b, self.c, d)
+
     def test_another_device_after_a_refill(self):
         """A device that followed the new log becomes another one: its chain begins where the log's do."""
         self.lose()
