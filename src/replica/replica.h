@@ -180,10 +180,6 @@ int cs_replica_revive_void(cs_replica *r, const struct cs_delta *d, struct cs_er
 /* This database is another device's from now on, with a chain of its own: what was sent stays the old one's, what is
  * unsent goes out as the new one's. Waiting batches are dropped (cs_replica_unbind first). One transaction. */
 int cs_replica_new_device(cs_replica *r, const struct cs_replica_identity *id, struct cs_error *err);
-/* Whose it was before, and up to which of its batches each had sent: nobody else may have those. Until the log is
- * another one. In the arena. */
-struct cs_known_peer;
-int cs_replica_formers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **out, size_t *n, struct cs_error *err);
 
 /* ---- others' changes in ---- */
 
@@ -235,6 +231,9 @@ struct cs_known_peer {
     uint8_t hash[32];
 };
 int cs_replica_peers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **out, size_t *n, struct cs_error *err);
+/* Whose this database was before (cs_replica_new_device), and up to which of its batches each had sent: nobody else may
+ * have those. Until the log is another one. In the arena. */
+int cs_replica_formers(cs_replica *r, struct cs_arena *a, struct cs_known_peer **out, size_t *n, struct cs_error *err);
 /* The hub's log is another one from now on, of which nothing was pulled; own batches follow the chain head given. What
  * waits was taken back before (cs_replica_unbind). publish: as cs_replica_publish; sweep: as cs_replica_mark_stale.
  * forget: values of the engine's that go, or NULL. One durable transaction. */
