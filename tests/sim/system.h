@@ -38,13 +38,14 @@ struct device {
     bool asked;   /* it has an invite's code */
     bool refused; /* the hub that lost what it had does not know it, or its membership, and takes no refill from it */
     bool has_backup, backup_extra, backup_context;
-    bool backup_is_unseen; /* what was written behind our back may be in it */
-    bool backup_is_ahead;  /* unsent edits in it have times to come, or were sent with others: they would win over later
-                              ones */
-    bool resealed;  /* unsent edits were given earlier times: a copy of what the hub had refused may still come */
-    bool told;      /* an event told of something wrong */
-    bool restored;  /* it went back to a backup, and may not have fetched what it had since */
-    bool went_back; /* it ever did: where its clock stood still, it may have given stamps of before once more */
+    unsigned backup_lives, lives; /* incarnations of its keystore: when it was backed up, and before it went back */
+    bool backup_is_unseen;        /* what was written behind our back may be in it */
+    bool backup_is_ahead; /* unsent edits in it have times to come, or were sent with others: they would win over later
+                             ones */
+    bool resealed;        /* unsent edits were given earlier times: a copy of what the hub had refused may still come */
+    bool told;            /* an event told of something wrong */
+    bool restored;        /* it went back to a backup, and may not have fetched what it had since */
+    bool went_back;       /* it ever did: where its clock stood still, it may have given stamps of before once more */
     char code[CLAWSYNC_CODE_MAX];
     bool commanded; /* `command` was handed to the engine */
     struct cs_command command;
