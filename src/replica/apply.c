@@ -176,11 +176,6 @@ static bool may_have_aside(const struct cs_table *t)
     return t == NULL || t->nhidden > 0 || t->nhidden_cells > 0;
 }
 
-static uint32_t position(const struct cs_table *t, uint32_t col)
-{
-    return col < t->ncolumn_ids ? t->by_id[col] : CS_NO_COLUMN;
-}
-
 /* b->row on the row; CS_ENOTFOUND: the table does not have it. */
 static int read_row(struct cs_batch *b)
 {
@@ -208,7 +203,7 @@ static const struct cs_value *present_value(void *arg, uint32_t col)
     struct cs_batch *b = arg;
     struct cs_table *t = b->bt->t;
     struct cs_value *v = cs_arena_alloc(&b->r->scratch, sizeof *v);
-    uint32_t pos = t == NULL ? CS_NO_COLUMN : position(t, col);
+    uint32_t pos = t == NULL ? CS_NO_COLUMN : cs_column_position(t, col);
     int rc = CS_ENOTFOUND;
 
     if (v == NULL)
@@ -386,7 +381,7 @@ static int keep_aside(struct cs_batch *b, const bool *aside)
     for (uint32_t i = 0; some && i < b->merged.ngone && rc == CS_OK; i++)
         rc = cs_hidden_drop_cell(b->r, b->bt->id, b->op->key, b->merged.gone[i], b->err);
     for (uint32_t i = 0; i < b->op->ncells && rc == CS_OK; i++) {
-        uint32_t pos = position(t, b->cells[i].col);
+        uint32_t pos = cs_column_position(t, b->cells[i].col);
 
         if (!cs_verdict_takes(b->merged.verdicts[i]))
             continue;
@@ -411,7 +406,7 @@ static int row_appears(struct cs_batch *b)
         return defer(b, true);
     memset(s->cells, 0, t->ncolumns * sizeof(s->cells[0]));
     for (uint32_t i = 0; i < b->op->ncells; i++) {
-        uint32_t pos = position(t, b->cells[i].col);
+        uint32_t pos = cs_column_position(t, b->cells[i].col);
 
         if (pos != CS_NO_COLUMN && cs_verdict_takes(b->merged.verdicts[i]))
             s->cells[pos] = &b->cells[i].value;
@@ -452,13 +447,13 @@ static int changed_columns(struct cs_batch *b, uint32_t *ncols, bool *structural
     memset(s->cells, 0, t->ncolumns * sizeof(s->cells[0]));
     memset(s->changed, 0, t->ncolumns * sizeof(s->changed[0]));
     for (uint32_t i = 0; i < b->merged.ngone; i++) {
-        uint32_t pos = position(t, b->merged.gone[i]);
+        uint32_t pos = cs_column_position(t, b->merged.gone[i]);
 
         if (pos != CS_NO_COLUMN)
             s->changed[pos] = true;
     }
     for (uint32_t i = 0; i < b->op->ncells; i++) {
-        uint32_t pos = position(t, b->cells[i].col);
+        uint32_t pos = cs_column_position(t, b->cells[i].col);
 
         if (pos == CS_NO_COLUMN || !cs_verdict_takes(b->merged.verdicts[i]))
             continue;
@@ -550,7 +545,7 @@ static int keep_rest(struct cs_batch *b)
     int rc = CS_OK;
 
     for (uint32_t i = 0; i < row->ncells && rc == CS_OK; i++) {
-        uint32_t pos = position(t, row->cells[i].col);
+        uint32_t pos = cs_column_position(t, row->cells[i].col);
         struct cs_value v;
 
         rc = CS_ENOTFOUND;

@@ -60,7 +60,7 @@ int cs_merged_locate(struct cs_replica *r, struct cs_table *t, int64_t table, st
 int cs_merged_value(struct cs_replica *r, struct cs_arena *a, const struct cs_merged_place *p, uint32_t col,
                     struct cs_value *out, struct cs_error *err)
 {
-    uint32_t pos = p->t != NULL && col < p->t->ncolumn_ids ? p->t->by_id[col] : CS_NO_COLUMN;
+    uint32_t pos = p->t != NULL ? cs_column_position(p->t, col) : CS_NO_COLUMN;
     int rc = p->aside || pos == CS_NO_COLUMN ? cs_hidden_cell(r, a, p->table, p->key, col, out, err) : CS_ENOTFOUND;
 
     if (rc != CS_ENOTFOUND)

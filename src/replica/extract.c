@@ -237,7 +237,7 @@ static int copy_value(struct extract *x, struct cs_value *v, struct cs_error *er
 static int read_value(struct cs_replica *r, struct extract *x, struct source *src, uint32_t col, struct cs_value *out,
                       bool *gone, struct cs_error *err)
 {
-    uint32_t pos = src->t != NULL && col < src->t->ncolumn_ids ? src->t->by_id[col] : CS_NO_COLUMN;
+    uint32_t pos = src->t != NULL ? cs_column_position(src->t, col) : CS_NO_COLUMN;
     int rc;
 
     *gone = false;
@@ -569,7 +569,7 @@ static int prepare_run(struct cs_replica *r, struct extract *x, const struct cs_
     for (uint32_t i = 0; i < run->ncols; i++) {
         uint32_t id = run->cols[i];
 
-        p->pos[i] = id < src->t->ncolumn_ids ? src->t->by_id[id] : CS_NO_COLUMN;
+        p->pos[i] = cs_column_position(src->t, id);
         if (p->pos[i] == CS_NO_COLUMN)
             return CS_OK; /* dropped meanwhile */
         if ((rc = set_column(r, x, src->table, id, &p->col[i], err)) != CS_OK)

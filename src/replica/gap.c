@@ -666,7 +666,7 @@ static int show_again(struct cs_replica *r, const struct cs_table *t, struct cs_
     if (rc == CS_OK)
         rc = cs_hidden_drop_row(r, t->id, key, err);
     for (uint32_t i = 0; i < n && rc == CS_OK; i++) {
-        uint32_t pos = cells[i].col < t->ncolumn_ids ? t->by_id[cells[i].col] : CS_NO_COLUMN;
+        uint32_t pos = cs_column_position(t, cells[i].col);
         struct cs_value v;
 
         if (pos == CS_NO_COLUMN)

@@ -265,7 +265,7 @@ int cs_hidden_uncover(struct cs_replica *r, struct cs_table *t, struct cs_slice 
     if (rc == CS_OK)
         rc = cs_hidden_drop_row(r, t->id, key, err);
     for (uint32_t i = 0; i < n && rc == CS_OK; i++) {
-        uint32_t pos = cells[i].col < t->ncolumn_ids ? t->by_id[cells[i].col] : CS_NO_COLUMN;
+        uint32_t pos = cs_column_position(t, cells[i].col);
 
         if (pos != CS_NO_COLUMN || cs_row_find(row, cells[i].col) == NULL)
             rc = cs_hidden_drop_cell(r, t->id, key, cells[i].col, err);

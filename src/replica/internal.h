@@ -62,6 +62,11 @@ struct cs_table {
     sqlite3_stmt *read;    /* SELECT all columns in order WHERE key; owned; prepared on first use */
     void *apply;           /* apply.c's statements and scratch; owned there */
 };
+/* Where the table has the column of this persistent number; CS_NO_COLUMN: nowhere. */
+static inline uint32_t cs_column_position(const struct cs_table *t, uint32_t id)
+{
+    return id < t->ncolumn_ids ? t->by_id[id] : CS_NO_COLUMN;
+}
 
 /* What a transaction may change of the database's mirror in memory, for its rollback. */
 struct cs_mirror {

@@ -146,7 +146,7 @@ static int put_aside(struct cs_replica *r, struct cs_reach_node *n, struct cs_er
         rc = cs_hidden_drop_row(r, n->t->id, n->key, err);
     n->was = NULL;
     for (uint32_t i = 0; i < n->ncells && rc == CS_OK; i++) {
-        uint32_t id = n->cells[i].col, pos = id < n->t->ncolumn_ids ? n->t->by_id[id] : CS_NO_COLUMN;
+        uint32_t id = n->cells[i].col, pos = cs_column_position(n->t, id);
 
         if (pos != CS_NO_COLUMN && cs_same_value(&n->cells[i].value, &n->values[pos]))
             rc = cs_hidden_drop_cell(r, n->t->id, n->key, id, err);
@@ -156,19 +156,19 @@ static int put_aside(struct cs_replica *r, struct cs_reach_node *n, struct cs_er
     return rc;
 }
 
-static int check(struct cs_replica *r, const struct cs_reach_node *n, struct cs_error *err)
+/* The table shows the row's values, its versions may be other ones. */
+static int is_shown(struct cs_replica *r, struct cs_reach_node *n, struct cs_error *err)
 {
     uint32_t *conflicts = &cs_apply_of(r)->pending->counts.conflicts;
+    int rc = put_aside(r, n, err);
 
-    return cs_conflict_check(r, n->t, n->key, n->values, &n->newest, conflicts, err);
+    return rc == CS_OK ? cs_conflict_check(r, n->t, n->key, n->values, &n->newest, conflicts, err) : rc;
 }
 
 static int after_write(struct cs_replica *r, struct cs_reach_node *n, struct cs_error *err)
 {
-    int rc = put_aside(r, n, err);
-
     cs_apply_of(r)->pending->counts.changed++;
-    return rc == CS_OK ? check(r, n, err) : rc;
+    return is_shown(r, n, err);
 }
 
 /* A shown row whose merged values changed. *aside: another row still holds a key of it; it is taken out, to be
@@ -184,10 +184,8 @@ static int change(struct cs_replica *r, struct cs_reach_node *n, bool *refused, 
     for (uint32_t i = 0; i < n->t->ncolumns; i++)
         if (!cs_same_value(&n->values[i], &n->stored[i]))
             s->cols[ncols++] = i;
-    if (ncols == 0) {
-        rc = put_aside(r, n, err);
-        return rc == CS_OK ? check(r, n, err) : rc;
-    }
+    if (ncols == 0)
+        return is_shown(r, n, err);
     if ((rc = cs_show_update(r, n->t, n->key, s->cols, ncols, n->values, &out, &why, err)) != CS_OK)
         return rc;
     if (out == CS_WRITTEN) {

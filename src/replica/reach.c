@@ -321,7 +321,7 @@ static int read_merged(struct cs_replica *r, struct cs_reach_node *n, struct cs_
     if ((n->cells = cs_arena_zalloc(&p->arena, r->row.ncells + 1, sizeof *n->cells)) == NULL)
         return no_memory(err);
     for (uint32_t i = 0; i < r->row.ncells; i++) {
-        uint32_t id = r->row.cells[i].col, pos = id < n->t->ncolumn_ids ? n->t->by_id[id] : CS_NO_COLUMN;
+        uint32_t id = r->row.cells[i].col, pos = cs_column_position(n->t, id);
 
         while (h < nhidden && hidden[h].col < id)
             h++;

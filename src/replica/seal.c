@@ -217,7 +217,7 @@ static bool is_structural(const struct cs_seal_change *c)
     if (t->is_parent)
         return true;
     for (uint32_t i = 0; i < c->ncells; i++) {
-        uint32_t pos = c->cells[i].col < t->ncolumn_ids ? t->by_id[c->cells[i].col] : CS_NO_COLUMN;
+        uint32_t pos = cs_column_position(t, c->cells[i].col);
 
         for (uint32_t k = 0; k < t->nuniques; k++)
             if (t->uniques[k].where != NULL || in_list(t->uniques[k].cols, t->uniques[k].ncols, pos))

@@ -367,7 +367,7 @@ static int keep_row(struct cs_replica *r, struct cs_table *t, struct cs_slice ke
         step != SQLITE_DONE)
         return step;
     for (uint32_t i = 0; i < row->ncells && step == SQLITE_ROW && rc == CS_OK; i++) {
-        uint32_t col = row->cells[i].col, pos = col < t->ncolumn_ids ? t->by_id[col] : CS_NO_COLUMN;
+        uint32_t col = row->cells[i].col, pos = cs_column_position(t, col);
         struct cs_value v;
 
         rc = cs_hidden_cell(r, &r->scratch, t->id, key, col, &v, err);
