@@ -155,11 +155,10 @@ static const struct cs_cli_command commands[] = {
       "the key is shown, and nothing changes. On each device; if the hub's data is gone too, then: hub refill.",
       cs_cmd_hub_accept },
     { "doctor", "", 0, 0, 0, "is all well here? One line per check: ok, warning or failed, and what to do",
-      "Looks at configuration, SQLite, file modes and places, database, triggers, queue, membership, audit log, hub,\n"
-      "TLS, clock and what the last round found, and fetches the newest batch of this device back to show that the "
-      "hub\n"
-      "has ciphertext. Writes nothing; a daemon may run. Exit code 1: something failed; 3: the hub cannot be reached, "
-      "and all else is well.",
+      "Looks at configuration, SQLite, file modes and places, database, triggers, queue, membership,\n"
+      "audit log, hub, TLS, clock and what the last round found, and fetches the newest batch of this\n"
+      "device back to show that the hub has ciphertext. Writes nothing; a daemon may run.\n"
+      "Exit code 1: something failed; 3: the hub cannot be reached, and all else is well.",
       cs_cmd_doctor },
     { "version", "", 0, 0, 0, "print the version", NULL, cs_cmd_version },
 };
