@@ -750,6 +750,7 @@ struct stamped {
     int64_t write, stamp;
     const struct device *by;
     uint64_t life; /* incarnations that must have one order are one life */
+    size_t at;     /* of all entries */
 };
 
 static int by_write(const void *a, const void *b)
@@ -762,6 +763,32 @@ static int by_write(const void *a, const void *b)
         return (x->life > y->life) - (x->life < y->life);
     return x->write != y->write ? (x->write > y->write) - (x->write < y->write)
                                 : (x->stamp > y->stamp) - (x->stamp < y->stamp);
+}
+
+static int by_stamped(const void *a, const void *b)
+{
+    const struct stamped *x = a, *y = b;
+
+    if (x->write != y->write)
+        return (x->write > y->write) - (x->write < y->write);
+    return x->stamp != y->stamp ? (x->stamp > y->stamp) - (x->stamp < y->stamp) : (x->at > y->at) - (x->at < y->at);
+}
+
+/* Leaves out what another life sent before with the same stamp. Two copies may both seal an edit of before the copying;
+ * the higher stamp counts for both, though one of them, whose clock is behind, never gave it. */
+static uint32_t leave_out_known(struct stamped *all, uint32_t n)
+{
+    uint32_t kept = 0, first = 0;
+
+    if (n > 0)
+        qsort(all, n, sizeof *all, by_stamped);
+    for (uint32_t i = 0; i < n; i++) {
+        if (all[i].write != all[first].write || all[i].stamp != all[first].stamp)
+            first = i;
+        if (all[i].life == all[first].life)
+            all[kept++] = all[i];
+    }
+    return kept;
 }
 
 /* Is this cell a write that its device stamped as it made it? Not in tables that came, or were paused, under way, which
@@ -794,8 +821,10 @@ static void check_order(struct reading *q)
     for (size_t i = 0; i < q->n; i++)
         for (uint32_t k = 0; k < q->entries[i].op.ncells; k++) {
             all = more(all, n, &cap, sizeof *all);
+            all[n].at = i;
             n += is_stamped(q, &q->entries[i], &q->entries[i].op.cells[k], &all[n]);
         }
+    n = leave_out_known(all, n);
     if (n > 0)
         qsort(all, n, sizeof *all, by_write);
     for (uint32_t i = 1; i < n; i++)
