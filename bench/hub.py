@@ -9,7 +9,10 @@ import pathlib
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
+
+import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BENCH = pathlib.Path(os.environ.get("CLAW_BUILD_DIR", ROOT / "build" / "release")) / "bin" / "hub_bench"
@@ -58,8 +61,9 @@ class Stores:
 def said(name, values, unit, ratios=None, of=""):
     mid = statistics.median(values)
     spread = (max(values) - min(values)) / mid * 100
-    ratio = f"{statistics.median(ratios):.2f} {of}" if ratios else ""
-    print(f"| {name} | {mid:,.1f} {unit} | {ratio} | {spread:.0f} % |", flush=True)
+    ratio = statistics.median(ratios) if ratios else None
+    records.figure(name, mid, unit, ratio, of, "hub")
+    print(f"| {name} | {mid:,.1f} {unit} | {f'{ratio:.2f} x {of}' if ratios else ''} | {spread:.0f} % |", flush=True)
 
 
 def cpu_said(name, runs, unit):
@@ -77,7 +81,7 @@ def push(stores, args):
             group.append(stores.run("push", kind, 10000 if args.quick else 50000, 1024))
             single.append(stores.run("push", kind, 1024 if args.quick else 5000, 1)["per_s"])
         name = f"{kind}: one-row batches of 16 devices to 64 workspaces"
-        said(name, [g["per_s"] for g in group], "/s", [g["per_s"] / s for g, s in zip(group, single)], "x a commit for each")
+        said(name, [g["per_s"] for g in group], "/s", [g["per_s"] / s for g, s in zip(group, single)], "a commit for each")
         cpu_said(name, [(g["client_us"], g["hub_us"], g["server_us"]) for g in group], "us a batch")
 
 
@@ -90,10 +94,10 @@ def bulk(stores, args):
             runs.append(stores.run("bulk", kind, mib))
         put, got = [r["push_mb_s"] for r in runs], [max(r["pull_mb_s"]) for r in runs]
         said(f"{kind}: bulk push, chunks of 64 KiB", put, "MB/s", [x / y["mb_s"] for x, y in zip(put, plain)],
-             "of COPY" if what == "copy" else "of plain inserts of the same blobs")
+             "COPY" if what == "copy" else "plain inserts of the same blobs")
         cpu_said(f"{kind}: bulk push", [r["push_cpu_ms_mb"] for r in runs], "ms a MB")
         said(f"{kind}: pull of the same", got, "MB/s", [x / y["read_mb_s"] for x, y in zip(got, plain)],
-             "of COPY" if what == "copy" else "of plainly reading the same blobs")
+             "COPY" if what == "copy" else "plain reads of the same blobs")
         cpu_said(f"{kind}: pull", [r["pull_cpu_ms_mb"] for r in runs], "ms a MB")
         if what == "copy":
             cpu_said("COPY in", [p["push_cpu_ms_mb"] for p in plain], "ms a MB")
@@ -158,8 +162,8 @@ def rows(stores, args):
             for what in ("written", "read"):
                 line = [(p[2], p[3]) for p in points if p[:2] == (kind, what) and p[4] == others]
                 (n0, s0), (n1, s1) = line[-2], line[-1]
-                print(f"| {kind}: {n1:,} rows {what}, beside {others:,} workspaces | {s1:.2f} s, {s1 / n1 * 1e6:.1f} us a row | "
-                      f"{s1 / n1 / (s0 / n0):.2f} x the cost of one of {n0:,} | |", flush=True)
+                said(f"{kind}: {n1:,} rows {what}, beside {others:,} workspaces", [s1 / n1 * 1e6], "us a row", [s1 / n1 / (s0 / n0)],
+                     f"the cost of one of {n0:,}")
     plot(points, ROOT / "docs" / "hub-cost.svg")
 
 
@@ -170,6 +174,9 @@ def main():
     p.add_argument("--most", type=int, default=6, help="the curve goes up to 10^MOST rows")
     p.add_argument("--only", default="push,bulk,watch,rows")
     args = p.parse_args()
+    if shutil.which("createdb") is None:
+        print("skipped: no PostgreSQL here (scripts/install-deps --all)")
+        return 77
     stores = Stores()
     print("| hub | median | ratio, run by run | spread |\n|---|---|---|---|", flush=True)
     try:
@@ -177,7 +184,8 @@ def main():
             {"push": push, "bulk": bulk, "watch": watch, "rows": rows}[part](stores, args)
     finally:
         stores.close()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,8 +15,13 @@ def timed(group, name, reference, n, ours, theirs):
     _append({"group": group, "name": name, "reference": reference, "n": n, "ours": ours, "theirs": theirs})
 
 
+def figure(name, number, unit, ratio=None, reference="", group="values"):
+    """One figure, not printed; ratio: to what the reference names."""
+    _append({"group": group, "name": name, "value": number, "unit": unit, "ratio": ratio, "reference": reference})
+
+
 def value(name, number, unit, ratio=None, reference=""):
-    """One figure; ratio: to what the reference names."""
-    _append({"group": "values", "name": name, "value": number, "unit": unit, "ratio": ratio, "reference": reference})
+    """One figure, and a line of a table that shows it."""
+    figure(name, number, unit, ratio, reference)
     shown = f" | {ratio:.2f} x {reference}" if ratio is not None else f" | {reference}"
     print(f"| {name} | {number:,.4g} {unit}{shown} |", flush=True)

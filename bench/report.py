@@ -28,7 +28,10 @@ DOC = ROOT / "docs" / "benchmarks.md"
 MARKS = "<!-- figures: written by bench/report.py -->\n", "<!-- end of figures -->\n"
 GROUPS = {"capture": "Capture, in the application's own write path", "sync": "Out of a replica and into another",
           "audit": "The audit log", "reconcile": "Comparing whole replicas",
-          "stages": "A batch by stage, beside the libraries that do the work", "end to end": "End to end over loopback, every commit durable"}
+          "merge": "Merging and deciding, in memory",
+          "stages": "A batch by stage, beside the libraries that do the work",
+          "end to end": "End to end over loopback, every commit durable",
+          "hub": "The hub, on both stores; loopback, every commit durable"}
 
 
 def benchmarks(quick):
@@ -39,12 +42,13 @@ def benchmarks(quick):
         [f"{binaries}/replica_bench", str(rows), str(runs)],
         [f"{binaries}/capture_bench", "5000" if quick else "20000", str(runs)],
         [f"{binaries}/stages_bench", str(runs)],
-        [f"{binaries}/crdt_bench"],
+        [f"{binaries}/crdt_bench", str(runs)],
         [f"{binaries}/audit_bench", "5000" if quick else "100000"],
         bench("counts.py"),
         bench("e2e.py", "--rows", rows, "--runs", runs, "--samples", 200 if quick else 1000, "--rest", 10 if quick else 30,
               "--bootstrap", rows if quick else 1000000),
         bench("reconcile.py", "--rows", rows if quick else 1000000),
+        bench("hub.py", "--runs", runs, "--only", "push,bulk,watch", *(["--quick"] if quick else [])),
     ]
 
 
@@ -79,7 +83,7 @@ def run(quick):
 
 def figure(r):
     """Median, spread and ratio of one record; the ratio is taken run by run."""
-    if r["group"] == "values":
+    if "value" in r:
         return {k: r[k] for k in ("value", "unit", "ratio", "reference")}
     ours, theirs = statistics.median(r["ours"]), statistics.median(r["theirs"])
     ratios = [a / b for a, b in zip(r["ours"], r["theirs"])]
@@ -103,7 +107,7 @@ def rate(f, seconds):
 
 def table(group, of):
     lines = []
-    if group == "values":
+    if "value" in next(iter(of.values())):
         lines += ["| | | ratio |", "|---|---|---|"]
         for name, f in of.items():
             ratio = f"{f['ratio']:.2f} × {f['reference']}" if f["ratio"] is not None else f["reference"]
