@@ -812,7 +812,8 @@ static bool is_stamped(const struct reading *q, const struct entry *e, const str
     return cs_uuid_parse(&id, out->by->id) && cs_uuid_cmp(&id, &q->all.devices[e->op.device]) == 0;
 }
 
-/* What a device wrote later has a later stamp: in each of its lives, where it has several. */
+/* What a device wrote later has a later stamp: in each of its lives, where it has several. Edits of one row in one
+ * millisecond may be sealed as one. */
 static void check_order(struct reading *q)
 {
     struct stamped *all = NULL;
@@ -829,7 +830,7 @@ static void check_order(struct reading *q)
         qsort(all, n, sizeof *all, by_write);
     for (uint32_t i = 1; i < n; i++)
         if (all[i].by == all[i - 1].by && all[i].life == all[i - 1].life && all[i].write != all[i - 1].write &&
-            all[i].stamp <= all[i - 1].stamp)
+            all[i].at != all[i - 1].at && all[i].stamp <= all[i - 1].stamp)
             die(q->r, "%s gave its write %" PRId64 " the stamp %" PRId64 ", and write %" PRId64 " before it %" PRId64,
                 all[i].by->name, all[i].write, all[i].stamp, all[i - 1].write, all[i - 1].stamp);
     free(all);
