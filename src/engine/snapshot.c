@@ -172,6 +172,18 @@ static bool same_state(const struct cs_state_proof *p, const struct cs_descripto
            memcmp(p->log_hash, d->log_hash, 32) == 0;
 }
 
+/* Is there a device besides its author that can have had its state? This one, which is behind it, has not. */
+static bool has_others(const struct clawsync_engine *e, const struct cs_descriptor *d, const struct cs_member *author)
+{
+    size_t then = 0, now = cs_membership_devices(&e->members);
+    const struct cs_member *self = cs_membership_find(&e->members, &e->device);
+
+    for (size_t i = 0; i < e->members.nmembers; i++)
+        then += cs_membership_was_member(&e->members, &e->members.members[i].id, d->member_seq);
+    now -= self != NULL && self->active;
+    return then > 1 && !(author->active && now == 1);
+}
+
 /* Where there were two devices, two have to have the same state, and to vouch for the very descriptor. One of them may
  * have been removed since: its batches behind the cut are not in it. */
 static int check_attested(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *info,
@@ -182,15 +194,12 @@ static int check_attested(struct clawsync_engine *e, const Clawsync__V1__Snapsho
     struct cs_slice descriptor = cs_slice(info->descriptor.data, info->descriptor.len);
     const struct cs_member *by = active_device(e, info->attester_id);
     struct cs_state_proof proof;
-    size_t devices = 0;
 
     if (by == NULL && author->active)
         by = device_then(e, info->attester_id, d->member_seq);
-    for (size_t i = 0; i < e->members.nmembers; i++)
-        devices += cs_membership_was_member(&e->members, &e->members.members[i].id, d->member_seq);
     if (!author->active && (by == NULL || !cs_attestation_covers(attestation, descriptor, by->sign_pk)))
         return found(err, "NOT_A_MEMBER", "the hub gave a snapshot of a device that is no member, or not any more");
-    if (devices < 2 && info->attester_id.len == 0)
+    if (info->attester_id.len == 0 && !has_others(e, d, author))
         return CS_OK;
     if (by == NULL || cs_uuid_cmp(&by->id, &d->device) == 0)
         return found(err, "SNAPSHOT_UNATTESTED",

@@ -256,25 +256,62 @@ static int serve(cs_store_tx *tx, const struct cs_uuid *ws, struct cs_snapshots 
     return rc == CS_OK ? tx->ops->put_snapshot(tx, ws, n, err) : rc;
 }
 
+/* Of the active devices but one, has any read what the log has no more? */
+struct readers {
+    struct cs_uuid active[DEVICES_MAX];
+    size_t nactive;
+    const struct cs_uuid *but;
+    uint64_t pruned;
+    bool any;
+};
+
+static bool has_read(void *arg, const struct cs_uuid *device, const struct cs_store_device *d)
+{
+    struct readers *r = arg;
+
+    for (size_t i = 0; i < r->nactive && !r->any; i++)
+        r->any = cs_uuid_cmp(&r->active[i], device) == 0 && cs_uuid_cmp(r->but, device) != 0 && d->pulled >= r->pruned;
+    return !r->any;
+}
+
+/* Can another device attest it, now or when it has read? Not where there is none, nor where none can read any more: the
+ * log is pruned, and of the snapshot that is served both who gave and who attested it were removed. */
+static int has_attesters(const struct cs_commit_env *env, cs_store_tx *tx, const struct cs_store_head *head,
+                         const struct cs_write *w, const struct cs_snapshots *all, bool *out, struct cs_error *err)
+{
+    const struct cs_store_snapshot *served = all->served >= 0 ? &all->at[all->served] : NULL;
+    struct readers r = { .but = &w->device, .pruned = head->pruned };
+    bool gave = false, attested = false;
+    int rc = cs_members_devices(env->members, tx, &w->workspace, head, r.active, DEVICES_MAX, &r.nactive, err);
+
+    *out = rc == CS_OK && r.nactive > 1;
+    if (rc != CS_OK || !*out || head->pruned == 0 || r.nactive == DEVICES_MAX)
+        return rc;
+    if (served != NULL && ((rc = is_active(env, tx, &w->workspace, head, &served->device, &gave, err)) != CS_OK ||
+                           (rc = is_active(env, tx, &w->workspace, head, &served->attester, &attested, err)) != CS_OK))
+        return rc;
+    if (!gave && !attested && (rc = tx->ops->devices(tx, &w->workspace, has_read, &r, err)) == CS_OK)
+        *out = r.any;
+    return rc;
+}
+
 static int end(const struct cs_commit_env *env, cs_store_tx *tx, const struct cs_store_head *head, struct cs_write *w,
                struct cs_snapshots *all, int64_t now_ms, struct cs_error *err)
 {
     struct cs_store_snapshot *n = &all->at[all->other];
-    struct cs_uuid devices[2];
-    size_t ndevices;
-    bool yes;
+    bool yes, attesters;
     int rc;
 
     if (!is_giving(w, n))
         return CS_OK;
     if ((rc = describes(env, tx, head, w, n, &yes, err)) != CS_OK || !yes ||
-        (rc = cs_members_devices(env->members, tx, &w->workspace, head, devices, 2, &ndevices, err)) != CS_OK)
+        (rc = has_attesters(env, tx, head, w, all, &attesters, err)) != CS_OK)
         return rc;
     n->state = CS_SNAPSHOT_WHOLE;
     n->changed_ms = now_ms;
     n->descriptor = w->snapshot->descriptor;
     w->snapshot->ring = true;
-    if (ndevices < 2) /* there is nobody who could attest it */
+    if (!attesters)
         return serve(tx, &w->workspace, all, n, err);
     return tx->ops->put_snapshot(tx, &w->workspace, n, err);
 }

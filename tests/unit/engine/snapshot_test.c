@@ -144,16 +144,21 @@ static void end(struct scene *s)
     hub_fini(&s->hub);
 }
 
-static void removes(struct scene *s, int who, int whom)
+static void revokes(struct scene *s, int who, const struct device *whom)
 {
     clawsync_error err = { 0 };
     struct cs_uuid id;
     char text[CS_UUID_TEXT];
 
-    id_of(&s->device[whom], &id);
+    id_of(whom, &id);
     cs_uuid_text(text, &id);
     ok(clawsync_engine_revoke_device(s->device[who].engine, text, 0, NULL, NULL, &err), &err);
     ok(clawsync_engine_sync_now(s->device[who].engine, NULL, &err), &err);
+}
+
+static void removes(struct scene *s, int who, int whom)
+{
+    revokes(s, who, &s->device[whom]);
 }
 
 static void comes(struct scene *s, int inviter)
@@ -349,9 +354,29 @@ static void attested_without_a_signature(void **state)
     free(s);
 }
 
+static int in_state(const struct scene *s, enum cs_snapshot_state state)
+{
+    sqlite3 *db = hub_open(&s->hub);
+    sqlite3_stmt *q = NULL;
+    int n;
+
+    assert_int_equal(sqlite3_prepare_v2(db, "SELECT count(*) FROM snapshot WHERE state = ?", -1, &q, NULL), SQLITE_OK);
+    sqlite3_bind_int(q, 1, (int)state);
+    assert_int_equal(sqlite3_step(q), SQLITE_ROW);
+    n = sqlite3_column_int(q, 0);
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+    return n;
+}
+
+/* Nobody takes their snapshot. There is one device that has the state, and whoever is new has its word, as in a
+ * workspace that began with it; but not where a further device might have attested it. */
 static void of_two_who_are_removed(void **state)
 {
     struct scene *s = malloc(sizeof *s);
+    struct device first;
+    clawsync_compacted done;
+    clawsync_error err = { 0 };
 
     (void)state;
     assert_non_null(s);
@@ -360,6 +385,46 @@ static void of_two_who_are_removed(void **state)
     removes(s, THIRD, ATTESTER);
     comes(s, THIRD);
     is_refused(s, "NOT_A_MEMBER:");
+    first = s->newcomer;
+    comes(s, THIRD);
+    ok(clawsync_engine_compact(s->device[THIRD].engine, &done, &err), &err);
+    assert_true(done.parts > 0);
+    assert_int_equal(in_state(s, CS_SNAPSHOT_SERVED), 1);
+    is_refused(s, "SNAPSHOT_UNATTESTED:");
+    revokes(s, THIRD, &first);
+    is_taken(s);
+    ok(clawsync_engine_compact(s->newcomer.engine, &done, &err), &err);
+    assert_true(done.attested);
+    device_fini(&first);
+    device_fini(&s->newcomer);
+    end(s);
+    free(s);
+}
+
+/* One who has read attests: until then nobody is served another one's word. */
+static void of_two_who_are_removed_beside_another(void **state)
+{
+    struct scene *s = malloc(sizeof *s);
+    struct device reader;
+    clawsync_compacted done;
+    clawsync_error err = { 0 };
+
+    (void)state;
+    assert_non_null(s);
+    is_pruned(s);
+    comes(s, THIRD);
+    is_taken(s);
+    reader = s->newcomer;
+    removes(s, THIRD, AUTHOR);
+    removes(s, THIRD, ATTESTER);
+    comes(s, THIRD);
+    ok(clawsync_engine_compact(s->device[THIRD].engine, &done, &err), &err);
+    assert_int_equal(in_state(s, CS_SNAPSHOT_WHOLE), 1);
+    is_refused(s, "NOT_A_MEMBER:");
+    ok(clawsync_engine_compact(reader.engine, &done, &err), &err);
+    assert_true(done.attested);
+    is_taken(s);
+    device_fini(&reader);
     device_fini(&s->newcomer);
     end(s);
     free(s);
@@ -380,21 +445,6 @@ static void of_whom_is_removed_beside_the_log(void **state)
     device_fini(&s->newcomer);
     end(s);
     free(s);
-}
-
-static int in_state(const struct scene *s, enum cs_snapshot_state state)
-{
-    sqlite3 *db = hub_open(&s->hub);
-    sqlite3_stmt *q = NULL;
-    int n;
-
-    assert_int_equal(sqlite3_prepare_v2(db, "SELECT count(*) FROM snapshot WHERE state = ?", -1, &q, NULL), SQLITE_OK);
-    sqlite3_bind_int(q, 1, (int)state);
-    assert_int_equal(sqlite3_step(q), SQLITE_ROW);
-    n = sqlite3_column_int(q, 0);
-    sqlite3_finalize(q);
-    sqlite3_close(db);
-    return n;
 }
 
 /* A log that is pruned is at no time without a snapshot: the one that nobody takes stays until another is attested. */
@@ -497,6 +547,7 @@ int main(void)
         cmocka_unit_test(bent_by_whom_is_removed),
         cmocka_unit_test(attested_without_a_signature),
         cmocka_unit_test(of_two_who_are_removed),
+        cmocka_unit_test(of_two_who_are_removed_beside_another),
         cmocka_unit_test_prestate(of_whom_is_removed_beside_the_log, (void *)(uintptr_t)&author),
         cmocka_unit_test_prestate(of_whom_is_removed_beside_the_log, (void *)(uintptr_t)&attester),
     };
