@@ -2,7 +2,9 @@
  * of a SQLite file that is made, or the postgresql:// URL of an empty database.
  *   hub_bench push STORE N GROUP    16 devices send N one-row batches to 64 workspaces; at most GROUP in a commit
  *   hub_bench bulk STORE MIB        one device sends so much in chunks of 64 KiB, another pulls it
- *   hub_bench watch STORE N         N connections watch; 50 pushes; fails when one does not reach its watchers
+ *   hub_bench watch STORE N [CERTIFICATE KEY]
+ *                                   N connections watch, over TLS if there is a certificate for 127.0.0.1; 50 pushes;
+ *                                   fails when one does not reach its watchers
  *   hub_bench rows STORE N OTHERS   N rows into one workspace beside so many others, by the store alone, and out again
  *   hub_bench blobs FILE MIB        plain SQLite takes the same bytes, and reads them
  *   hub_bench copy URL MIB          PostgreSQL takes and gives them by COPY in binary format
@@ -27,6 +29,7 @@ static struct cs_sign_key hub_key;
 static uint16_t port;
 static pid_t hub_pid;
 static cs_loop *loop;
+static const char *certificate, *certificate_key; /* NULL: without TLS */
 
 static _Noreturn void die(const char *what, const char *why)
 {
@@ -151,7 +154,9 @@ static _Noreturn void hub_serve(const char *store, uint32_t group, int out)
                                 .database = store,
                                 .group_max = group,
                                 .connections = 20000,
-                                .connections_per_address = 20000 };
+                                .connections_per_address = 20000,
+                                .cert_file = certificate,
+                                .key_file = certificate_key };
     struct cs_error err = { 0 };
     uint16_t at;
     cs_hub *h;
@@ -227,7 +232,10 @@ static double hub_kib(const char *what)
 static struct scene *client_new(void)
 {
     struct scene *s = calloc(1, sizeof *s);
-    struct cs_rpc_channel_options c = { .host = "127.0.0.1", .port = port, .max_connections = 1 };
+    struct cs_rpc_tls tls = { .ca_file = certificate };
+    struct cs_rpc_channel_options c = {
+        .host = "127.0.0.1", .port = port, .max_connections = 1, .tls = certificate != NULL ? &tls : NULL
+    };
     struct cs_error err = { 0 };
 
     if (s == NULL)
@@ -634,7 +642,7 @@ static void watch_open(struct stream *k, struct scene *s, const struct maker *m)
     cs_buf_free(&body);
 }
 
-static void watch(const char *store, size_t n)
+static void watch(const char *store, size_t n, const char *cert_file, const char *key_file)
 {
     size_t nws = (n + PER_WORKSPACE - 1) / PER_WORKSPACE, ntimes = 0;
     struct maker *m = calloc(nws, sizeof *m);
@@ -642,6 +650,8 @@ static void watch(const char *store, size_t n)
     double *times = calloc(PUSHES * PER_WORKSPACE, sizeof *times), before, after;
     struct scene *s;
 
+    certificate = cert_file;
+    certificate_key = key_file;
     hub_begin(store, 0);
     s = client_new();
     for (unsigned w = 0; w < nws; w++)
@@ -765,8 +775,8 @@ int main(int argc, char **argv)
         push(argv[2], number(argv[3]), (uint32_t)number(argv[4]));
     else if (strcmp(what, "bulk") == 0 && argc == 4)
         bulk(argv[2], number(argv[3]));
-    else if (strcmp(what, "watch") == 0 && argc == 4)
-        watch(argv[2], number(argv[3]));
+    else if (strcmp(what, "watch") == 0 && (argc == 4 || argc == 6))
+        watch(argv[2], number(argv[3]), argv[4], argc == 6 ? argv[5] : NULL);
     else if (strcmp(what, "rows") == 0 && argc == 5)
         rows(argv[2], number(argv[3]), (unsigned)strtoul(argv[4], NULL, 10));
     else if (strcmp(what, "blobs") == 0 && argc == 4)
@@ -774,7 +784,8 @@ int main(int argc, char **argv)
     else if (strcmp(what, "copy") == 0 && argc == 4)
         copy(argv[2], number(argv[3]));
     else
-        die("use", "push STORE N GROUP | bulk STORE MIB | watch STORE N | rows STORE N OTHERS | blobs FILE MIB | copy "
+        die("use", "push STORE N GROUP | bulk STORE MIB | watch STORE N [CERTIFICATE KEY] | rows STORE N OTHERS | "
+                   "blobs FILE MIB | copy "
                    "URL MIB");
     return 0;
 }
