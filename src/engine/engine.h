@@ -790,6 +790,9 @@ struct cs_refill_report { /* of one command, all of its tries; zeros at first */
     uint64_t refused_log; /* which was to be ended then; 0: it was to know no workspace */
 };
 void cs_step_refill(struct clawsync_engine *e, cs_step_done done); /* cs_refill_report */
+/* Whoever refilled the hub may not have seen the highest stamps that the log before had accepted: tells the hub of
+ * those that this device has seen, where they are ahead of its clock. */
+void cs_step_lift(struct clawsync_engine *e, cs_step_done done);
 struct cs_refill_step {
     struct cs_job job;
     struct cs_hub_call call;

@@ -519,6 +519,14 @@ static void membered(struct clawsync_engine *e, int rc, const struct cs_error *e
         cs_step_pull(e, pulled);
 }
 
+static void lifted(struct clawsync_engine *e, int rc, const struct cs_error *err)
+{
+    if (rc != CS_OK)
+        finish(e, rc, err);
+    else
+        cs_step_member(e, membered);
+}
+
 static void aside_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_push_step *s = &e->push;
@@ -558,9 +566,11 @@ static void recover(struct clawsync_engine *e)
         return;
     }
     if ((stale || refused_by_clock(s)) && s->tries < MAX_TRIES) {
-        s->tries++;
         e->totals.retries++;
-        cs_step_member(e, membered);
+        if (s->tries++ == 0 && !stale && !cs_refill_is_open(e)) /* whose own refill has told it */
+            cs_step_lift(e, lifted);
+        else
+            cs_step_member(e, membered);
         return;
     }
     if (refused_by_clock(s))

@@ -367,6 +367,47 @@ static void fill(struct clawsync_engine *e)
     cs_step_push(e, pushed);
 }
 
+/* ---- stamps that the log before had accepted ---- */
+
+static void lift_run(struct clawsync_engine *e, struct cs_job *j)
+{
+    struct cs_buf *b = &e->refill.content;
+    struct cs_pull_mark mark;
+
+    cs_replica_pull_mark(e->replica, &mark);
+    cs_buf_reset(b);
+    if (e->log.generation == 0 || mark.log_id != e->log.id || mark.top_stamp <= e->pull.head.time_ms * 65536)
+        return;
+    for (int i = 0; i < 3; i++) /* of no log, and it begins none */
+        cs_buf_put_u64(b, 0);
+    cs_buf_put_u64(b, (uint64_t)mark.top_stamp);
+    j->rc = b->failed ? cs_fail(&j->err, CS_ENOMEM, "out of memory") : CS_OK;
+}
+
+static void on_lifted(struct cs_hub_call *c)
+{
+    if (c->ended)
+        finish(c->e, c->rc, &c->err);
+}
+
+static void lift_done(struct clawsync_engine *e, struct cs_job *j)
+{
+    bool any = j->rc == CS_OK && e->refill.content.len > 0;
+
+    if (any)
+        j->rc = cs_hub_call_compose(e, &e->refill.call, "Refill", compose_refill, on_lifted, &j->err);
+    if (!any || j->rc != CS_OK)
+        finish(e, j->rc, &j->err);
+}
+
+void cs_step_lift(struct clawsync_engine *e, cs_step_done done)
+{
+    e->refill.done = done;
+    next_job(e, lift_run, lift_done);
+}
+
+/* ---- the new log, given ---- */
+
 /* The hub has the entries, and if they were the last ones, the log: this database has it from now on, too. */
 static void given_run(struct clawsync_engine *e, struct cs_job *j)
 {

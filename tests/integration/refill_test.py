@@ -181,6 +181,21 @@ class Refill(ClawTest):
         self.settle([self.a, self.b])
         self.assertEqual(self.ids(self.a), ["early", "gone", "late", "of a", "of the lost"])
 
+    def test_stamps_ahead_that_only_another_has_seen(self):
+        """The hub's clock was a year ahead. What it took then the new log takes, too, though whoever began that had not heard of it."""
+        self.hub.with_clock(365 * 86400)
+        with self.b.connect() as db:
+            db.execute("UPDATE sync_meta SET value = ? WHERE name = 'hlc'", ((int(time.time() * 1000) + 364 * 86400 * 1000) << 16,))
+        self.put(self.b, "ahead"), self.b.sync()
+        self.hub.with_clock(0)
+        self.lose()
+        self.a.claw("hub", "refill")
+        self.put(self.b, "later"), self.b.sync()
+        self.b.sql("UPDATE memories SET content = 'newest' WHERE id = 'ahead';")
+        self.settle([self.a, self.b, self.c])
+        self.assertEqual(self.ids(self.c), ["ahead", "early", "gone", "later"])
+        self.assertEqual(self.c.value("SELECT content FROM memories WHERE id = 'ahead'"), "newest")
+
     def test_a_hub_that_was_written_to_before_anybody_looked(self):
         """To the device that knows more that is a hub with two logs; what it says names the refill, too."""
         kept = self.backup()
