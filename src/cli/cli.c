@@ -57,7 +57,8 @@ static const struct cs_cli_command commands[] = {
       cs_cmd_conflicts_resolve },
     { "conflicts restore", "ID", 1, 1, 0, "write the value that lost once more, as a new edit",
       "The same as `conflicts resolve --take`: the application's triggers run and its constraints hold, as if it had\n"
-      "made the edit. Where the row was deleted it is inserted again with all the values that were lost with it.",
+      "made the edit. Where the row was deleted it is inserted again, as it was with that edit, on a device that had\n"
+      "it so: the one that made the edit, or any that had read it before the delete.",
       cs_cmd_conflicts_restore },
     { "strategy", "TABLE[.COLUMN] manual|last_write_wins", 2, 2, 0, "what becomes of concurrent edits there",
       "last_write_wins (the default): the newest wins, the others can be restored for 30 days. manual: the newest\n"

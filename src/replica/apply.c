@@ -68,6 +68,7 @@ static const char *const own_sql[CS_NOWN] = {
         ("UPDATE main.sync_conflicts SET state = 'closed', noted = 1, at_ms = ?4 WHERE tbl = ?1 AND "
          "key = ?2 AND col IS NULL AND why = ?3 AND state IN ('auto', 'manual') AND NOT (stamp IS ?5 AND device IS "
          "?6)"),
+    [CS_OWN_LOST] = "INSERT OR REPLACE INTO main.sync_lost(tbl, key, row) VALUES(?1, ?2, ?3)",
     [CS_OWN_SHARED] = "SELECT CAST(value AS BLOB) FROM main." CS_SHARED " WHERE what = ?1 AND name = ?2",
 };
 
@@ -322,6 +323,28 @@ static int record_conflicts(struct cs_batch *b, const struct cs_merge_in *in)
         b->result->manual_conflicts += rc == CS_OK && recorded == CS_RECORDED_MANUAL;
     }
     return rc;
+}
+
+/* What the row held until now, which goes although somebody had changed it. */
+static int keep_lost_row(struct cs_batch *b)
+{
+    struct cs_buf *row = &cs_apply_of(b->r)->b;
+    const struct cs_table *t = b->bt->t;
+
+    cs_buf_reset(row);
+    for (uint32_t i = 0; i < t->ncolumns; i++) {
+        uint32_t id = t->columns[i].id;
+        const struct cs_value *v = id == CS_NO_COLUMN ? &cs_merge_gone : present_value(b, id);
+
+        if (v == NULL)
+            return err_code(b->err) != CS_OK ? err_code(b->err) : no_memory(b->err);
+        if (v == &cs_merge_gone)
+            continue;
+        cs_buf_put_u32(row, id);
+        cs_buf_put_u32(row, (uint32_t)cs_value_encoded_len(v));
+        cs_value_encode(row, v);
+    }
+    return row->failed ? no_memory(b->err) : cs_conflict_keep_row(b->r, t->id, b->op->key, cs_buf_slice(row), b->err);
 }
 
 /* ---- sync_hidden, for a row that the table does not show ---- */
@@ -656,6 +679,7 @@ static int apply_op(struct cs_batch *b)
 {
     struct cs_row *row = &b->r->row;
     struct cs_merge_in in;
+    uint32_t before = b->result->conflicts;
     bool is_new;
     int rc = renumber(b, &in);
 
@@ -676,6 +700,9 @@ static int apply_op(struct cs_batch *b)
     if (cs_row_lives(row) && (rc = is_hidden(b, &b->hidden)) != CS_OK)
         return rc;
     if ((rc = merge(b, &in)) != CS_OK || (rc = record_conflicts(b, &in)) != CS_OK || !b->merged.changed)
+        return rc;
+    if (b->bt->t != NULL && b->merged.lived && !b->merged.lives && b->result->conflicts > before &&
+        (rc = keep_lost_row(b)) != CS_OK)
         return rc;
     if (b->unsent != 0 && (rc = cs_unsent_leave_run(b->r, b->unsent, b->bt->id, b->op->key, b->err)) != CS_OK)
         return rc;

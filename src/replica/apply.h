@@ -73,6 +73,7 @@ enum cs_own_statement {
     CS_OWN_CONFLICT,
     CS_OWN_CONFLICT_VALUE,
     CS_OWN_CONFLICT_CLOSE,
+    CS_OWN_LOST,
     CS_OWN_SHARED,
     CS_NOWN
 };
@@ -253,6 +254,10 @@ void cs_ahead_end(struct cs_ahead *a); /* before the transaction ends */
 
 /* ---- conflicts.c ---- */
 
+/* All that a row held which was deleted although somebody had changed it: conflicts of it name what was changed only.
+ * row: see sync_lost. */
+int cs_conflict_keep_row(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_slice row,
+                         struct cs_error *err);
 /* What this row was in conflict with (unique, check) is no more. but: it is of this version; NULL: of none. */
 int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why,
                       const struct cs_version *but, struct cs_error *err);

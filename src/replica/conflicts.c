@@ -217,6 +217,22 @@ int cs_conflict_record(struct cs_replica *r, const struct cs_conflict_in *c, enu
     return record(r, c, column, cs_slice(id, sizeof id), out, err);
 }
 
+int cs_conflict_keep_row(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_slice row,
+                         struct cs_error *err)
+{
+    sqlite3_stmt *s;
+    int rc = cs_layout_lost(r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if ((s = cs_apply_stmt(r, CS_OWN_LOST, err)) == NULL)
+        return err_code(err);
+    sqlite3_bind_int64(s, 1, table);
+    cs_db_bind_slice(s, 2, key);
+    cs_db_bind_slice(s, 3, row);
+    return cs_db_step(r, s, "cannot keep a deleted row for its conflict", err);
+}
+
 int cs_conflict_close(struct cs_replica *r, int64_t table, struct cs_slice key, const char *why,
                       const struct cs_version *but, struct cs_error *err)
 {
@@ -279,6 +295,9 @@ int cs_conflict_collect(struct cs_replica *r, struct cs_error *err)
     static const char sql[] =
         "DELETE FROM main.sync_conflicts WHERE at_ms < ?1 AND told = 0 AND (state IN ('resolved', "
         "'closed') OR (state = 'auto' AND col IS NOT NULL))";
+    static const char lost[] =
+        "DELETE FROM main.sync_lost WHERE NOT EXISTS (SELECT 1 FROM main.sync_conflicts c WHERE (c.tbl, c.key) = "
+        "(sync_lost.tbl, sync_lost.key) AND c.state IN ('auto', 'manual') AND c.col IS NOT NULL)";
     int64_t now = cs_now_ms(r->world);
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
@@ -288,8 +307,9 @@ int cs_conflict_collect(struct cs_replica *r, struct cs_error *err)
     if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
         return cs_db_fail(r, err, "cannot collect old conflicts");
     sqlite3_bind_int64(s, 1, now - CS_CONFLICT_DAYS * INT64_C(86400000));
-    if ((rc = cs_db_step(r, s, "cannot collect old conflicts", err)) == CS_OK)
-        r->collected_ms = now;
+    rc = cs_db_step(r, s, "cannot collect old conflicts", err);
     sqlite3_finalize(s);
+    if (rc == CS_OK && (rc = cs_layout_lost(r, err)) == CS_OK && (rc = cs_db_exec(r, lost, err)) == CS_OK)
+        r->collected_ms = now;
     return rc;
 }

@@ -1,6 +1,10 @@
 /* The tables of ours in the application's database. All truth but what a note calls a cache. */
 #include "replica/store.h"
 
+#define VOID_TABLE "sync_void(stamp INTEGER PRIMARY KEY)"
+#define LOST_TABLE                                                                                                     \
+    "sync_lost(tbl INTEGER NOT NULL, key BLOB NOT NULL, row BLOB NOT NULL, PRIMARY KEY(tbl, key)) WITHOUT ROWID"
+
 static const char ddl[] =
     /* Small values: format, identity, hlc, mark (pull position), chain (own), next_unsent, lease, engine.… */
     "CREATE TABLE sync_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
@@ -56,14 +60,17 @@ static const char ddl[] =
     /* Edits of those that came meanwhile, each a DeltaSet, in their order. */
     "CREATE TABLE sync_stale_edits(tbl INTEGER NOT NULL, key BLOB NOT NULL, n INTEGER NOT NULL, edit BLOB NOT NULL, "
     "PRIMARY KEY(tbl, key, n)) WITHOUT ROWID;"
+    /* All values of a deleted row that somebody had changed beside the delete: per column its number, the length of the
+     * value's encoding, and that. Kept as long as such a conflict is open. */
+    "CREATE TABLE " LOST_TABLE ";"
     /* Stamps of ours that were given up for others (reseal.c). */
-    "CREATE TABLE sync_void(stamp INTEGER PRIMARY KEY);"
+    "CREATE TABLE " VOID_TABLE ";"
     "INSERT INTO sync_meta VALUES('format', 2), ('hlc', 0), ('next_unsent', 1);";
 
 static const char *const ours[] = {
     "sync_meta",   "sync_tables", "sync_columns",     "sync_devices",   "sync_changelog", "sync_rows",
     "sync_unsent", "sync_hidden", "sync_bound",       "sync_conflicts", "sync_refused",   "sync_log",
-    "sync_shadow", "sync_stale",  "sync_stale_edits", "sync_void",      CS_SHARED,
+    "sync_shadow", "sync_stale",  "sync_stale_edits", "sync_void",      "sync_lost",      CS_SHARED,
 };
 enum { NOURS = sizeof ours / sizeof ours[0], FORMAT = 2 };
 
@@ -72,10 +79,15 @@ int cs_layout_create(struct cs_replica *r, struct cs_error *err)
     return cs_db_exec(r, ddl, err);
 }
 
-/* A database of before the table was there. */
+/* Databases of before these tables were there. */
 int cs_layout_void(struct cs_replica *r, struct cs_error *err)
 {
-    return cs_db_exec(r, "CREATE TABLE IF NOT EXISTS main.sync_void(stamp INTEGER PRIMARY KEY)", err);
+    return cs_db_exec(r, "CREATE TABLE IF NOT EXISTS main." VOID_TABLE, err);
+}
+
+int cs_layout_lost(struct cs_replica *r, struct cs_error *err)
+{
+    return cs_db_exec(r, "CREATE TABLE IF NOT EXISTS main." LOST_TABLE, err);
 }
 
 int cs_layout_drop(struct cs_replica *r, struct cs_error *err)

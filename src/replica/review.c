@@ -503,6 +503,58 @@ static int settles(struct settling *x, struct cs_slice id, struct cs_error *err)
     return CS_OK;
 }
 
+/* What a deleted row held here. */
+static int take_lost(struct settling *x, struct cs_slice row, struct cs_error *err)
+{
+    struct cs_reader rd = cs_reader(row);
+
+    while (cs_reader_left(&rd) > 0) {
+        uint32_t id = cs_read_u32(&rd), i = cs_column_position(x->t, id);
+        struct cs_slice encoded = cs_read_bytes(&rd, cs_read_u32(&rd));
+        struct cs_value v;
+
+        if (rd.bad || !cs_value_decode(&v, encoded))
+            return cs_fail(err, CS_ECORRUPT, "what was kept of the row is damaged");
+        if (i == CS_NO_COLUMN)
+            continue;
+        if (v.type >= CS_TEXT && (v.u.bytes = cs_arena_copy(&x->a, v.u.bytes)).data == NULL)
+            return no_memory(err);
+        x->values[i] = v;
+        x->writes[i] = true;
+    }
+    return CS_OK;
+}
+
+static int take_lost_row(struct settling *x, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = cs_layout_lost(x->r, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if (sqlite3_prepare_v2(x->r->db, "SELECT row FROM main.sync_lost WHERE tbl = ?1 AND key = ?2", -1, &s, NULL) !=
+        SQLITE_OK)
+        return cs_db_fail(x->r, err, "cannot read what was kept of the row");
+    sqlite3_bind_int64(s, 1, x->t->id);
+    cs_db_bind_slice(s, 2, x->key);
+    if (cs_db_row(x->r, s, &rc, "cannot read what was kept of the row", err))
+        rc = take_lost(x, cs_db_column_blob(s, 0), err);
+    sqlite3_finalize(s);
+    return rc;
+}
+
+/* An edit is no row: nothing is made up for the columns that are not here. */
+static int is_whole(const struct settling *x, struct cs_error *err)
+{
+    for (uint32_t i = 0; i < x->t->ncolumns; i++)
+        if (x->t->columns[i].id != CS_NO_COLUMN && x->t->columns[i].key_pos < 0 && !x->writes[i])
+            return cs_fail(err, CS_EINVAL,
+                           "the row was deleted here before the edit came, and only the edit is here; the device that "
+                           "made it has the whole row: restore it there (claw-sync conflicts show names it), or insert "
+                           "the row and then take the edit");
+    return CS_OK;
+}
+
 static int take_value(struct settling *x, sqlite3_stmt *s, struct cs_error *err)
 {
     const char *column = text_of(s, X_COLUMN);
@@ -525,7 +577,7 @@ static int take_value(struct settling *x, sqlite3_stmt *s, struct cs_error *err)
                    column == NULL ? "?" : column);
 }
 
-/* Of a deleted row all that was lost with it goes back, the newest of each column, and of one column that which was
+/* Of a deleted row all that it held goes back, the newest lost edit of each column, and of one column that which was
  * asked for. */
 static int take_values(struct settling *x, struct cs_error *err)
 {
@@ -613,9 +665,11 @@ static int look_up(struct settling *x, struct cs_error *err)
     x->writes = cs_arena_zalloc(&x->a, x->t->ncolumns + 1, sizeof *x->writes);
     if (x->values == NULL || x->writes == NULL)
         return no_memory(err);
-    if ((rc = take_values(x, err)) == CS_OK)
-        rc = take_copies(x, err);
-    return rc;
+    if (!x->shown && (rc = take_lost_row(x, err)) != CS_OK)
+        return rc;
+    if ((rc = take_values(x, err)) == CS_OK && !x->shown)
+        rc = is_whole(x, err);
+    return rc == CS_OK ? take_copies(x, err) : rc;
 }
 
 /* "UPDATE t SET c = ?… WHERE k = ?…", or "INSERT INTO t(k, c …) VALUES(?…)". Values are bound in column order, then the

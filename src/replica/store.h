@@ -36,6 +36,7 @@ int cs_identity_save(struct cs_replica *r, const struct cs_replica_identity *id,
 int cs_layout_create(struct cs_replica *r, struct cs_error *err);
 int cs_layout_drop(struct cs_replica *r, struct cs_error *err);
 int cs_layout_void(struct cs_replica *r, struct cs_error *err);  /* makes sync_void, where it is not there */
+int cs_layout_lost(struct cs_replica *r, struct cs_error *err);  /* makes sync_lost, where it is not there */
 int cs_layout_check(struct cs_replica *r, struct cs_error *err); /* CS_ENOTFOUND: we never were here; CS_EVERSION */
 
 /* schema.c: reads one table of the application, tracked or not, into the arena; CS_ENOTFOUND. problem: why it cannot be

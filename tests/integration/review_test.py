@@ -254,7 +254,7 @@ class Conflicts(claw.ClawTest):
         self.assertEqual(a.query("SELECT id, content, source FROM memories"), [("m", "edited", "there")])
         self.assertEqual(self.conflicts(b), [])
 
-    def test_a_table_that_cannot_take_it(self):
+    def edited_beside_a_delete(self):
         a, b = self.workspace_of(2)
         a.sql("INSERT INTO memories(id, content, source) VALUES ('m', 'one', 'here');")
         self.settle([a, b])
@@ -262,10 +262,38 @@ class Conflicts(claw.ClawTest):
         b.claw("push")
         a.sql("DELETE FROM memories WHERE id = 'm';")
         self.settle([a, b])
-        conflict, = self.conflicts(b)
-        done = b.claw("conflicts", "restore", conflict["id"], want=2)
-        self.assertIn("NOT NULL constraint failed: memories.content", done.stderr)
-        self.assertEqual(self.conflicts(b), [conflict])
+        self.assertEqual([c["id"] for c in self.conflicts(a)], [c["id"] for c in self.conflicts(b)])
+        return a, b, self.conflicts(b)[0]["id"]
+
+    def test_the_rest_of_a_deleted_row_comes_back_with_the_edit(self):
+        a, b, conflict = self.edited_beside_a_delete()
+        b.claw("conflicts", "restore", conflict)
+        self.settle([a, b])
+        self.assertEqual(a.query("SELECT id, content, source FROM memories"), [("m", "one", "there")])
+        self.assertEqual((self.conflicts(a), self.conflicts(b)), ([], []))
+        self.assertEqual(b.value("SELECT count(*) FROM sync_lost"), 1)
+        a.sql("INSERT INTO memories(id, content) VALUES ('more', 'x');")
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT count(*) FROM sync_lost"), 0)  # kept no longer than the conflict
+
+    def test_of_an_edit_alone_no_row_is_made(self):
+        """Where the delete came first there is nothing of the row but the edit."""
+        a, b, conflict = self.edited_beside_a_delete()
+        for take in (("restore", conflict), ("resolve", conflict, "--take")):
+            self.assertIn("the device that made it has the whole row", a.claw("conflicts", *take, want=2).stderr)
+        self.assertEqual(len(self.conflicts(a)), 1)
+        self.assertEqual(a.value("SELECT count(*) FROM memories"), 0)
+        a.sql("INSERT INTO memories(id, content) VALUES ('m', 'anew');")
+        a.claw("conflicts", "restore", conflict)
+        self.settle([a, b])
+        self.assertEqual(b.query("SELECT id, content, source FROM memories"), [("m", "anew", "there")])
+        self.assertEqual((self.conflicts(a), self.conflicts(b)), ([], []))
+
+    def test_a_row_that_the_table_cannot_take(self):
+        a, b, conflict = self.edited_beside_a_delete()
+        b.sql("CREATE TRIGGER refuses BEFORE INSERT ON memories BEGIN SELECT RAISE(ABORT, 'not today'); END;")
+        self.assertIn("not today", b.claw("conflicts", "restore", conflict, want=2).stderr)
+        self.assertEqual(self.conflicts(b)[0]["id"], conflict)
         self.assertEqual(b.value("SELECT count(*) FROM memories"), 0)
 
 
