@@ -369,7 +369,8 @@ CLAWSYNC_API int clawsync_engine_conflicts(clawsync_engine *e, int settled,
 /** What clawsync_engine_resolve_conflict is to leave in the table. */
 typedef enum clawsync_choice {
     CLAWSYNC_KEEP = 0, /**< what is shown */
-    CLAWSYNC_TAKE = 1, /**< the value that lost; a deleted row comes back as it was here with that edit, if it was here so */
+    CLAWSYNC_TAKE =
+        1, /**< the value that lost; a deleted row comes back as it was here with that edit, if it was here so */
     CLAWSYNC_GIVEN = 2 /**< another value */
 } clawsync_choice;
 /**
@@ -521,7 +522,7 @@ typedef enum clawsync_proof_state {
     CLAWSYNC_PROOF_SELF = 0,    /**< this device */
     CLAWSYNC_PROOF_EQUAL = 1,   /**< it signed the same root and number of rows, at the same number of the log */
     CLAWSYNC_PROOF_DIFFERS = 2, /**< it signed another root at that number */
-    CLAWSYNC_PROOF_BEHIND = 3,  /**< it is connected, and has signed nothing for that number */
+    CLAWSYNC_PROOF_BEHIND = 3,  /**< it is connected, and has signed nothing for that number, or, proving, not again */
     CLAWSYNC_PROOF_OFFLINE = 4  /**< it is not, and has not either */
 } clawsync_proof_state;
 /** A device's newest statement about its state. Strings are the engine's, valid during the call. */
@@ -531,6 +532,9 @@ typedef struct clawsync_proof {
     uint64_t log_number; /**< of the newest that it signed; 0: none known */
     uint64_t rows;       /**< of that: tombstones and hidden rows included */
     const char *root;    /**< of that, 64 hexadecimal digits; "": none */
+    int64_t signed_ms;   /**< when it signed that, Unix ms by its own clock; 0: never */
+    int connected; /**< the hub says that it is. Of one that is, a proof that was asked for is of now; of one that is
+                      not, of signed_ms: what it edited since, and has not sent, is not in it. */
 } clawsync_proof;
 
 /** What reconciling or proving found and did. The caller's; filled in even on failure, as far as it came. */

@@ -136,8 +136,9 @@ static const struct cs_cli_command commands[] = {
       "reconcile. Where a daemon runs it does this itself. Exit code 1: a device still differs.",
       cs_cmd_reconcile },
     { "prove", "", 0, 0, 0, "every device signs the same state, or the first row that differs is named",
-      "Heals nothing. A device that is behind or offline is listed as such. A daemon may run. Exit code 0: all are\n"
-      "equal.",
+      "A device that is behind or offline is listed as such; of one that is not connected, what it signed earlier\n"
+      "counts, and is said to be of then. What was written here behind our back is taken in and sent as on every\n"
+      "round; nothing else is healed. A daemon may run. Exit code 0: all are equal.",
       cs_cmd_prove },
     { "compact", "", 0, 0, 0, "give the hub a snapshot, so that its log can lose what is older",
       "The snapshot is this device's whole state, signed and encrypted. New devices get it instead of all that\n"

@@ -14,6 +14,7 @@ struct proofs {
     struct cs_cli_progress progress;
     json_t *list; /* --json */
     struct cs_buf text;
+    uint32_t away; /* have signed the same, and are not connected */
 };
 
 static const char *state_name(clawsync_proof_state s)
@@ -37,12 +38,16 @@ static void on_event(void *arg, const clawsync_event *e)
 static void on_proof(void *arg, const clawsync_proof *r)
 {
     struct proofs *p = arg;
-    char name[64];
+    bool is_away = r->state == CLAWSYNC_PROOF_EQUAL && !r->connected;
+    char name[64], when[32];
 
+    p->away += is_away;
     if (p->cli->json) {
-        json_array_append_new(p->list, json_pack("{s:s, s:s, s:s, s:I, s:I, s:s}", "id", r->device_id, "name", r->name,
-                                                 "state", state_name(r->state), "log_number", (json_int_t)r->log_number,
-                                                 "rows", (json_int_t)r->rows, "root", r->root));
+        json_array_append_new(p->list,
+                              json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:I, s:b}", "id", r->device_id, "name", r->name,
+                                        "state", state_name(r->state), "log_number", (json_int_t)r->log_number, "rows",
+                                        (json_int_t)r->rows, "root", r->root, "signed_ms", (json_int_t)r->signed_ms,
+                                        "connected", r->connected));
         return;
     }
     cs_buf_printf(&p->text, "  %-11s  %s  %s", state_name(r->state), r->device_id, cs_cli_printable(r->name, name));
@@ -50,6 +55,8 @@ static void on_proof(void *arg, const clawsync_proof *r)
         cs_buf_printf(&p->text, "  signed %.16s, %" PRIu64 " rows, at %" PRIu64, r->root, r->rows, r->log_number);
     else if (r->root[0] == '\0')
         cs_buf_printf(&p->text, "  has signed nothing yet");
+    if (is_away)
+        cs_buf_printf(&p->text, ", %s, not connected now", cs_cli_time(r->signed_ms, when));
     cs_buf_put_str(&p->text, "\n");
 }
 
@@ -79,7 +86,7 @@ static void say_found(const struct cs_cli *c, const clawsync_reconciled *r)
         cs_cli_say(c, "sent whole, for whoever lacks them: %" PRIu64 " rows", r->published);
 }
 
-static int verdict(const struct cs_cli *c, const clawsync_reconciled *r, bool prove)
+static int verdict(const struct cs_cli *c, const clawsync_reconciled *r, uint32_t away, bool prove)
 {
     uint32_t unknown = r->behind + r->offline;
 
@@ -93,6 +100,11 @@ static int verdict(const struct cs_cli *c, const clawsync_reconciled *r, bool pr
         cs_cli_say(c, "%s: %u of the other devices %s not compared %s; run claw-sync %s there",
                    prove ? "NOT PROVEN" : "DONE HERE", unknown, unknown == 1 ? "has" : "have", "this state",
                    prove ? "prove" : "reconcile");
+    else if (prove && away > 0)
+        cs_cli_say(c,
+                   "EQUAL: every device has signed the same rows; %u of them %s not connected now, and what was edited "
+                   "there since is not in it",
+                   away, away == 1 ? "is" : "are");
     else if (r->equal > 0)
         cs_cli_say(c, "EQUAL: every device has the same rows");
     else
@@ -110,7 +122,7 @@ static int print(const struct cs_cli *c, const clawsync_reconciled *r, struct pr
         print_json(r, p->list);
         p->list = NULL;
     }
-    return verdict(c, r, prove);
+    return verdict(c, r, p->away, prove);
 }
 
 static int beside(struct cs_cli *c, bool prove, clawsync_reconciled *report, struct proofs *p, clawsync_error *err)

@@ -72,6 +72,8 @@ static void put_result(struct cs_buf *b, const struct cs_reconcile_result *s)
         cs_buf_put_u8(b, (uint8_t)p->state);
         cs_buf_put_u64(b, p->number);
         cs_buf_put_u64(b, p->rows);
+        cs_buf_put_u64(b, (uint64_t)p->time_ms);
+        cs_buf_put_u8(b, p->connected);
         put_text(b, p->name);
         put_text(b, p->root);
     }
@@ -105,6 +107,8 @@ static void read_result(struct cs_reader *in, struct cs_reconcile_result *s)
         p->state = (clawsync_proof_state)cs_read_u8(in);
         p->number = cs_read_u64(in);
         p->rows = cs_read_u64(in);
+        p->time_ms = (int64_t)cs_read_u64(in);
+        p->connected = cs_read_u8(in) != 0;
         read_text(in, p->name, sizeof p->name);
         read_text(in, p->root, sizeof p->root);
     }

@@ -464,6 +464,8 @@ struct cs_proof_row { /* what a device signed last */
     char name[64], root[65];
     clawsync_proof_state state;
     uint64_t number, rows;
+    int64_t time_ms;
+    bool connected;
 };
 struct cs_reconcile_result {
     clawsync_reconciled report;

@@ -600,6 +600,12 @@ static int root_of(struct clawsync_engine *e, const Clawsync__V1__StateProof *p,
     return cs_state_proof_open(out, sealed, &e->workspace, &m->id, m->sign_pk, keys, err);
 }
 
+static bool same_state(const struct cs_reconcile_step *s, const struct cs_state_proof *p)
+{
+    return p->rows == s->result.report.rows && memcmp(p->root, cs_entities_root(s->set), 32) == 0 &&
+           memcmp(p->log_hash, s->mark.log_hash, 32) == 0;
+}
+
 static void judge(struct clawsync_engine *e, const Clawsync__V1__StateProof *p, const struct cs_member *m,
                   struct cs_proof_row *row)
 {
@@ -607,17 +613,20 @@ static void judge(struct clawsync_engine *e, const Clawsync__V1__StateProof *p, 
     struct cs_state_proof proof;
     struct cs_error ignored;
 
-    *row = (struct cs_proof_row){ .id = m->id, .state = p->watching ? CLAWSYNC_PROOF_BEHIND : CLAWSYNC_PROOF_OFFLINE };
+    *row = (struct cs_proof_row){ .id = m->id,
+                                  .state = p->watching ? CLAWSYNC_PROOF_BEHIND : CLAWSYNC_PROOF_OFFLINE,
+                                  .connected = p->watching };
     cs_member_name(m, e->ks->epochs, e->ks->nepochs, row->name);
     if (root_of(e, p, m, &proof, &ignored) == CS_OK) {
         row->number = proof.number;
         row->rows = proof.rows;
+        row->time_ms = proof.time_ms;
         cs_hex(row->root, proof.root, 32);
-        if (proof.log_id == s->mark.log_id && proof.number == s->mark.number)
-            row->state = proof.rows == s->result.report.rows && memcmp(proof.root, cs_entities_root(s->set), 32) == 0 &&
-                                 memcmp(proof.log_hash, s->mark.log_hash, 32) == 0
-                             ? CLAWSYNC_PROOF_EQUAL
-                             : CLAWSYNC_PROOF_DIFFERS;
+        if (proof.log_id == s->mark.log_id && proof.number == s->mark.number && !same_state(s, &proof))
+            row->state = CLAWSYNC_PROOF_DIFFERS;
+        else if (proof.log_id == s->mark.log_id && proof.number == s->mark.number &&
+                 (p->fresh || !p->watching || !s->prove)) /* who is there has to sign anew */
+            row->state = CLAWSYNC_PROOF_EQUAL;
     }
     if (cs_uuid_cmp(&m->id, &e->device) == 0)
         row->state = CLAWSYNC_PROOF_SELF;
@@ -787,7 +796,8 @@ static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
         *next = another_round(e);
     } else {
         *next = !pending || cs_loop_now_ms(e->loop) >= s->until_ms ? CS_TURN_END : CS_TURN_WAIT;
-        if (*next == CS_TURN_WAIT && !s->giving) /* they compare with ours now, and not with what was there before */
+        /* they compare with ours now, and not with what was there before; and sign anew where that is to be proven */
+        if (!s->giving && (*next == CS_TURN_WAIT || (s->prove && !s->differs)))
             *next = give(e, true);
     }
     return CS_OK;

@@ -11,7 +11,9 @@ void cs_reconcile_tell(const struct cs_reconcile_result *s, void (*fn)(void *arg
                              .state = row->state,
                              .log_number = row->number,
                              .rows = row->rows,
-                             .root = row->root };
+                             .root = row->root,
+                             .signed_ms = row->time_ms,
+                             .connected = row->connected };
 
         cs_uuid_text(id, &row->id);
         fn(arg, &p);

@@ -88,10 +88,11 @@ int cs_review_conflicts(cs_replica *r, bool closed, int (*fn)(void *arg, const s
 
 /* What a person decides. Whatever it is, it is an ordinary newer write (of the value, by an UPDATE that the application
  * could have made: its triggers run, its constraints hold; or, where the row was deleted, by an INSERT of the row
- * as it was with the edits that were lost) and it travels like any edit, together with the word that the conflict is resolved, which
- * closes the record on every device. o as for cs_replica_open: a connection of its own. CS_ENOTFOUND: no open one has
- * this id (as printed, or its first digits); CS_EINVAL: several begin with it, there is no value to take, the row was deleted
- * here before the edit came (the edit alone is no row), or the table cannot take it, with the reason. */
+ * as it was with the edits that were lost) and it travels like any edit, together with the word that the conflict is
+ * resolved, which closes the record on every device. o as for cs_replica_open: a connection of its own. CS_ENOTFOUND:
+ * no open one has this id (as printed, or its first digits); CS_EINVAL: several begin with it, there is no value to
+ * take, the row was deleted here before the edit came (the edit alone is no row), or the table cannot take it, with the
+ * reason. */
 enum cs_review_choice {
     CS_REVIEW_KEEP, /* what is shown; where that is nothing, that */
     CS_REVIEW_TAKE, /* the value that lost */

@@ -216,6 +216,24 @@ class BesideDaemons(ReconcileTest):
         wait_until(lambda: "disconnected" in self.a.daemon_log() or "offline" in self.a.daemon_log(), self.a.daemon_log)
         self.a.claw("reconcile", want=3)
 
+    def test_what_was_signed_before(self):
+        """Who is connected signs anew. Of who is not, the proof says when it signed, and not that nothing came since."""
+        self.prove(self.a, want=1)
+        self.prove(self.b)
+        self.b.sql("UPDATE memory_records SET body = 'not sent' WHERE id = 'r001';")
+        proof, = [d for d in self.prove(self.a)["devices"] if d["state"] != "this device"]
+        self.assertEqual((proof["state"], proof["connected"]), ("equal", False))
+        self.assertLess(abs(proof["signed_ms"] / 1000 - time.time()), PATIENCE)
+        self.assertIn("not connected now, and what was edited there since is not in it", self.a.claw("prove").stdout)
+        self.settle([self.a, self.b])
+        self.prove(self.b, want=1), self.prove(self.a)
+        self.b.sql("UPDATE sync_rows SET meta = x'0011' WHERE key = (SELECT min(key) FROM sync_rows);")
+        self.b.start()  # and cannot read what it has
+        wait_until(lambda: "connected" in self.b.daemon_log(), self.b.daemon_log)
+        proof = self.prove(self.a, want=1)
+        self.assertEqual((proof["equal"], proof["behind"]), (0, 1))
+        self.b.stop()
+
     def test_beside_one_that_does_not_answer(self):
         self.a.start()
         wait_until(lambda: "connected" in self.a.daemon_log(), self.a.daemon_log)
