@@ -902,6 +902,8 @@ struct cs_schedule {
     bool pushed, pulled;    /* which kinds of step the task has done */
     unsigned wanted, taken; /* CS_WANT_…, for the daemon: to do; being done */
     bool running, closing, connected, backing_off, look_again, looking, needs_you;
+    bool look_alone;  /* nothing is sent at present, which would seal first */
+    bool look_more;   /* to be sealed */
     bool compact_due; /* when last no job ran */
     bool step_waits;  /* the task that runs goes on with a step when `retry` runs out */
     bool draining;    /* closing, but for what is unsent: `drain` sends it */

@@ -18,6 +18,7 @@ enum {
     CHECKPOINT_MS = 1000,
     POSITIONS_MS = 60000
 };
+enum { LOG_LENGTH = 10000, LOG_SLICES = 32 }; /* entries of the changelog that wait; slices that one look seals */
 enum { RECONCILE_SHARE = 20 }; /* reading the state because the hub asks takes at most a twentieth of the time */
 
 static void schedule(struct clawsync_engine *e);
@@ -692,6 +693,20 @@ static void daemon_stop(struct clawsync_engine *e)
     publish(e);
 }
 
+/* A changelog grows with every edit, what is sealed with every row: while nothing is sent, the former is kept short. */
+static int shorten_log(struct clawsync_engine *e, bool *more, struct cs_error *err)
+{
+    int64_t entries = 0;
+    bool rest;
+    int rc = cs_replica_logged(e->replica, &entries, err);
+
+    for (int i = 0; rc == CS_OK && entries > LOG_LENGTH && i < LOG_SLICES; i++)
+        if ((rc = cs_engine_seal(e, &rest, err)) == CS_OK)
+            rc = cs_replica_logged(e->replica, &entries, err);
+    *more = entries > LOG_LENGTH;
+    return rc;
+}
+
 /* Has anybody committed anything? The application may make a table that it did not have. */
 static void look_run(struct clawsync_engine *e, struct cs_job *j)
 {
@@ -699,7 +714,7 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
     struct cs_queue_counts queued = { 0 };
     bool changed, unsealed = false, unsent = false;
 
-    s->look_pending = s->look_asked = false;
+    s->look_pending = s->look_asked = s->look_more = false;
     if ((j->rc = cs_replica_poll(e->replica, &changed, &j->err)) == CS_OK && changed &&
         (j->rc = cs_engine_follow_schema(e, &j->err)) == CS_OK)
         j->rc = cs_aside_asked(e, &s->look_asked, &j->err);
@@ -707,6 +722,8 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
         j->rc = cs_asked_look(e, &j->err);
     if (j->rc == CS_OK)
         j->rc = cs_replica_pending(e->replica, &unsealed, &unsent, &j->err);
+    if (j->rc == CS_OK && unsealed && s->look_alone)
+        j->rc = shorten_log(e, &s->look_more, &j->err);
     if (j->rc == CS_OK && !unsealed && !unsent && e->queue != NULL)
         j->rc = cs_queue_counts(e->queue, &queued, &j->err);
     s->look_pending = unsealed || unsent || queued.own > 0;
@@ -729,7 +746,7 @@ static void look_done(struct clawsync_engine *e, struct cs_job *j)
         s->wanted |= CS_WANT_PUSH;
         s->found_ms = s->looked_ms;
     }
-    if (s->look_again)
+    if (s->look_again || (s->look_more && j->rc == CS_OK))
         look_soon(e);
     else if (s->running && !s->look_pending && s->relooks < RELOOKS)
         cs_timer_start(s->look, relook_ms[s->relooks++]);
@@ -749,6 +766,7 @@ static void on_look(void *arg)
         return;
     }
     s->looking = true;
+    s->look_alone = !s->connected || s->failures > 0;
     s->look_job = (struct cs_job){ .run = look_run, .done = look_done };
     cs_engine_job(e, &s->look_job);
 }

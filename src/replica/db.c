@@ -29,6 +29,8 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_LOG_READ] = "SELECT * FROM main.sync_changelog ORDER BY seq",
     [CS_STMT_LOG_DELETE] = "DELETE FROM main.sync_changelog WHERE seq <= ?1",
     [CS_STMT_LOG_ANY] = "SELECT 1 FROM main.sync_changelog LIMIT 1",
+    [CS_STMT_LOG_LENGTH] = "SELECT (SELECT max(seq) FROM main.sync_changelog) - (SELECT min(seq) FROM "
+                           "main.sync_changelog) + 1",
     [CS_STMT_LOG_KEYS] = "SELECT * FROM main.sync_changelog",
     [CS_STMT_UNSENT_PUT] = "INSERT INTO main.sync_unsent(seq, tbl, n, key, base) VALUES(?1, ?2, 1, ?3, ?4)",
     /* the record of this seq, or the nearest run before it */

@@ -338,6 +338,22 @@ int cs_replica_pending(cs_replica *r, bool *unsealed, bool *unsent, struct cs_er
     return rc == CS_OK && !*unsent ? cs_replica_publishing(r, unsent, err) : rc;
 }
 
+int cs_replica_logged(cs_replica *r, int64_t *entries, struct cs_error *err)
+{
+    sqlite3_stmt *s;
+    int step;
+
+    *entries = 0;
+    if (r->bare)
+        return CS_OK;
+    if ((s = cs_db_stmt(r, CS_STMT_LOG_LENGTH, err)) == NULL)
+        return err_code(err);
+    if ((step = sqlite3_step(s)) == SQLITE_ROW)
+        *entries = sqlite3_column_int64(s, 0);
+    sqlite3_reset(s);
+    return step == SQLITE_ROW ? CS_OK : cs_db_fail(r, err, "cannot read our tables");
+}
+
 int64_t cs_replica_schema(const cs_replica *r)
 {
     return r->schema_version;

@@ -311,6 +311,8 @@ struct cs_replica_health {
 int cs_replica_health(cs_replica *r, struct cs_replica_health *out, struct cs_error *err);
 /* Has another connection committed since the last call? Cheap. */
 int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err);
+/* How long the changelog is, at most. Cheap. */
+int cs_replica_logged(cs_replica *r, int64_t *entries, struct cs_error *err);
 /* Is anything waiting in the changelog, the backfill or unsent? Cheap (no counting). */
 int cs_replica_pending(cs_replica *r, bool *unsealed, bool *unsent, struct cs_error *err);
 /* Canonical dump of the merged state (docs/protocol.md), for tests and comparison; reads everything. */

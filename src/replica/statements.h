@@ -22,6 +22,7 @@ enum cs_statement {
     CS_STMT_LOG_READ,   /* a slice of the changelog */
     CS_STMT_LOG_DELETE, /* a range of it */
     CS_STMT_LOG_ANY,
+    CS_STMT_LOG_LENGTH,
     CS_STMT_LOG_KEYS, /* table and key columns of what is in it */
     CS_STMT_UNSENT_PUT,
     CS_STMT_UNSENT_GET,

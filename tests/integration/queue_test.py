@@ -69,6 +69,28 @@ class Offline(QueueTest):
         self.assertEqual(b.value("SELECT count(*) FROM memory_records"), MANY)
         self.assertEqual(b.value("SELECT title FROM memory_records WHERE id = 'r7'"), "y" * 20)
 
+    def test_one_row_that_changes_all_the_time(self):
+        """Of all its edits one is left, whether the hub comes back or not."""
+        a, b = self.workspace_of(2)
+        self.write(a, ["r"], "x")
+        self.settle([a, b])
+        self.hub.stop(signal.SIGKILL)
+        a.start(CLAW_RETRY_BASE_MS=20, CLAW_MAX_RETRIES=2)
+        wait_until(lambda: "offline, queued=" in a.daemon_log(), a.daemon_log)
+        with a.connect() as db:
+            for n in range(5):
+                db.execute("BEGIN")
+                for i in range(10000):
+                    db.execute("UPDATE memory_records SET title = ? WHERE id = 'r'", (f"{n} {i}",))
+                db.execute("COMMIT")
+        wait_until(lambda: a.value("SELECT count(*) FROM sync_changelog") <= 10000, a.daemon_log)
+        self.assertEqual(a.value("SELECT count(*) FROM sync_unsent"), 1)
+        self.hub.start()
+        self.drained(a)
+        a.stop()
+        self.settle([a, b])
+        self.assertEqual(b.value("SELECT title FROM memory_records WHERE id = 'r'"), "4 9999")
+
     def test_an_empty_file(self):
         """As a full disk leaves behind: there is no queue in it, and the next round makes one."""
         a, = self.workspace_of(1)
