@@ -14,6 +14,8 @@ struct cs_looked {
     int64_t batches_aside, batches_past_cut, daemon_pid, contact_ms;
     bool set_up;
     bool refilling; /* begun, and not over */
+    bool differs;   /* from another device, as the last comparison found: the first row here, as far as it was named */
+    char differing[400];
 
     /* what a round left behind, or the daemon says; code CS_ENOTFOUND in rc: nothing */
     int standing_rc;

@@ -151,6 +151,9 @@ void cs_status_reasons(const struct cs_looked *l, struct cs_reasons *out)
         clock_is_off(l, out);
     if (l->refilling)
         add_reason(out, "claw-sync hub refill", "a refill of the hub that was begun here is not finished");
+    if (l->differs)
+        add_reason(out, "claw-sync reconcile", "another device had other rows when last compared%s%s",
+                   l->differing[0] != '\0' ? ", here first in " : "", l->differing);
     if (n->paused > 0)
         add_reason(out, "claw-sync resume", "%" PRId64 " table%s paused: what is edited there waits, unseen", n->paused,
                    n->paused == 1 ? " is" : "s are");

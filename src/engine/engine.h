@@ -459,6 +459,9 @@ int cs_reconcile_extract(struct clawsync_engine *e, struct cs_arena *a, size_t m
                          bool *more, struct cs_error *err);
 void cs_reconcile_extracted(struct clawsync_engine *e);
 enum { CS_PROOFS_MAX = 256 };
+/* Meta: the last comparison found a device that has another state; the first row here that differs, as far as it was
+ * named. Until another one finds none. */
+#define CS_DIFFERS "engine.differs"
 struct cs_proof_row { /* what a device signed last */
     struct cs_uuid id;
     char name[64], root[65];

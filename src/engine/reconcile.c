@@ -766,6 +766,27 @@ static enum cs_turn another_round(struct clawsync_engine *e)
     return CS_TURN_SYNC;
 }
 
+/* What a command found stands in `status` until another one finds better. */
+static int keep_finding(struct clawsync_engine *e, struct cs_error *err)
+{
+    const clawsync_reconciled *r = &e->reconcile.result.report;
+    struct cs_buf b = { 0 };
+    int rc = CS_OK;
+
+    if (r->differing > 0) {
+        if (r->first_table[0] != '\0')
+            cs_buf_printf(&b, "%s, key %s", r->first_table, r->first_key);
+        rc = b.failed ? no_memory(err) : cs_replica_meta_set(e->replica, CS_DIFFERS, cs_buf_slice(&b), err);
+    } else if ((rc = cs_replica_meta_get(e->replica, CS_DIFFERS, &b, err)) == CS_OK) {
+        if (r->equal > 0 || !e->reconcile.prove)
+            rc = cs_replica_meta_drop(e->replica, CS_DIFFERS, err);
+    } else if (rc == CS_ENOTFOUND) {
+        rc = CS_OK;
+    }
+    cs_buf_free(&b);
+    return rc;
+}
+
 static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRangesResponse *a, enum cs_turn *next,
                   struct cs_error *err)
 {
@@ -799,6 +820,8 @@ static int waited(struct clawsync_engine *e, const Clawsync__V1__ReconcileRanges
         /* they compare with ours now, and not with what was there before; and sign anew where that is to be proven */
         if (!s->giving && (*next == CS_TURN_WAIT || (s->prove && !s->differs)))
             *next = give(e, true);
+        if (*next == CS_TURN_END && !s->by_daemon)
+            return keep_finding(e, err);
     }
     return CS_OK;
 }

@@ -205,7 +205,13 @@ class BesideDaemons(ReconcileTest):
         proof = self.prove(self.a, want=1)
         self.assertEqual(proof["first_difference"], {"table": "memory_records", "key": "r010"})
         self.assertEqual({d["state"] for d in proof["devices"]}, {"this device", "differs"})
+        status = json.loads(self.a.claw("status", "--json").stdout)  # knows better than to say that all is in sync
+        self.assertEqual((status["state"], [(r["do"], r["reason"]) for r in status["needs_you"]]),
+                         ("needs-you", [("claw-sync reconcile", "another device had other rows when last compared, "
+                                         "here first in memory_records, key r010")]))
         self.assertEqual(self.reconcile(self.a)["equal"], 1)
+        self.assertEqual([r["do"] for r in json.loads(self.a.claw("status", "--json").stdout)["needs_you"]],
+                         ["claw-sync conflicts list"])  # two values under one version
         self.assertEqual(self.prove(self.b)["equal"], 1)
         self.wait_equal([self.a, self.b])
         self.assertEqual(self.body(self.b, "r010"), "zzz")
