@@ -23,33 +23,56 @@ static size_t read_small(const char *path, char *out, size_t cap)
     return n > 0 ? (size_t)n : 0;
 }
 
-/* Field 22 of /proc/PID/stat; the name in field 2 may hold spaces and parentheses. 0: no such process. */
-static uint64_t start_of(int64_t pid)
+/* What follows the name in /proc/PID/stat, which may hold spaces and parentheses: field 3 begins at *p. False: no such
+ * process, or the system does not tell. */
+static bool read_stat(int64_t pid, char *text, size_t cap, const char **p)
 {
-    char path[64], text[1024], *p;
+    char path[64];
 
     snprintf(path, sizeof path, "/proc/%" PRId64 "/stat", pid);
-    if (read_small(path, text, sizeof text) == 0 || (p = strrchr(text, ')')) == NULL)
-        return 0;
-    for (int field = 2; field < 22 && p != NULL; field++)
-        p = strchr(p + 1, ' ');
-    return p == NULL ? 0 : strtoull(p + 1, NULL, 10);
+    if (read_small(path, text, cap) == 0 || (*p = strrchr(text, ')')) == NULL || strlen(*p) < 3)
+        return false;
+    *p += 2;
+    return true;
+}
+
+/* Of a field from 3 on, in what read_stat gives. */
+static uint64_t number_of(const char *p, int field)
+{
+    for (int i = 3; i < field; i++)
+        if ((p = strchr(p, ' ')) == NULL)
+            return 0;
+        else
+            p++;
+    return strtoull(p, NULL, 10);
+}
+
+enum { THREADS = 20, START = 22 };
+
+/* Killed, and its parent has not asked yet: it does nothing more and holds no file. A thread that outlives the first
+ * one, which counts as ended too, does. */
+static bool has_ended(const char *stat)
+{
+    return strchr("ZXx", stat[0]) != NULL && number_of(stat, THREADS) <= 1;
 }
 
 void cs_process_self(struct cs_process *out)
 {
-    char boot[64];
+    char boot[64], text[1024];
+    const char *stat;
 
     memset(out, 0, sizeof *out);
     if (read_small("/proc/sys/kernel/random/boot_id", boot, sizeof boot) >= CS_BOOT_ID_LEN)
         memcpy(out->boot, boot, CS_BOOT_ID_LEN);
     out->pid = getpid();
-    out->started = start_of(out->pid);
+    out->started = read_stat(out->pid, text, sizeof text, &stat) ? number_of(stat, START) : 0;
 }
 
 bool cs_process_lives(const struct cs_process *p)
 {
     struct cs_process self;
+    char text[1024];
+    const char *stat;
     uint64_t started;
 
     cs_process_self(&self);
@@ -57,7 +80,11 @@ bool cs_process_lives(const struct cs_process *p)
         return false;
     if (kill((pid_t)p->pid, 0) != 0 && errno == ESRCH)
         return false;
-    started = start_of(p->pid);
+    if (!read_stat(p->pid, text, sizeof text, &stat))
+        return true;
+    if (has_ended(stat))
+        return false;
+    started = number_of(stat, START);
     return started == 0 || p->started == 0 || started == p->started;
 }
 

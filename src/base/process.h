@@ -15,7 +15,8 @@ struct cs_process {
 };
 
 void cs_process_self(struct cs_process *out);
-/* False only when it is certainly gone: another boot, no such pid, or another process under it. */
+/* False only when it is certainly gone: another boot, no such pid, another process under it, or one that has ended
+ * and whose parent has not asked how. */
 bool cs_process_lives(const struct cs_process *p);
 
 /* From now on this process leaves no core dump and shows its memory to no other process of its user, but if the

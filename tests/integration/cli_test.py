@@ -221,6 +221,16 @@ class Tables(ClawTest):
         self.assertEqual(self.d.stop(), 0)
         self.d.sync()
 
+    def test_a_daemon_that_was_killed_and_is_not_asked_about(self):
+        """As in a container whose first process asks about nobody."""
+        self.d.sync()
+        self.d.start()
+        wait_until(lambda: "connected" in self.d.daemon_log(), self.d.daemon_log)
+        os.kill(self.d.daemon.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, self.d.daemon.pid, os.WEXITED | os.WNOWAIT)
+        self.assertIsNone(json.loads(self.d.claw("status", "--json").stdout)["daemon"])
+        self.d.sync()
+
     def test_rounds_beside_the_daemon(self):
         """It does them, says so, and fails as a round without it fails. Several may ask at once."""
         b = self.device("b")

@@ -1,5 +1,7 @@
 #include "base/process.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 #include "unit/base/base_fixture.h"
@@ -41,6 +43,7 @@ static void a_child_that_ended_does_not(void **state)
     struct cs_process child;
     int to[2], from[2];
     char byte = 'x';
+    siginfo_t how;
     pid_t pid;
 
     (void)state;
@@ -56,12 +59,55 @@ static void a_child_that_ended_does_not(void **state)
     assert_int_equal(child.pid, pid);
     assert_true(cs_process_lives(&child));
     assert_int_equal(write(to[1], &byte, 1), 1);
+    assert_int_equal(waitid(P_PID, (id_t)pid, &how, WEXITED | WNOWAIT), 0);
+    assert_false(cs_process_lives(&child)); /* also before its parent has asked */
     assert_int_equal(waitpid(pid, NULL, 0), pid);
     assert_false(cs_process_lives(&child));
     for (int i = 0; i < 2; i++) {
         close(to[i]);
         close(from[i]);
     }
+}
+
+static void *wait_for_ever(void *unused)
+{
+    for (;;)
+        pause();
+    return unused;
+}
+
+/* A host whose first thread has ended looks as one that is dead; the engine's goes on. */
+static void who_has_a_thread_left_lives(void **state)
+{
+    struct cs_process child;
+    pthread_t other;
+    int from[2];
+    char state_of = 'R', path[64], text[512] = "";
+    pid_t pid;
+    FILE *f;
+
+    (void)state;
+    assert_int_equal(pipe(from), 0);
+    if ((pid = fork()) == 0) {
+        cs_process_self(&child);
+        if (pthread_create(&other, NULL, wait_for_ever, NULL) != 0 || write(from[1], &child, sizeof child) < 0)
+            _exit(1);
+        pthread_exit(NULL);
+    }
+    assert_int_equal(read(from[0], &child, sizeof child), sizeof child);
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    while (state_of != 'Z') {
+        assert_non_null(f = fopen(path, "r"));
+        assert_true(fread(text, 1, sizeof text - 1, f) > 0);
+        fclose(f);
+        state_of = strrchr(text, ')')[2];
+    }
+    assert_true(cs_process_lives(&child));
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_false(cs_process_lives(&child));
+    close(from[0]);
+    close(from[1]);
 }
 
 static void what_it_uses_is_told(void **state)
@@ -85,7 +131,8 @@ static void what_it_uses_is_told(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = { ONLY(this_process_lives), ONLY(others_do_not),
-                                               ONLY(a_child_that_ended_does_not), ONLY(what_it_uses_is_told) };
+                                               ONLY(a_child_that_ended_does_not), ONLY(who_has_a_thread_left_lives),
+                                               ONLY(what_it_uses_is_told) };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
