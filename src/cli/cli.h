@@ -111,6 +111,14 @@ struct cs_replica;
 struct cs_replica_options;
 int cs_cli_open_replica(const struct cs_cli *c, bool read_only, struct cs_replica_options *options,
                         struct cs_replica **out, clawsync_error *err);
+/* Is data_dir the one of the device that replicates this database? CS_EINVAL, CS_EEXIST: it is not. CS_ENOTFOUND: there
+ * are no keys in it. CS_OK also when nobody can tell: the database has no device yet, or the keystore does not open
+ * without more ado (whoever wants the keys says why). */
+int cs_cli_check_data_dir(const struct cs_cli *c, const struct cs_replica *r, clawsync_error *err);
+/* The same for a keystore that is open. database: zero where it has no device yet. */
+struct cs_uuid;
+int cs_cli_check_device(const struct cs_cli *c, const struct cs_uuid *database, const struct cs_uuid *keystore,
+                        clawsync_error *err);
 
 /* beside.c: the process that replicates this database, which has the lease, does it. what: an enum cs_ask_kind. *out:
  * to be freed, also on failure. CS_EBUSY: nobody did. */

@@ -42,50 +42,75 @@ static void print_entry(void *arg, const clawsync_queue_entry *e)
                when, e->reason);
 }
 
-static int count_in_database(const struct cs_cli *c, struct cs_replica_counts *out, clawsync_error *err)
+/* What the queue is beside: the database of its device. */
+struct beside {
+    struct cs_replica_counts n;
+    struct cs_uuid device;
+    bool set_up;
+};
+
+static int look_at_database(const struct cs_cli *c, struct beside *out, clawsync_error *err)
 {
+    struct cs_replica_identity id;
     cs_replica *r = NULL;
     int rc = cs_cli_open_replica(c, true, NULL, &r, err);
 
-    if (rc == CS_OK)
-        rc = cs_replica_counts(r, out, (struct cs_error *)err);
+    *out = (struct beside){ .set_up = rc == CS_OK && cs_replica_is_set_up(r) };
+    if (rc == CS_OK && (rc = cs_cli_check_data_dir(c, r, err)) == CS_OK) {
+        cs_replica_identity(r, &id);
+        out->device = id.device;
+        rc = cs_replica_counts(r, &out->n, (struct cs_error *)err);
+    }
     cs_replica_close(r);
     return rc;
+}
+
+static int list(struct listing *l, clawsync_error *err)
+{
+    int rc = clawsync_queue_list(&l->cli->config, print_entry, l, err);
+
+    return rc == CS_ENOTFOUND ? CS_OK : rc; /* no engine was ever here */
 }
 
 int cs_cmd_queue_list(struct cs_cli *c)
 {
     struct listing l = { .cli = c, .all = json_array() };
-    struct cs_replica_counts n = { 0 };
+    struct beside b;
     clawsync_error err;
-    int rc = count_in_database(c, &n, &err);
+    int rc = look_at_database(c, &b, &err);
 
-    if (rc == CS_OK) {
+    if (rc == CS_OK && !b.set_up)
+        cs_cli_say(c, "claw-sync is not set up on this database: nothing in it waits");
+    else if (rc == CS_OK)
         cs_cli_say(c,
                    "in the database: %" PRId64 " rows unsent, %" PRId64 " logged changes not sealed, %" PRId64
                    " batches in flight",
-                   n.unsent, n.unsealed, n.bound);
-        rc = clawsync_queue_list(&c->config, print_entry, &l, &err);
-    }
-    if (rc == CS_ENOTFOUND)
-        rc = CS_OK; /* no engine was ever here */
-    if (rc == CS_OK && c->json)
-        cs_cli_json(json_pack("{s:I, s:I, s:I, s:O}", "unsent", (json_int_t)n.unsent, "unsealed",
-                              (json_int_t)n.unsealed, "bound_batches", (json_int_t)n.bound, "entries", l.all));
+                   b.n.unsent, b.n.unsealed, b.n.bound);
+    if (rc == CS_OK && (rc = list(&l, &err)) == CS_OK && c->json)
+        cs_cli_json(json_pack("{s:I, s:I, s:I, s:O}", "unsent", (json_int_t)b.n.unsent, "unsealed",
+                              (json_int_t)b.n.unsealed, "bound_batches", (json_int_t)b.n.bound, "entries", l.all));
     json_decref(l.all);
     return rc == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
 }
 
 /* ---- retry ---- */
 
+static int retry(const struct cs_cli *c, uint64_t *n, clawsync_error *err)
+{
+    int rc = clawsync_queue_retry(&c->config, c->nargs > 0 ? c->args[0] : NULL, n, err);
+
+    return rc == CLAWSYNC_ENOTFOUND && c->nargs == 0 ? CLAWSYNC_OK : rc;
+}
+
 int cs_cmd_queue_retry(struct cs_cli *c)
 {
+    struct beside b;
     clawsync_error err;
     uint64_t n = 0;
-    int rc = clawsync_queue_retry(&c->config, c->nargs > 0 ? c->args[0] : NULL, &n, &err);
+    int rc = look_at_database(c, &b, &err);
 
-    if (rc == CLAWSYNC_ENOTFOUND && c->nargs == 0)
-        rc = CLAWSYNC_OK;
+    if (rc == CLAWSYNC_OK)
+        rc = retry(c, &n, &err);
     if (rc != CLAWSYNC_OK)
         return cs_cli_fail(c, &err);
     if (c->json)
@@ -134,7 +159,9 @@ static void export_operation(const struct cs_queue_entry *e, const struct cs_del
 }
 
 struct exporting {
+    const struct cs_cli *cli;
     const char *id; /* or its beginning; NULL: all */
+    struct beside beside;
     struct clawsync_engine *self;
     cs_queue *queue;
     struct cs_arena arena;
@@ -177,6 +204,8 @@ static int export_with(void *arg, const clawsync_config *config, clawsync_error 
     struct cs_error *err = (struct cs_error *)error;
     int rc = cs_engine_open_self(&x->self, config, err);
 
+    if (rc == CS_OK)
+        rc = cs_cli_check_device(x->cli, &x->beside.device, &x->self->device, error);
     if (rc == CS_OK && (rc = cs_queue_open_beside(&x->queue, &x->arena, config, x->self->keys->local, err)) == CS_OK)
         rc = export_all(x, err);
     cs_queue_close(x->queue);
@@ -187,9 +216,12 @@ static int export_with(void *arg, const clawsync_config *config, clawsync_error 
 
 int cs_cmd_queue_export(struct cs_cli *c)
 {
-    struct exporting x = { .id = c->nargs > 0 ? c->args[0] : NULL };
+    struct exporting x = { .cli = c, .id = c->nargs > 0 ? c->args[0] : NULL };
     clawsync_error err;
-    int rc = cs_cli_unlocked(c, export_with, &x, &err);
+    int rc = look_at_database(c, &x.beside, &err);
+
+    if (rc == CLAWSYNC_OK)
+        rc = cs_cli_unlocked(c, export_with, &x, &err);
 
     return rc == CLAWSYNC_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
 }

@@ -106,6 +106,21 @@ static void say_time(const struct cs_cli *c, const char *what, int64_t ms)
     cs_cli_say(c, "%-9s%s", what, text);
 }
 
+/* ---- the database ---- */
+
+/* All that is asked for is in the database: it is shown without its device's keys, too, but not silently. */
+static int open_database(const struct cs_cli *c, bool read_only, struct cs_replica_options *o, cs_replica **out,
+                         clawsync_error *err)
+{
+    int rc = cs_cli_open_replica(c, read_only, o, out, err);
+
+    if (rc == CS_OK && (rc = cs_cli_check_data_dir(c, *out, err)) == CS_ENOTFOUND) {
+        cs_cli_warn((void *)(uintptr_t)c, err->msg);
+        rc = CS_OK;
+    }
+    return rc;
+}
+
 /* ---- hidden ---- */
 
 /* What is listed, and for `show`, which row. */
@@ -284,7 +299,7 @@ static int list_hidden(struct cs_cli *c, const char *table, const char *key, uin
     struct cs_replica_options o;
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = cs_cli_open_replica(c, true, &o, &r, &err);
+    int rc = open_database(c, true, &o, &r, &err);
 
     if (c->json) {
         l.all = json_array();
@@ -356,7 +371,7 @@ int cs_cmd_hidden_export(struct cs_cli *c)
     struct cs_replica_options o;
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = cs_cli_open_replica(c, true, &o, &r, &err);
+    int rc = open_database(c, true, &o, &r, &err);
 
     if (rc == CS_OK)
         rc = cs_review_hidden(r, c->args[0], false, export_one, NULL, (struct cs_error *)&err);
@@ -385,7 +400,7 @@ int cs_cmd_hidden_retry(struct cs_cli *c)
     struct tried t = { 0 };
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = cs_cli_open_replica(c, false, &o, &r, &err);
+    int rc = open_database(c, false, &o, &r, &err);
 
     if (rc == CS_OK && (rc = cs_replica_counts(r, &n, (struct cs_error *)&err)) == CS_OK)
         rc = cs_review_aside(r, count_aside, &t, (struct cs_error *)&err);
@@ -429,7 +444,7 @@ int cs_cmd_hidden_dismiss(struct cs_cli *c)
 
     if (!take_number(c->args[0], &x.batch))
         return cs_cli_usage(c, "hidden dismiss wants the number of a batch, as hidden list has it");
-    if ((rc = cs_cli_open_replica(c, false, &o, &r, &err)) == CS_OK)
+    if ((rc = open_database(c, false, &o, &r, &err)) == CS_OK)
         rc = cs_review_aside(r, seek_aside, &x, (struct cs_error *)&err);
     if (rc == CS_OK && !x.found)
         rc = not_aside(x.batch, &err);
@@ -556,7 +571,7 @@ static int list_conflicts(struct cs_cli *c, const char *wanted)
     struct cs_replica_options o;
     cs_replica *r = NULL;
     clawsync_error err;
-    int rc = cs_cli_open_replica(c, true, &o, &r, &err);
+    int rc = open_database(c, true, &o, &r, &err);
 
     if (c->json)
         l.all = json_array();
@@ -644,7 +659,7 @@ static int settle(struct cs_cli *c, enum cs_review_choice choice, const char *wh
 
     if (choice == CS_REVIEW_GIVEN)
         rc = parse_value(c, c->value, &given, (struct cs_error *)&err);
-    if (rc == CS_OK && (rc = cs_cli_open_replica(c, false, &o, &r, &err)) == CS_OK)
+    if (rc == CS_OK && (rc = open_database(c, false, &o, &r, &err)) == CS_OK)
         rc = cs_review_resolve(r, &o, c->args[0], choice, &given, (struct cs_error *)&err);
     cs_replica_close(r);
     if (rc != CS_OK)

@@ -393,6 +393,56 @@ class NotSetUp(ClawTest):
         self.assertFalse(self.d.status()["set_up"])
 
 
+class WrongPlace(ClawTest):
+    """A database or a data_dir that is not the one meant: said, by commands that look, too."""
+    QUEUE = ("queue list", "queue retry", "queue export")
+    OF_DATABASE = ("hidden list", "hidden export", "hidden retry", "conflicts list")
+
+    def setUp(self):
+        super().setUp()
+        self.a, self.b = self.workspace_of(2)
+        self.text = self.folder / "text"
+        self.text.write_text("no database, and no folder either" * 100)
+
+    def refused(self, command, says, want=2, **env):
+        with self.subTest(command, **{k: str(v) for k, v in env.items()}):
+            done = self.a.claw(*command.split(), want=want, **env)
+            self.assertEqual(done.stdout, "")
+            self.assertRegex(done.stderr, says)
+
+    def test_a_database(self):
+        for command in self.QUEUE + self.OF_DATABASE:
+            self.refused(command, "does not exist", CLAW_DB_PATH=self.folder / "no.db")
+            self.refused(command, "is a folder", CLAW_DB_PATH=self.folder)
+            self.refused(command, "not a database", want=1, CLAW_DB_PATH=self.text)
+
+    def test_a_data_dir(self):
+        for command in self.QUEUE + self.OF_DATABASE:
+            self.refused(command, "data_dir .* is no folder", CLAW_DATA_DIR=self.text)
+            self.refused(command, "was replicated by device .* whose keys are not in .*/b/state", CLAW_DATA_DIR=self.b.data)
+        for command in self.QUEUE:
+            self.refused(command, "the keys of device .* are not in .*/nowhere", CLAW_DATA_DIR=self.folder / "nowhere")
+        for command in self.OF_DATABASE:  # what they show is there without it
+            done = self.a.claw(*command.split(), CLAW_DATA_DIR=self.folder / "nowhere")
+            self.assertRegex(done.stderr, "the keys of device .* are not in .*/nowhere")
+            self.assertEqual(done.stdout, self.a.claw(*command.split()).stdout)
+        self.assertFalse((self.folder / "nowhere").exists())
+
+    def test_a_database_that_is_not_set_up_yet(self):
+        new = Device(self.folder / "new", self.workspace, self.hub.endpoint)
+        self.assertIn("not set up", new.claw("queue", "list").stdout)
+        self.assertEqual(json.loads(new.claw("queue", "list", "--json").stdout)["entries"], [])
+        self.assertIn("retried=0", new.claw("queue", "retry").stdout)
+        for d in (new.data, self.a.data):  # also to replace one that was lost
+            self.assertEqual(new.claw("hidden", "list", CLAW_DATA_DIR=d).stderr, "")
+
+    def test_a_keystore_under_a_passphrase(self):
+        """It is not asked for by who does not need it."""
+        self.a.claw("keys", "passphrase", "--passphrase-file", self.passphrase)
+        for command in ("queue list", "queue retry", "hidden list", "conflicts list"):
+            self.assertEqual(self.a.claw(*command.split()).stderr, "")
+
+
 class Server(unittest.TestCase):
     def run_server(self, *args, **env):
         return subprocess.run([SERVER, *args], env=clean_env(**env), capture_output=True, text=True, timeout=PATIENCE)
