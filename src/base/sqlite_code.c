@@ -29,9 +29,11 @@ int cs_sqlite_code(int rc)
 
 const char *cs_sqlite_cause(sqlite3 *db)
 {
-    int error = sqlite3_system_errno(db);
+    int error = sqlite3_system_errno(db), code = sqlite3_errcode(db) & 0xff;
 
-    if ((sqlite3_errcode(db) & 0xff) == SQLITE_IOERR && (error == ENOSPC || error == EDQUOT))
+    if (code == SQLITE_CANTOPEN && (error == EACCES || error == EPERM))
+        return "permission denied";
+    if (code == SQLITE_IOERR && (error == ENOSPC || error == EDQUOT))
         return "the disk is full";
     return sqlite3_errmsg(db);
 }

@@ -10,8 +10,9 @@ int cs_sqlite_code(int rc);
 
 struct sqlite3;
 struct cs_error;
-/* Why the connection's last call failed, as sqlite3_errmsg says it; where that says no more than "disk I/O error" and
- * the disk is full, it says so. Lasts until the next call. */
+/* Why the connection's last call failed, as sqlite3_errmsg says it; where that says no more than "disk I/O error" or
+ * "unable to open database file" and the disk is full, or permission is missing, it says so. Lasts until the next call.
+ */
 const char *cs_sqlite_cause(struct sqlite3 *db);
 
 /* Fails with the code and the cause of the connection's last call: "<prefix><what>: <cause>", and what to do if it is

@@ -116,11 +116,19 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
     [CS_STMT_SCHEMA_VERSION] = "PRAGMA main.schema_version",
 };
 
+/* Whoever has several databases, or a full disk, wants to know which. */
 int(cs_db_fail)(struct cs_replica *r, struct cs_error *err, const char *what)
 {
-    return cs_sqlite_fail(r->db, err, "", what,
-                          "keep it, put a backup or an empty database with the same tables in its place, and the rest "
-                          "comes back from the hub");
+    const char *path = sqlite3_db_filename(r->db, "main");
+    int sqlite = sqlite3_errcode(r->db) & 0xff, rc;
+
+    if (sqlite == SQLITE_NOTADB)
+        return cs_fail(err, CS_ECORRUPT, "\"%.150s\" is not a database, or the file is damaged: " CS_IF_DAMAGED,
+                       path != NULL ? path : "");
+    rc = cs_sqlite_fail(r->db, err, "", what, CS_IF_DAMAGED);
+    if (path != NULL && (rc == CS_EIO || rc == CS_ECORRUPT))
+        cs_fail_context(err, "\"%.150s\"", path);
+    return rc;
 }
 
 int cs_db_exec(struct cs_replica *r, const char *sql, struct cs_error *err)

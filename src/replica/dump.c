@@ -226,7 +226,7 @@ static int walk_rows(struct walk *w, struct cs_error *err)
         cs_scratch_reset(r);
         if (!cs_db_row(r, s, &rc, "cannot read the versions", err))
             break;
-        if ((rc = cs_rows_read(r, s, &r->row, err)) != CS_OK ||
+        if ((rc = cs_rows_read(r, s, w->at.id, cs_db_column_blob(s, 4), &r->row, err)) != CS_OK ||
             (rc = is_left_out(w, sqlite3_column_int64(s, 3), &left_out, err)) != CS_OK)
             break;
         w->info->left_out += left_out;

@@ -115,6 +115,9 @@ struct cs_replica {
 };
 
 /* db.c: statements, transactions and errors. */
+#define CS_IF_DAMAGED                                                                                                  \
+    "keep it, put a backup or an empty database with the same tables in its place, then: claw-sync sync; the rest "    \
+    "comes back from the hub, what was not sent is in the kept file alone"
 int cs_db_fail(struct cs_replica *r, struct cs_error *err, const char *what); /* from sqlite3_errcode: EBUSY, EIO … */
 #ifdef __clang_analyzer__
 #define cs_db_fail(r, err, what) ((void)cs_db_fail(r, err, what), cs_fail_code(CS_EDB))
@@ -174,8 +177,9 @@ int cs_table_read(struct cs_replica *r, struct cs_table *t, struct cs_slice key,
  * stamp - ins (not with device 0). */
 int cs_rows_get(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_row *row, int64_t *unsent,
                 struct cs_error *err); /* CS_ENOTFOUND: *row is empty */
-/* The same from a statement whose first columns are ins, del and meta. */
-int cs_rows_read(struct cs_replica *r, sqlite3_stmt *s, struct cs_row *row, struct cs_error *err);
+/* The same from a statement whose first columns are ins, del and meta; table and key are for the error. */
+int cs_rows_read(struct cs_replica *r, sqlite3_stmt *s, int64_t table, struct cs_slice key, struct cs_row *row,
+                 struct cs_error *err);
 int cs_rows_insert(
     struct cs_replica *r, int64_t table, struct cs_slice key, const struct cs_row *row, int64_t unsent,
     struct cs_error *err); /* CS_EEXIST: one is there (tries the insert first: one lookup for a new row) */

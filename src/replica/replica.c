@@ -91,10 +91,12 @@ static int settings(struct cs_replica *r, const struct cs_replica_options *o, st
     if ((rc = cs_db_load_extension(r->db, o->load_extension, err)) != CS_OK)
         return rc;
     /* cache: enough for the inner pages of large tables, small enough for a client of tens of MiB */
-    return cs_db_exec(r,
-                      "PRAGMA foreign_keys=OFF; PRAGMA recursive_triggers=OFF; PRAGMA main.synchronous=NORMAL; "
-                      "PRAGMA main.cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=ON;",
-                      err);
+    if (sqlite3_exec(r->db,
+                     "PRAGMA foreign_keys=OFF; PRAGMA recursive_triggers=OFF; PRAGMA main.synchronous=NORMAL; "
+                     "PRAGMA main.cache_size=-8000; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=ON;",
+                     NULL, NULL, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot open the database");
+    return CS_OK;
 }
 
 /* Our tables: there and of our format, or made now. */

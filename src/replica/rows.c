@@ -47,9 +47,56 @@ static bool decode(struct cs_replica *r, sqlite3_stmt *s, struct cs_row *row)
     return cs_reader_done(&rd);
 }
 
-int cs_rows_read(struct cs_replica *r, sqlite3_stmt *s, struct cs_row *row, struct cs_error *err)
+/* As SQL writes it. What is long, or might be no text to a terminal, as its first bytes. */
+static void put_part(struct cs_buf *out, const struct cs_value *v)
 {
-    return decode(r, s, row) ? CS_OK : cs_fail(err, CS_ECORRUPT, "a row of sync_rows is damaged");
+    enum { LONGEST = 64, BYTES = 24 };
+    struct cs_slice b = v->u.bytes;
+    bool plain = v->type == CS_TEXT && b.len <= LONGEST;
+    char hex[2 * BYTES + 1];
+
+    if (v->type == CS_INTEGER) {
+        cs_buf_printf(out, "%lld", (long long)v->u.i);
+        return;
+    }
+    if (v->type == CS_REAL) {
+        cs_buf_printf(out, "%.17g", v->u.r);
+        return;
+    }
+    for (size_t i = 0; i < b.len && plain; i++)
+        plain = b.data[i] >= 0x20 && b.data[i] < 0x7f && b.data[i] != '\'';
+    if (plain) {
+        cs_buf_printf(out, "'%.*s'", (int)b.len, (const char *)b.data);
+        return;
+    }
+    cs_hex(hex, b.data, b.len < BYTES ? b.len : BYTES);
+    cs_buf_printf(out, "x'%s%s'", hex, b.len > BYTES ? "…" : "");
+}
+
+static int damaged(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_error *err)
+{
+    const struct cs_table *t = cs_table_by_id(r, table);
+    struct cs_reader rd = cs_reader(key);
+    struct cs_buf text = { 0 };
+    struct cs_value part;
+
+    while (cs_reader_left(&rd) > 0 && cs_key_next(&rd, &part)) {
+        cs_buf_put_str(&text, text.len == 0 ? "" : ", ");
+        put_part(&text, &part);
+    }
+    cs_buf_put_u8(&text, 0);
+    cs_fail(err, CS_ECORRUPT,
+            "\"%.100s\": what sync_rows has of row %.100s of table %lld (%.64s) is damaged: " CS_IF_DAMAGED,
+            sqlite3_db_filename(r->db, "main"), text.failed ? "?" : (const char *)text.data, (long long)table,
+            t != NULL ? t->name : "not tracked here");
+    cs_buf_free(&text);
+    return CS_ECORRUPT;
+}
+
+int cs_rows_read(struct cs_replica *r, sqlite3_stmt *s, int64_t table, struct cs_slice key, struct cs_row *row,
+                 struct cs_error *err)
+{
+    return decode(r, s, row) ? CS_OK : damaged(r, table, key, err);
 }
 
 int cs_rows_get(struct cs_replica *r, int64_t table, struct cs_slice key, struct cs_row *row, int64_t *unsent,
@@ -69,7 +116,7 @@ int cs_rows_get(struct cs_replica *r, int64_t table, struct cs_slice key, struct
         rc = CS_ENOTFOUND;
     else if (step != SQLITE_ROW)
         rc = cs_db_fail(r, err, "cannot read a row's versions");
-    else if ((rc = cs_rows_read(r, s, row, err)) == CS_OK)
+    else if ((rc = cs_rows_read(r, s, table, key, row, err)) == CS_OK)
         *unsent = sqlite3_column_int64(s, 3);
     sqlite3_reset(s);
     return rc;

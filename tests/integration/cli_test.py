@@ -101,6 +101,9 @@ class Arguments(ClawTest):
                 done = self.d.claw("sync", "--db-path", full, want=None)
                 self.assertIn(done.returncode, (1, 2))
                 self.assertIn(word, done.stderr)
+                if path != "newer.db":
+                    self.assertIn(str(full), done.stderr)
+                self.assertNotIn("cannot change", done.stderr)
                 if before is not None:
                     self.assertEqual(full.read_bytes(), before)
                 self.assertFalse((folder / "missing.db").exists())
@@ -119,13 +122,26 @@ class Arguments(ClawTest):
         self.d.sql("PRAGMA journal_mode = DELETE;")
         self.d.path.chmod(0o444)
         before = self.d.path.read_bytes()
-        command = [CLIENT, "sync"]
-        if os.geteuid() == 0:  # root writes to read-only files: without this power it does not
-            command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
-        done = subprocess.run(command, env=self.d.env(), capture_output=True, text=True)
+        done = self.as_anybody("sync")
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertIn("read-only", done.stderr)
         self.assertEqual(self.d.path.read_bytes(), before)
+
+    def as_anybody(self, *args):
+        """Root reads and writes all files; here without this power."""
+        command = [CLIENT, *args]
+        if os.geteuid() == 0:
+            powers = "-dac_override,-dac_read_search"
+            command = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}", *command]
+        return subprocess.run(command, env=self.d.env(), capture_output=True, text=True)
+
+    def test_a_database_that_may_not_be_read(self):
+        self.d.path.chmod(0)
+        for command in ("sync", "status", "tables"):
+            done = self.as_anybody(command)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn(f'"{self.d.path}": ', done.stderr)
+            self.assertIn("permission denied", done.stderr)
 
     def test_hub_unreachable(self):
         done = self.d.claw("sync", want=3, CLAW_MAX_RETRIES=0)

@@ -61,6 +61,27 @@ class Doctor(ClawTest):
         path.write_bytes(bad)
         return good
 
+    def test_a_damaged_row_of_ours(self):
+        """SQLite does not notice. Which row is said, and what to do; done, all is there."""
+        a, b = self.workspace_of(2)
+        a.sql("INSERT INTO memories(id, content) VALUES ('one', 'x'), ('two', 'x');")
+        self.settle([a, b])
+        with a.connect() as db:
+            db.execute("UPDATE sync_rows SET meta = x'ff' WHERE instr(key, CAST('one' AS BLOB))")
+        b.sql("UPDATE memories SET content = 'y' WHERE id = 'one';")
+        b.sync()
+        for command in ("sync", "reconcile"):
+            said = a.claw(command, want=1).stderr
+            for words in (str(a.path), "row 'one' of table", "memories", "keep it", "an empty database", "claw-sync sync"):
+                self.assertIn(words, said)
+        self.assertIn("row 'one' of table", dict(self.doctor(a, want=1)["last round"])["failed"])
+        for f in a.folder.glob("memory.db*"):
+            f.rename(f.with_name("kept-" + f.name))
+        a.sql(SCHEMA)
+        a.sync()
+        self.settle([a, b])
+        self.assertEqual(a.query("SELECT id, content FROM memories ORDER BY id"), [("one", "y"), ("two", "x")])
+
     def test_damaged_files(self):
         """Each is named, with what to do; done, all goes on."""
         a, b = self.workspace_of(2)
