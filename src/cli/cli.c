@@ -166,13 +166,18 @@ static const struct cs_cli_command commands[] = {
 };
 enum { NCOMMANDS = sizeof commands / sizeof commands[0] };
 
+static void print_summary(const struct cs_cli_command *cmd)
+{
+    printf("  %-17s %-11s %s\n", cmd->name, cmd->args, cmd->summary);
+}
+
 static void print_usage(void)
 {
     printf("usage: claw-sync [COMMAND] [OPTION ...]\n\n"
            "Replicates a local SQLite database between your devices, end-to-end encrypted.\n\n"
            "commands (claw-sync COMMAND --help tells more):\n");
     for (int i = 0; i < NCOMMANDS; i++)
-        printf("  %-17s %-11s %s\n", commands[i].name, commands[i].args, commands[i].summary);
+        print_summary(&commands[i]);
     printf("\n");
     cs_cli_print_options();
     printf("\nexit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 hub unreachable (changes kept),\n"
@@ -226,14 +231,45 @@ static const struct cs_cli_command *find_command(int argc, char **argv, int *wor
     return NULL;
 }
 
+static bool is_help(const char *arg)
+{
+    return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0;
+}
+
+/* Is this the command's first word of two? */
+static bool is_first_word(const char *word, const struct cs_cli_command *cmd)
+{
+    size_t len = strlen(word);
+
+    return strncmp(cmd->name, word, len) == 0 && cmd->name[len] == ' ';
+}
+
+/* Of all commands that begin with this word; false: none does. */
+static bool print_help_of(const char *word)
+{
+    bool any = false;
+
+    for (int i = 0; i < NCOMMANDS; i++) {
+        if (!is_first_word(word, &commands[i]))
+            continue;
+        if (!any)
+            printf("usage: claw-sync %s COMMAND [OPTION ...]\n\n"
+                   "commands (claw-sync %s COMMAND --help tells more):\n",
+                   word, word);
+        any = true;
+        print_summary(&commands[i]);
+    }
+    return any;
+}
+
 /* A first word that begins several commands: which. */
 static int unknown_command(const struct cs_cli *c, const char *word)
 {
     char list[200] = "";
-    size_t n = 0, len = strlen(word);
+    size_t n = 0;
 
     for (int i = 0; i < NCOMMANDS && n < sizeof list; i++)
-        if (strncmp(commands[i].name, word, len) == 0 && commands[i].name[len] == ' ')
+        if (is_first_word(word, &commands[i]))
             n += (size_t)snprintf(list + n, sizeof list - n, "%s claw-sync %s", n > 0 ? "," : "", commands[i].name);
     if (n > 0)
         return cs_cli_usage(c, "which one:%s? claw-sync --help tells what they do", list);
@@ -262,17 +298,17 @@ static int run(struct cs_cli *c, int argc, char **argv)
     clawsync_error err;
     int words = 0;
 
-    if (argc > 0 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0 || strcmp(argv[0], "help") == 0)) {
+    if (argc > 0 && (is_help(argv[0]) || strcmp(argv[0], "help") == 0)) {
         print_usage();
         return CS_EXIT_DONE;
     }
     if (argc > 0 && strcmp(argv[0], "--version") == 0)
         return cs_cmd_version(c);
     if (argc > 0 && argv[0][0] != '-' && (cmd = find_command(argc, argv, &words)) == NULL)
-        return unknown_command(c, argv[0]);
+        return argc > 1 && is_help(argv[1]) && print_help_of(argv[0]) ? CS_EXIT_DONE : unknown_command(c, argv[0]);
     c->command = cmd->name;
     for (int i = words; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+        if (is_help(argv[i]))
             return print_command_help(cmd);
     if (cs_cli_parse(c, cmd, argc - words, argv + words, &err) != CLAWSYNC_OK)
         return cs_cli_fail(c, &err);

@@ -72,6 +72,19 @@ static int list(struct listing *l, clawsync_error *err)
     return rc == CS_ENOTFOUND ? CS_OK : rc; /* no engine was ever here */
 }
 
+static const char *plural(int64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
+static void say_counts(const struct cs_cli *c, const struct cs_replica_counts *n)
+{
+    cs_cli_say(c,
+               "in the database: %" PRId64 " row%s unsent, %" PRId64 " logged change%s not sealed, %" PRId64
+               " batch%s in flight",
+               n->unsent, plural(n->unsent), n->unsealed, plural(n->unsealed), n->bound, n->bound == 1 ? "" : "es");
+}
+
 int cs_cmd_queue_list(struct cs_cli *c)
 {
     struct listing l = { .cli = c, .all = json_array() };
@@ -82,10 +95,7 @@ int cs_cmd_queue_list(struct cs_cli *c)
     if (rc == CS_OK && !b.set_up)
         cs_cli_say(c, "claw-sync is not set up on this database: nothing in it waits");
     else if (rc == CS_OK)
-        cs_cli_say(c,
-                   "in the database: %" PRId64 " rows unsent, %" PRId64 " logged changes not sealed, %" PRId64
-                   " batches in flight",
-                   b.n.unsent, b.n.unsealed, b.n.bound);
+        say_counts(c, &b.n);
     if (rc == CS_OK && (rc = list(&l, &err)) == CS_OK && c->json)
         cs_cli_json(json_pack("{s:I, s:I, s:I, s:O}", "unsent", (json_int_t)b.n.unsent, "unsealed",
                               (json_int_t)b.n.unsealed, "bound_batches", (json_int_t)b.n.bound, "entries", l.all));

@@ -190,6 +190,8 @@ static void say_hidden(struct hidden_list *l, const struct cs_review_hidden *h)
     put_key(&l->line, h->key, h->nkey, SHORT);
     cs_buf_printf(&l->line, "  %s%s%s", hidden_meaning(h->reason), h->blocker != NULL ? ": " : "",
                   h->blocker != NULL ? h->blocker : "");
+    for (uint32_t i = 0; h->reason == NULL && i < h->ncells; i++) /* all that is kept of it does not fit */
+        cs_buf_printf(&l->line, "%s%s", i == 0 ? ": " : ", ", h->cells[i].column);
     say_buf(c, "", &l->line);
     for (uint32_t i = 0; l->whole && i < h->ncells; i++) {
         cs_buf_printf(&l->line, "%s = ", h->cells[i].column);

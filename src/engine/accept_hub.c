@@ -83,9 +83,15 @@ static void on_answer(struct cs_hub_call *c)
     memcpy(a->key, e->session.offered, 32);
     cs_fingerprint(a->key, a->out);
     if (a->want == NULL || !same_fingerprint(a->want, a->out)) {
-        cs_fail(&err, CS_EINVAL,
-                "the hub's key is %s now; if whoever runs the hub says so, accept it with: claw-sync hub accept %s",
-                a->out, a->out);
+        if (a->want == NULL)
+            cs_fail(&err, CS_EINVAL,
+                    "the hub's key is %s now; if whoever runs the hub says so, accept it with: claw-sync hub accept %s",
+                    a->out, a->out);
+        else
+            cs_fail(&err, CS_EINVAL,
+                    "\"%.40s\" is not this hub's fingerprint, which is %s; nothing is accepted: ask whoever runs the "
+                    "hub once more",
+                    a->want, a->out);
         finish(e, err.code, &err);
         return;
     }

@@ -658,7 +658,7 @@ static int look_up(struct settling *x, struct cs_error *err)
         return cs_fail(err, CS_EINVAL, "its table is not tracked, or not in the database any more");
     if (x->column < 0)
         return cs_fail(err, CS_EINVAL,
-                       "the conflict is about a whole row and keeps no value; claw-sync hidden show %s tells "
+                       "the conflict is about a whole row and keeps no value; claw-sync hidden list %s tells "
                        "what the row waits for",
                        x->t->name);
     x->values = cs_arena_zalloc(&x->a, x->t->ncolumns + 1, sizeof *x->values);

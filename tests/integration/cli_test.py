@@ -79,6 +79,13 @@ class Arguments(ClawTest):
         for c in ("run", "sync", "push", "pull", "status", "track", "untrack", "pause", "resume", "tables", "version"):
             self.assertIn("usage: claw-sync " + c, self.d.claw(c, "--help").stdout)
         self.assertIn("usage: claw-sync keys export", self.d.claw("keys", "export", "--help").stdout)
+        for family, commands in (("queue", "list retry export"), ("hidden", "list show dismiss"), ("conflicts", "list resolve"),
+                                 ("hub", "refill accept"), ("keys", "rotate"), ("audit", "verify")):
+            said = self.d.claw(family, "--help").stdout
+            for c in commands.split():
+                self.assertRegex(said, rf"(?m)^  {family} {c} ")
+        self.refused("queue", "list --help")
+        self.refused("nonsense", "--help")
         self.assertRegex(self.d.claw("version").stdout, r"^claw-sync \d+\.\d+\.\d+\n$")
         self.assertRegex(json.loads(self.d.claw("version", "--json").stdout)["version"], r"^\d+\.\d+\.\d+$")
 

@@ -124,6 +124,7 @@ class EachReason(claw.ClawTest):
         line, = [s for s in b.claw("hidden", "list").stdout.splitlines() if s.startswith(t)]
         self.assertIn("'k'", line)
         self.assertIn(x.text, line)
+        self.assertEqual(line.endswith(x.text + ": n"), x.reason is None, line)  # the column, where it is one of some
         shown = b.claw("hidden", "show", t, "k").stdout
         self.assertIn(x.text, shown)
         if x.reason is not None:

@@ -157,7 +157,7 @@ class Refill(ClawTest):
         key = [x for x in self.hub.log.read_text().splitlines() if " key " in x][0].rsplit(" ", 1)[1]
         shown = self.a.claw("hub", "accept", want=2).stderr
         self.assertIn(key, shown)
-        self.a.claw("hub", "accept", "AAAA-BBBB-CCCC-DDDD", want=2)
+        self.assertIn('"AAAA-BBBB-CCCC-DDDD" is not this hub', self.a.claw("hub", "accept", "AAAA-BBBB-CCCC-DDDD", want=2).stderr)
         self.needs_you(self.a, "HUB_KEY_CHANGED", "claw-sync hub accept")
         self.a.claw("hub", "accept", key)
         self.needs_you(self.a, "HUB_LOST")

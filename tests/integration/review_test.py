@@ -1,5 +1,6 @@
 """What a person does about rows that are hidden and edits that lost."""
 import json
+import re
 
 import claw
 
@@ -45,7 +46,9 @@ class Hidden(claw.ClawTest):
         self.assertIn("content = 'second'", a.claw("hidden", "show", "memories", "b").stdout)
         conflict, = json.loads(a.claw("conflicts", "list", "--json").stdout)["conflicts"]
         self.assertEqual((conflict["why"], conflict["key"], conflict["column"]), ("unique", ["b"], None))
-        self.assertIn("hidden show", a.claw("conflicts", "restore", conflict["id"], want=2).stderr)
+        said = a.claw("conflicts", "restore", conflict["id"], want=2).stderr
+        advised = re.search(r"claw-sync (hidden \w+ memories) tells", said).group(1)
+        self.assertIn("another row holds its key", a.claw(*advised.split()).stdout)
 
     def test_a_value_kept_aside(self):
         a, b = self.workspace_of(2, schema=self.SCHEMA)

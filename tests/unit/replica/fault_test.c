@@ -107,6 +107,8 @@ static void a_full_disk(void **state)
             if (rc != CS_EIO && rc != CS_EDB)
                 fail_msg("a full disk gave: %s (%s)", err.msg, cs_code_name(rc));
             assert_true(err.msg[0] != '\0');
+            if (rc == CS_EIO && strstr(err.msg, c.path) == NULL)
+                fail_msg("which disk? %s", err.msg);
             if (round % 3 == 0) { /* with another engine */
                 cs_replica_close(c.r);
                 open_replica(&c);
