@@ -700,7 +700,7 @@ static void rows_put(const struct cs_store *st, const struct cs_uuid *ws, uint64
 {
     struct cs_store_head head = { .log_id = 1 };
     struct cs_error err = { 0 };
-    uint8_t payload[300], header[200] = { 0 };
+    uint8_t payload[300] = { 0 }, header[200] = { 0 };
     struct cs_slice chunk = cs_slice(payload, sizeof payload);
     cs_store_tx *tx;
 
