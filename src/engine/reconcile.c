@@ -778,7 +778,7 @@ static int keep_finding(struct clawsync_engine *e, struct cs_error *err)
             cs_buf_printf(&b, "%s, key %s", r->first_table, r->first_key);
         rc = b.failed ? no_memory(err) : cs_replica_meta_set(e->replica, CS_DIFFERS, cs_buf_slice(&b), err);
     } else if ((rc = cs_replica_meta_get(e->replica, CS_DIFFERS, &b, err)) == CS_OK) {
-        if (r->equal > 0 || !e->reconcile.prove)
+        if (!e->reconcile.prove || all_are_equal(e)) /* reconciling has done what can be done here */
             rc = cs_replica_meta_drop(e->replica, CS_DIFFERS, err);
     } else if (rc == CS_ENOTFOUND) {
         rc = CS_OK;
