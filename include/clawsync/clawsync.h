@@ -369,8 +369,7 @@ CLAWSYNC_API int clawsync_engine_conflicts(clawsync_engine *e, int settled,
 /** What clawsync_engine_resolve_conflict is to leave in the table. */
 typedef enum clawsync_choice {
     CLAWSYNC_KEEP = 0, /**< what is shown */
-    CLAWSYNC_TAKE =
-        1, /**< the value that lost; a deleted row comes back as it was here with that edit, if it was here so */
+    CLAWSYNC_TAKE = 1, /**< the value that lost; a deleted row as it was here with that edit, if it was here so */
     CLAWSYNC_GIVEN = 2 /**< another value */
 } clawsync_choice;
 /**

@@ -612,6 +612,7 @@ static void judge(struct clawsync_engine *e, const Clawsync__V1__StateProof *p, 
     const struct cs_reconcile_step *s = &e->reconcile;
     struct cs_state_proof proof;
     struct cs_error ignored;
+    bool is_here; /* at our number of the log */
 
     *row = (struct cs_proof_row){ .id = m->id,
                                   .state = p->watching ? CLAWSYNC_PROOF_BEHIND : CLAWSYNC_PROOF_OFFLINE,
@@ -622,10 +623,10 @@ static void judge(struct clawsync_engine *e, const Clawsync__V1__StateProof *p, 
         row->rows = proof.rows;
         row->time_ms = proof.time_ms;
         cs_hex(row->root, proof.root, 32);
-        if (proof.log_id == s->mark.log_id && proof.number == s->mark.number && !same_state(s, &proof))
+        is_here = proof.log_id == s->mark.log_id && proof.number == s->mark.number;
+        if (is_here && !same_state(s, &proof))
             row->state = CLAWSYNC_PROOF_DIFFERS;
-        else if (proof.log_id == s->mark.log_id && proof.number == s->mark.number &&
-                 (p->fresh || !p->watching || !s->prove)) /* who is there has to sign anew */
+        else if (is_here && (p->fresh || !p->watching || !s->prove)) /* who is there has to sign anew */
             row->state = CLAWSYNC_PROOF_EQUAL;
     }
     if (cs_uuid_cmp(&m->id, &e->device) == 0)

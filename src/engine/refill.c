@@ -303,6 +303,16 @@ static void pushed(struct clawsync_engine *e, int rc, const struct cs_error *err
 
 /* ---- the new log ---- */
 
+/* Of the hub's log as it was seen, zeros: of none; which log is to begin comes in later, 0: none. */
+static void put_head(struct cs_buf *b, const struct cs_hub_head *seen, int64_t top_stamp)
+{
+    cs_buf_reset(b);
+    cs_buf_put_u64(b, seen->log_id);
+    cs_buf_put_u64(b, seen->number);
+    cs_buf_put_u64(b, 0);
+    cs_buf_put_u64(b, (uint64_t)top_stamp);
+}
+
 /* The entries from `at` on, as many as go into one call; the last call asks for the log. */
 static int compose_content(struct clawsync_engine *e, struct cs_error *err)
 {
@@ -312,11 +322,7 @@ static int compose_content(struct clawsync_engine *e, struct cs_error *err)
     uint32_t seq = s->at;
 
     cs_replica_pull_mark(e->replica, &mark);
-    cs_buf_reset(b);
-    cs_buf_put_u64(b, s->seen.log_id);
-    cs_buf_put_u64(b, s->seen.number);
-    cs_buf_put_u64(b, 0);
-    cs_buf_put_u64(b, (uint64_t)mark.top_stamp);
+    put_head(b, &s->seen, mark.top_stamp);
     for (; seq <= e->members.seq && (seq == s->at || b->len < CONTENT_MAX); seq++) {
         struct cs_slice entry = cs_self_entry(e, seq);
 
@@ -378,9 +384,7 @@ static void lift_run(struct clawsync_engine *e, struct cs_job *j)
     cs_buf_reset(b);
     if (e->log.generation == 0 || mark.log_id != e->log.id || mark.top_stamp <= e->pull.head.time_ms * 65536)
         return;
-    for (int i = 0; i < 3; i++) /* of no log, and it begins none */
-        cs_buf_put_u64(b, 0);
-    cs_buf_put_u64(b, (uint64_t)mark.top_stamp);
+    put_head(b, &(struct cs_hub_head){ 0 }, mark.top_stamp);
     j->rc = b->failed ? cs_fail(&j->err, CS_ENOMEM, "out of memory") : CS_OK;
 }
 

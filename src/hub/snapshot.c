@@ -256,6 +256,14 @@ static int serve(cs_store_tx *tx, const struct cs_uuid *ws, struct cs_snapshots 
     return rc == CS_OK ? tx->ops->put_snapshot(tx, ws, n, err) : rc;
 }
 
+static bool is_among(const struct cs_uuid *devices, size_t n, const struct cs_uuid *device)
+{
+    for (size_t i = 0; i < n; i++)
+        if (cs_uuid_cmp(&devices[i], device) == 0)
+            return true;
+    return false;
+}
+
 /* Of the active devices but one, has any read what the log has no more? */
 struct readers {
     struct cs_uuid active[DEVICES_MAX];
@@ -269,8 +277,7 @@ static bool has_read(void *arg, const struct cs_uuid *device, const struct cs_st
 {
     struct readers *r = arg;
 
-    for (size_t i = 0; i < r->nactive && !r->any; i++)
-        r->any = cs_uuid_cmp(&r->active[i], device) == 0 && cs_uuid_cmp(r->but, device) != 0 && d->pulled >= r->pruned;
+    r->any = d->pulled >= r->pruned && cs_uuid_cmp(r->but, device) != 0 && is_among(r->active, r->nactive, device);
     return !r->any;
 }
 
@@ -419,11 +426,9 @@ static bool is_waited_for(void *arg, const struct cs_uuid *device, const struct 
 {
     struct waiting *w = arg;
     int64_t silent = w->env->pruning.silent_ms > INT64_MAX ? INT64_MAX : (int64_t)w->env->pruning.silent_ms;
-    bool active = false;
 
-    for (size_t i = 0; i < w->nactive; i++)
-        active = active || cs_uuid_cmp(&w->active[i], device) == 0;
-    w->waits = active && d->pulled < w->number && (silent == 0 || w->now_ms - d->seen_ms < silent);
+    w->waits = is_among(w->active, w->nactive, device) && d->pulled < w->number &&
+               (silent == 0 || w->now_ms - d->seen_ms < silent);
     return !w->waits;
 }
 

@@ -503,26 +503,32 @@ static int settles(struct settling *x, struct cs_slice id, struct cs_error *err)
     return CS_OK;
 }
 
+static int writes_value(struct settling *x, uint32_t i, struct cs_value v, struct cs_error *err)
+{
+    if (v.type >= CS_TEXT && (v.u.bytes = cs_arena_copy(&x->a, v.u.bytes)).data == NULL)
+        return no_memory(err);
+    x->values[i] = v;
+    x->writes[i] = true;
+    return CS_OK;
+}
+
 /* What a deleted row held here. */
 static int take_lost(struct settling *x, struct cs_slice row, struct cs_error *err)
 {
     struct cs_reader rd = cs_reader(row);
+    int rc = CS_OK;
 
-    while (cs_reader_left(&rd) > 0) {
+    while (cs_reader_left(&rd) > 0 && rc == CS_OK) {
         uint32_t id = cs_read_u32(&rd), i = cs_column_position(x->t, id);
         struct cs_slice encoded = cs_read_bytes(&rd, cs_read_u32(&rd));
         struct cs_value v;
 
         if (rd.bad || !cs_value_decode(&v, encoded))
             return cs_fail(err, CS_ECORRUPT, "what was kept of the row is damaged");
-        if (i == CS_NO_COLUMN)
-            continue;
-        if (v.type >= CS_TEXT && (v.u.bytes = cs_arena_copy(&x->a, v.u.bytes)).data == NULL)
-            return no_memory(err);
-        x->values[i] = v;
-        x->writes[i] = true;
+        if (i != CS_NO_COLUMN)
+            rc = writes_value(x, i, v, err);
     }
-    return CS_OK;
+    return rc;
 }
 
 static int take_lost_row(struct settling *x, struct cs_error *err)
@@ -560,6 +566,7 @@ static int take_value(struct settling *x, sqlite3_stmt *s, struct cs_error *err)
     const char *column = text_of(s, X_COLUMN);
     bool chosen = cs_slice_eq(cs_db_column_blob(s, X_ID), x->id);
     struct cs_value v;
+    int rc;
 
     for (uint32_t i = 0; column != NULL && i < x->t->ncolumns; i++) {
         if (strcmp(x->t->columns[i].name, column) != 0)
@@ -567,11 +574,8 @@ static int take_value(struct settling *x, sqlite3_stmt *s, struct cs_error *err)
         cs_value_from_column(&v, s, X_VALUE);
         if (chosen && x->choice == CS_REVIEW_GIVEN)
             v = *x->given;
-        if (v.type >= CS_TEXT && (v.u.bytes = cs_arena_copy(&x->a, v.u.bytes)).data == NULL)
-            return no_memory(err);
-        x->values[i] = v;
-        x->writes[i] = true;
-        return settles(x, cs_db_column_blob(s, X_ID), err);
+        rc = writes_value(x, i, v, err);
+        return rc == CS_OK ? settles(x, cs_db_column_blob(s, X_ID), err) : rc;
     }
     return cs_fail(err, CS_EINVAL, "table \"%s\" has no column \"%s\" any more", x->t->name,
                    column == NULL ? "?" : column);
