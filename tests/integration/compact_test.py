@@ -1,6 +1,7 @@
 """compact with the real programs: snapshots in place of all that ever happened, and logs without their beginning."""
 import json
 import os
+import time
 
 from claw import *
 
@@ -209,13 +210,15 @@ class ByItself(CompactTest):
             d.start(CLAW_COMPACT_AFTER=5, CLAW_HEARTBEAT_INTERVAL_SECS=1)
         for d in (a, b):
             wait_until(lambda d=d: "connected" in d.daemon_log(), d.daemon_log)
-        written = 0
+        at = written = 0
 
-        def more():
-            nonlocal written
-            written += 1
-            b.sql(f"UPDATE memory_records SET body = 'now {written}' WHERE id = 'r0001';")
-            wait_until(lambda: a.value("SELECT body FROM memory_records WHERE id = 'r0001'") == f"now {written}", a.daemon_log)
+        def more():  # the application rests now and then: what is due is tried at a heartbeat, and needs both at one place
+            nonlocal at, written
+            if written < 8 or time.monotonic() > at + 3:
+                written += 1
+                b.sql(f"UPDATE memory_records SET body = 'now {written}' WHERE id = 'r0001';")
+                wait_until(lambda: a.value("SELECT body FROM memory_records WHERE id = 'r0001'") == f"now {written}", a.daemon_log)
+                at = time.monotonic()
             return self.numbers()[:1] > [1]
         wait_until(more, lambda: f"pruned: {self.numbers()[:3]}, head {self.head()}: {a.daemon_log()}")
         self.wait_equal([a, b])
