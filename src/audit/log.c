@@ -312,7 +312,7 @@ int cs_audit_append(cs_audit *a, const struct cs_sign_key *key, const struct cs_
 
     if (n == 0)
         return CS_OK;
-    if (sqlite3_exec(a->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
+    if (!cs_sqlite_begin(a->db))
         return cs_audit_fail_db(a, "append to it", err);
     rc = load_head(a, err);
     for (size_t i = 0; i < n && rc == CS_OK; i++)

@@ -47,6 +47,12 @@ int cs_sqlite_fail(sqlite3 *db, struct cs_error *err, const char *prefix, const 
                    damaged ? "; the file is damaged: " : "", damaged ? if_damaged : "");
 }
 
+bool cs_sqlite_begin(sqlite3 *db)
+{
+    return (sqlite3_get_autocommit(db) != 0 || sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL) == SQLITE_OK) &&
+           sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) == SQLITE_OK;
+}
+
 /* A checkpoint begins by syncing the log. Whether it can then do more does not matter. */
 bool cs_sqlite_sync_found(struct sqlite3 *db)
 {

@@ -20,6 +20,10 @@ const char *cs_sqlite_cause(struct sqlite3 *db);
 int cs_sqlite_fail(struct sqlite3 *db, struct cs_error *err, const char *prefix, const char *what,
                    const char *if_damaged);
 
+/* BEGIN IMMEDIATE. Rolling back takes memory: where that was out, the transaction that failed still stands, and is
+ * rolled back now. False: the connection says why. */
+bool cs_sqlite_begin(struct sqlite3 *db);
+
 /* For a connection that was just opened. A process that dies between writing a commit to a write-ahead log and syncing
  * it leaves one that is read all the same, and may be gone after a power failure: this syncs it. False: that failed. */
 bool cs_sqlite_sync_found(struct sqlite3 *db);

@@ -84,8 +84,7 @@ void cs_queue_bind(sqlite3_stmt *s, int param, const void *p, size_t n)
 
 int cs_queue_begin(cs_queue *q, struct cs_error *err)
 {
-    return sqlite3_exec(q->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) == SQLITE_OK ? CS_OK
-                                                                                 : cs_queue_fail_db(q, "lock it", err);
+    return cs_sqlite_begin(q->db) ? CS_OK : cs_queue_fail_db(q, "lock it", err);
 }
 
 static int count(cs_queue *q, struct cs_queue_counts *out, struct cs_error *err)

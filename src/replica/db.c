@@ -280,14 +280,26 @@ void cs_db_leave(struct cs_replica *r)
     }
     if (sqlite3_get_autocommit(r->db) == 0)
         sqlite3_exec(r->db, "ROLLBACK", NULL, NULL, NULL);
+    r->stays = sqlite3_get_autocommit(r->db) == 0;
+}
+
+int cs_db_make_up(struct cs_replica *r, struct cs_error *err)
+{
+    if (r->stays)
+        cs_db_leave(r);
+    return r->stays ? cs_fail(err, CS_ENOMEM, "out of memory: what failed before cannot be rolled back") : CS_OK;
 }
 
 int cs_db_begin(struct cs_replica *r, struct cs_error *err)
 {
+    int rc = cs_db_make_up(r, err);
     bool idle = sqlite3_get_autocommit(r->db) != 0;
-    sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_ROLLBACK, err) == NULL ? NULL : cs_db_stmt(r, CS_STMT_BEGIN, err);
-    int rc = s == NULL ? err_code(err) : cs_db_step(r, s, "cannot lock the database for writing", err);
+    sqlite3_stmt *s;
 
+    if (rc != CS_OK)
+        return rc;
+    s = cs_db_stmt(r, CS_STMT_ROLLBACK, err) == NULL ? NULL : cs_db_stmt(r, CS_STMT_BEGIN, err);
+    rc = s == NULL ? err_code(err) : cs_db_step(r, s, "cannot lock the database for writing", err);
     if (rc == CS_OK)
         rc = catch_up(r, err);
     if (rc == CS_OK)

@@ -649,9 +649,10 @@ int cs_snapshot_begin(struct cs_replica *r, struct cs_error *err)
     for (;;) {
         int64_t now;
         bool changed;
-        int rc = cs_db_exec(r, "BEGIN", err);
+        int rc = cs_db_make_up(r, err);
 
-        if (rc != CS_OK || ((rc = cs_schema_version(r, &now, err)) == CS_OK && now == r->schema_version))
+        if (rc != CS_OK || (rc = cs_db_exec(r, "BEGIN", err)) != CS_OK ||
+            ((rc = cs_schema_version(r, &now, err)) == CS_OK && now == r->schema_version))
             return rc;
         cs_db_leave(r);
         if (rc != CS_OK || (rc = cs_replica_check_schema(r, &changed, err)) != CS_OK)

@@ -104,6 +104,7 @@ struct cs_replica {
     bool lease_held, read_only;
     struct cs_file_info leased; /* the file of the lease that is held */
     bool begun;                 /* a transaction of ours is open, before is what it found */
+    bool stays;                 /* one could not be rolled back, as memory was out; cs_db_leave is to try again */
     bool bare;            /* ours are gone since the last table was untracked, or never were: until one is tracked */
     int64_t held_back;    /* changes that cannot be sent: a NULL in the key */
     int64_t huge;         /* rows above 16 MiB that the last extract left */
@@ -137,8 +138,10 @@ int cs_db_data_version(struct cs_replica *r, uint64_t *out, struct cs_error *err
 int cs_db_begin_with_schema(struct cs_replica *r, struct cs_error *err);
 int cs_db_commit(struct cs_replica *r, struct cs_error *err); /* on failure rolled back */
 /* Ends a transaction, if there is one, and forgets nothing. The statement was prepared when it began, as memory that is
- * out must not keep a lock. */
+ * out must not keep a lock; where the transaction changed the schema that does not help, and the next to begin one
+ * makes up for it. */
 void cs_db_leave(struct cs_replica *r);
+int cs_db_make_up(struct cs_replica *r, struct cs_error *err);     /* for that; CS_ENOMEM: again not */
 void cs_db_rollback(struct cs_replica *r);                         /* also when none is open: then nothing happens */
 int cs_db_end(struct cs_replica *r, int rc, struct cs_error *err); /* commits what went well, rolls back what did not */
 /* Reads all that memory mirrors: hlc, mark, chain, devices, next_unsent. */

@@ -1,7 +1,8 @@
-/* Every allocation, and every call to a disk, of a whole round fails in turn, on two devices and on the hub: opening,
- * registering, sealing, pushing, joining, pulling, applying, changing the key, replicating in the background, closing.
- * Whatever fails, the call succeeds or says why and succeeds when it is made again, nothing leaks, and in the end all
- * is delivered, equal and whole.
+/* Every allocation, and every call to a disk, of a whole round fails in turn, on the devices and on the hub. There are
+ * two rounds: opening, registering, sealing, pushing, joining, pulling, applying, changing the key, replicating in the
+ * background, closing; and giving a snapshot, attesting it, pruning, a third device that begins with it, collecting
+ * tombstones. Whatever fails, the call succeeds or says why and succeeds when it is made again, nothing leaks, and in
+ * the end all is delivered, equal and whole.
  *
  * The round runs once; at the call whose turn it is, a copy of the process is made in which that call fails and which
  * goes on to the end. */
@@ -41,12 +42,28 @@ enum { TRIES = 60, PATIENCE_SECS = 300, CODES = 32, PAUSE_MS = 60000, MANY = 20 
 enum kind { OURS, SQLITES, DISK, KINDS };
 static const char *const kind_names[] = { "allocation", "SQLite's allocation", "disk call" };
 
+/* What is done before, unharmed; and the step, in which everything may fail if the round is not quiet there. */
+struct step {
+    const char *name;
+    void (*before)(void);
+    int (*run)(clawsync_error *err);
+    bool quiet;
+};
+struct round {
+    const char *name;
+    const struct step *step;
+    size_t nsteps;
+    int devices;
+    bool prunes; /* the log in the end begins with a snapshot, and tombstones were collected */
+};
+
 /* What the copies report. */
 struct report {
     uint64_t copies, failed, unnoticed, codes[CODES];
 };
 
 static struct {
+    const struct round *round;
     enum kind kind;
     uint64_t from, stride, lasts; /* which calls fail, and how many in a row */
     bool verbose;
@@ -70,8 +87,8 @@ static void judge(pid_t pid)
         return;
     now.report->failed++;
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 1) /* else it has said so itself */
-        fprintf(stderr, "%s %" PRIu64 " for %" PRIu64 ", \"%s\": status %x\n", kind_names[now.kind], now.n, now.lasts,
-                now.step, (unsigned)status);
+        fprintf(stderr, "%s: %s %" PRIu64 " for %" PRIu64 ", \"%s\": status %x\n", now.round->name,
+                kind_names[now.kind], now.n, now.lasts, now.step, (unsigned)status);
 }
 
 /* True in the copy. */
@@ -217,7 +234,7 @@ static void let_files_fail(struct cs_world *w)
     w->files.ops = &failing_files;
 }
 
-/* ---- the scene: a hub, and two devices ---- */
+/* ---- the scene: a hub, and two or three devices ---- */
 
 #define WORKSPACE "6f0d8c52-3a53-4c0e-9d5f-0e4a1d1f7b11"
 
@@ -227,7 +244,7 @@ static const char schema[] =
     "CREATE TABLE memory_tags(memory_id TEXT NOT NULL REFERENCES memories(id) ON DELETE CASCADE, tag TEXT NOT NULL,"
     " PRIMARY KEY(memory_id, tag));";
 
-enum { DEVICES = 2, PORT = 50051 };
+enum { DEVICES_MAX = 3, PORT = 50051 };
 
 struct device {
     struct cs_world *world;
@@ -245,7 +262,7 @@ static struct {
     cs_loop *hub_loop;
     cs_hub *hub;
     bool hub_stopped;
-    struct device devices[DEVICES];
+    struct device devices[DEVICES_MAX]; /* as many as the round has */
     char code[CLAWSYNC_CODE_MAX];
 } scene;
 
@@ -253,7 +270,8 @@ __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt,
 {
     va_list ap;
 
-    fprintf(stderr, "%s %" PRIu64 " for %" PRIu64 ", \"%s\": ", kind_names[now.kind], now.n, now.lasts, now.step);
+    fprintf(stderr, "%s: %s %" PRIu64 " for %" PRIu64 ", \"%s\": ", now.round->name, kind_names[now.kind], now.n,
+            now.lasts, now.step);
     va_start(ap, fmt);
     vfprintf(stderr, fmt, ap);
     va_end(ap);
@@ -332,6 +350,7 @@ static void device_init(struct device *d, const char *name, const char *db, cons
     d->config.max_push_inflight = 2;
     d->config.sync_interval_secs = 5;
     d->config.max_retries = 2;
+    d->config.compact_after = 12;
 }
 
 static void scene_init(void)
@@ -349,6 +368,8 @@ static void scene_init(void)
     must(f->ops->mkdir(f->self, "/hub", 0700, &err), &err, "the hub's folder");
     device_init(&scene.devices[0], "device0", "/device0/app.db", "/device0/state");
     device_init(&scene.devices[1], "device1", "/device1/app.db", "/device1/state");
+    if (now.round->devices > 2)
+        device_init(&scene.devices[2], "device2", "/device2/app.db", "/device2/state");
     let_files_fail(scene.hub_world);
     sim_disk_decide(disk_fails);
 }
@@ -367,13 +388,13 @@ static bool is_stopped(void *arg)
 
 static void scene_fini(void)
 {
-    for (int i = 0; i < DEVICES; i++)
+    for (int i = 0; i < now.round->devices; i++)
         clawsync_engine_close(scene.devices[i].engine);
     cs_hub_stop(scene.hub, 0, hub_stopped, NULL);
     if (!cs_sim_run(scene.sim, PAUSE_MS, is_stopped, NULL))
         die("the hub does not stop");
     cs_loop_free(scene.hub_loop);
-    for (int i = 0; i < DEVICES; i++)
+    for (int i = 0; i < now.round->devices; i++)
         sim_disk_free(scene.devices[i].disk);
     sim_disk_free(scene.hub_disk);
     cs_sim_free(scene.sim);
@@ -383,11 +404,11 @@ static void scene_fini(void)
 
 static bool at_rest(void *arg)
 {
-    clawsync_status s[DEVICES];
+    clawsync_status s[DEVICES_MAX];
     clawsync_error err;
 
     (void)arg;
-    for (int i = 0; i < DEVICES; i++) {
+    for (int i = 0; i < now.round->devices; i++) {
         s[i].size = sizeof s[i];
         must(clawsync_engine_status(scene.devices[i].engine, &s[i], &err), &err, "status");
         if (s[i].state != CLAWSYNC_STATE_IN_SYNC || s[i].unsealed + s[i].unsent + s[i].bound_batches != 0 ||
@@ -399,14 +420,15 @@ static bool at_rest(void *arg)
 
 static bool all_equal(void)
 {
-    struct cs_buf merged[DEVICES] = { { 0 } };
+    struct cs_buf merged[DEVICES_MAX] = { { 0 } };
     struct cs_error err;
-    bool equal;
+    bool equal = true;
 
-    for (int i = 0; i < DEVICES; i++)
+    for (int i = 0; i < now.round->devices; i++)
         must(cs_replica_dump(scene.devices[i].engine->replica, &merged[i], &err), &err, "dump");
-    equal = cs_slice_eq(cs_buf_slice(&merged[0]), cs_buf_slice(&merged[1]));
-    for (int i = 0; i < DEVICES; i++)
+    for (int i = 1; i < now.round->devices; i++)
+        equal = equal && cs_slice_eq(cs_buf_slice(&merged[0]), cs_buf_slice(&merged[i]));
+    for (int i = 0; i < now.round->devices; i++)
         cs_buf_free(&merged[i]);
     return equal;
 }
@@ -427,7 +449,7 @@ static void check_device(const struct device *d)
             n.in_flight, n.failed);
     if (ask(d->disk, d->db, damaged) != 0)
         die("%s: the database is damaged", d->name);
-    for (int i = 0; i < DEVICES; i++) {
+    for (int i = 0; i < now.round->devices; i++) {
         snprintf(sql, sizeof sql, "SELECT count(*) FROM memories WHERE id GLOB '%s-*' AND content = 'from ' || id",
                  scene.devices[i].name);
         if (ask(d->disk, d->db, sql) != scene.devices[i].rows)
@@ -435,6 +457,16 @@ static void check_device(const struct device *d)
     }
     if (ask(d->disk, d->db, tags) != 2)
         die("%s has not all tags", d->name);
+}
+
+static void check_pruned(void)
+{
+    if (ask(scene.hub_disk, "/hub/hub.db", "SELECT pruned FROM workspace") == 0)
+        die("the hub has pruned nothing");
+    for (int i = 0; i < now.round->devices; i++)
+        if (ask(scene.devices[i].disk, scene.devices[i].db,
+                "SELECT count(*) FROM sync_meta WHERE name = 'collected'") == 0)
+            die("%s has collected nothing", scene.devices[i].name);
 }
 
 /* Nothing fails any more: all come to rest by themselves, are equal and whole, and have everything. */
@@ -450,12 +482,16 @@ static void settle(void)
         if (looks > 60)
             die("the devices rest and differ");
     }
-    for (int i = 0; i < DEVICES; i++)
+    for (int i = 0; i < now.round->devices; i++)
         check_device(&scene.devices[i]);
     if (ask(scene.hub_disk, "/hub/hub.db", damaged) != 0)
         die("the hub's database is damaged");
-    if (ask(scene.hub_disk, "/hub/hub.db", "SELECT max(number) - count(*) + (min(number) <> 1) FROM log") != 0)
+    if (ask(scene.hub_disk, "/hub/hub.db",
+            "SELECT max(log.number) - min(log.number) + 1 - count(*) + (min(log.number) > pruned + 1) FROM log, "
+            "workspace") != 0)
         die("the hub's log has gaps");
+    if (now.round->prunes)
+        check_pruned();
 }
 
 /* ---- the round ---- */
@@ -489,6 +525,10 @@ static int open_second(clawsync_error *err)
 {
     return open_device(&scene.devices[1], err);
 }
+static int open_third(clawsync_error *err)
+{
+    return open_device(&scene.devices[2], err);
+}
 static int push_first(clawsync_error *err)
 {
     return clawsync_engine_push_now(scene.devices[0].engine, NULL, err);
@@ -497,9 +537,13 @@ static int invite(clawsync_error *err)
 {
     return clawsync_engine_invite(scene.devices[0].engine, 0, scene.code, sizeof scene.code, err);
 }
-static int join(clawsync_error *err)
+static int join_second(clawsync_error *err)
 {
     return clawsync_engine_join(scene.devices[1].engine, scene.code, err);
+}
+static int join_third(clawsync_error *err)
+{
+    return clawsync_engine_join(scene.devices[2].engine, scene.code, err);
 }
 static int sync_first(clawsync_error *err)
 {
@@ -509,6 +553,18 @@ static int sync_second(clawsync_error *err)
 {
     return clawsync_engine_sync_now(scene.devices[1].engine, NULL, err);
 }
+static int sync_third(clawsync_error *err)
+{
+    return clawsync_engine_sync_now(scene.devices[2].engine, NULL, err);
+}
+static int compact_first(clawsync_error *err)
+{
+    return clawsync_engine_compact(scene.devices[0].engine, NULL, err);
+}
+static int compact_second(clawsync_error *err)
+{
+    return clawsync_engine_compact(scene.devices[1].engine, NULL, err);
+}
 static int rotate(clawsync_error *err)
 {
     uint32_t epoch;
@@ -517,7 +573,7 @@ static int rotate(clawsync_error *err)
 }
 static int replicate(clawsync_error *err)
 {
-    for (int i = 0; i < DEVICES; i++) {
+    for (int i = 0; i < now.round->devices; i++) {
         int rc = clawsync_engine_start(scene.devices[i].engine, err);
 
         if (rc != CS_OK)
@@ -526,12 +582,27 @@ static int replicate(clawsync_error *err)
     pass(PAUSE_MS);
     return CS_OK;
 }
+static int hub_rests(clawsync_error *err)
+{
+    (void)err;
+    pass(UINT64_C(3) * PAUSE_MS);
+    return CS_OK;
+}
+static int close_device(struct device *d)
+{
+    clawsync_engine_close(d->engine);
+    d->engine = NULL;
+    return CS_OK;
+}
 static int close_second(clawsync_error *err)
 {
     (void)err;
-    clawsync_engine_close(scene.devices[1].engine);
-    scene.devices[1].engine = NULL;
-    return CS_OK;
+    return close_device(&scene.devices[1]);
+}
+static int close_third(clawsync_error *err)
+{
+    (void)err;
+    return close_device(&scene.devices[2]);
 }
 
 /* Rows that must be everywhere in the end. */
@@ -565,51 +636,84 @@ static void write_both(void)
         "UPDATE memories SET content = 'second', seen = 7 WHERE id = 'm1';"
         "UPDATE memories SET weight = 2.5 WHERE id = 'm2'; INSERT INTO memory_tags VALUES('m3', 'u')");
 }
+static void write_third(void)
+{
+    write_rows(&scene.devices[2], 3);
+}
 static void write_more(void)
 {
-    write_rows(&scene.devices[0], 4);
-    write_rows(&scene.devices[1], 4);
+    for (int i = 0; i < now.round->devices; i++)
+        write_rows(&scene.devices[i], 4);
 }
 
-/* What is done before, unharmed; and the step, in which everything may fail. */
-static const struct {
-    const char *name;
-    void (*before)(void);
-    int (*run)(clawsync_error *err);
-} steps[] = {
-    { "the hub opens", NULL, open_hub },
-    { "the first device opens", write_first, open_first },
-    { "it registers and pushes", NULL, push_first },
-    { "it invites", NULL, invite },
-    { "the second device opens", write_second, open_second },
-    { "it joins", NULL, join },
-    { "it pulls and pushes", NULL, sync_second },
-    { "the first device, in conflict", write_both, sync_first },
-    { "the second device, in conflict", NULL, sync_second },
-    { "the first device changes the key", NULL, rotate },
-    { "in the background", write_more, replicate },
-    { "the second device closes", write_second, close_second },
-    { "it opens again", NULL, open_second },
-    { "in the background again", NULL, replicate },
+static const struct step two_devices[] = {
+    { "the hub opens", NULL, open_hub, false },
+    { "the first device opens", write_first, open_first, false },
+    { "it registers and pushes", NULL, push_first, false },
+    { "it invites", NULL, invite, false },
+    { "the second device opens", write_second, open_second, false },
+    { "it joins", NULL, join_second, false },
+    { "it pulls and pushes", NULL, sync_second, false },
+    { "the first device, in conflict", write_both, sync_first, false },
+    { "the second device, in conflict", NULL, sync_second, false },
+    { "the first device changes the key", NULL, rotate, false },
+    { "in the background", write_more, replicate, false },
+    { "the second device closes", write_second, close_second, false },
+    { "it opens again", NULL, open_second, false },
+    { "in the background again", NULL, replicate, false },
+};
+static const struct step snapshots[] = {
+    { "the hub opens", NULL, open_hub, true },
+    { "the first device opens", write_first, open_first, true },
+    { "it registers and pushes", NULL, push_first, true },
+    { "it invites", NULL, invite, true },
+    { "the second device opens", write_second, open_second, true },
+    { "it joins", NULL, join_second, true },
+    { "it pulls and pushes", NULL, sync_second, true },
+    { "the first device, in conflict", write_both, sync_first, true },
+    { "the second device, in conflict", NULL, sync_second, true },
+    { "the first device fetches that", NULL, sync_first, true },
+    { "the first device gives a snapshot", NULL, compact_first, false },
+    { "the second device attests it", NULL, compact_second, false },
+    { "the hub prunes", NULL, hub_rests, false },
+    { "it invites another", NULL, invite, true },
+    { "the third device opens", write_third, open_third, true },
+    { "it joins, with the snapshot", NULL, join_third, false },
+    { "it pulls and pushes", NULL, sync_third, false },
+    { "the first device fetches that", NULL, sync_first, true },
+    { "the second device fetches that", NULL, sync_second, true },
+    { "the first device collects tombstones", NULL, compact_first, false },
+    { "the second device follows", NULL, compact_second, false },
+    { "the third device follows", NULL, sync_third, false },
+    { "in the background", write_more, replicate, false },
+    { "the third device closes", write_more, close_third, false },
+    { "it opens again", NULL, open_third, false },
+    { "in the background again", NULL, replicate, false },
+};
+
+enum { ROUNDS = 2 };
+static const struct round rounds[ROUNDS] = {
+    { "two devices", two_devices, sizeof two_devices / sizeof two_devices[0], 2, false },
+    { "snapshots", snapshots, sizeof snapshots / sizeof snapshots[0], 3, true },
 };
 
 /* The call may fail: with a reason, and so that it is worth while to make it again. */
-static void take_step(size_t at)
+static void take_step(const struct step *step)
 {
     clawsync_error err;
     int rc;
 
-    now.step = steps[at].name;
-    if (steps[at].before != NULL)
-        steps[at].before();
+    now.step = step->name;
+    if (step->before != NULL)
+        step->before();
     for (int i = 0; i < TRIES; i++) {
         err = (clawsync_error){ 0 };
-        now.armed = true;
-        rc = steps[at].run(&err);
+        now.armed = !step->quiet;
+        rc = step->run(&err);
         now.armed = false;
         if (rc == CS_OK)
             return;
-        if (rc == CS_EEXIST && steps[at].run == join)
+        if (rc == CS_EEXIST && (step->run == join_second || step->run == join_third))
             return; /* it is one already: only what came behind that had failed */
         if (now.verbose)
             printf("%s: %s: %s\n", now.step, clawsync_code_name(rc), err.msg);
@@ -626,8 +730,8 @@ static void take_step(size_t at)
 static void whole_round(void)
 {
     scene_init();
-    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++)
-        take_step(i);
+    for (size_t i = 0; i < now.round->nsteps; i++)
+        take_step(&now.round->step[i]);
     settle();
     scene_fini();
     if (now.copy && !now.seen)
@@ -653,9 +757,9 @@ static bool every_one(enum kind kind, uint64_t lasts)
         exit(0);
     }
     waitpid(pid, &status, 0);
-    printf(", %" PRIu64 " of them failed in turn, %" PRIu64 " in a row: %" PRIu64 " unnoticed, %" PRIu64
+    printf(" of %s, %" PRIu64 " of them failed in turn, %" PRIu64 " in a row: %" PRIu64 " unnoticed, %" PRIu64
            " went wrong; told:",
-           report->copies, lasts, report->unnoticed, report->failed);
+           now.round->name, report->copies, lasts, report->unnoticed, report->failed);
     for (int i = 0; i < CODES; i++)
         if (report->codes[i] > 0)
             printf(" %s %" PRIu64, clawsync_code_name(-i), report->codes[i]);
@@ -664,6 +768,7 @@ static bool every_one(enum kind kind, uint64_t lasts)
 }
 
 static const char usage[] = "usage: every_failure [options]\n"
+                            "  --round N     1: two devices, 2: snapshots and a third device (both)\n"
                             "  --from N      from this call on (1)\n"
                             "  --every N     each Nth call (1: all; the default: so many that it takes seconds)\n"
                             "  --lasts N     failures in a row (1, and 20)\n"
@@ -671,7 +776,7 @@ static const char usage[] = "usage: every_failure [options]\n"
                             "  --one N       this call alone, and what happens is told\n";
 
 struct options {
-    uint64_t every, lasts;
+    uint64_t every, lasts, round;
     enum kind from, to;
 };
 
@@ -689,6 +794,8 @@ static bool parse(struct options *o, int argc, char **argv)
             o->every = n;
         } else if (strcmp(argv[i], "--lasts") == 0) {
             o->lasts = n;
+        } else if (strcmp(argv[i], "--round") == 0 && n <= ROUNDS) {
+            o->round = n;
         } else if (strcmp(argv[i], "--from") == 0) {
             now.from = n;
         } else if (strcmp(argv[i], "--one") == 0) {
@@ -730,10 +837,15 @@ int main(int argc, char **argv)
         return 2;
     memo_init();
     count_sqlites_allocations();
-    for (enum kind kind = o.from; kind < o.to; kind++) {
-        now.stride = o.every != 0 ? o.every : strides[kind];
-        fine = every_one(kind, o.lasts != 0 ? o.lasts : 1) && fine;
-        fine = (o.lasts != 0 || every_one(kind, MANY)) && fine;
+    for (uint64_t i = 0; i < ROUNDS; i++) {
+        if (o.round != 0 && i + 1 != o.round)
+            continue;
+        now.round = &rounds[i];
+        for (enum kind kind = o.from; kind < o.to; kind++) {
+            now.stride = o.every != 0 ? o.every : strides[kind];
+            fine = every_one(kind, o.lasts != 0 ? o.lasts : 1) && fine;
+            fine = (o.lasts != 0 || every_one(kind, MANY)) && fine;
+        }
     }
     return fine ? 0 : 1;
 }

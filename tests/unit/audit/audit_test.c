@@ -12,6 +12,7 @@
 #include <sqlite3.h>
 
 #include "audit/audit.h"
+#include "fixtures/short_memory.h"
 #include "scratch.h"
 
 enum { ROWS = 6 };
@@ -382,6 +383,33 @@ static void all_or_nothing(void **state)
     scene_close(&s);
 }
 
+static void memory_that_ran_out(void **state)
+{
+    struct cs_audit_event event = { .event_type = "PUSH", .entity_ids = "1,2" };
+    uint64_t rows = 0;
+    bool done = false;
+    struct scene s;
+
+    (void)state;
+    scene_open(&s);
+    for (long n = 1; !done; n++) {
+        struct cs_error err = { 0 };
+        int rc;
+
+        short_memory_after = n;
+        rc = cs_audit_append(s.log, &s.key, &event, 1, &err);
+        done = rc == CS_OK && short_memory_after > 0;
+        short_memory_after = -1;
+        assert_true(rc == CS_OK || rc == CS_ENOMEM);
+        rows += rc == CS_OK ? 2 : 1;
+        append(&s, 1);
+    }
+    assert_true(rows > 20);
+    assert_true(verdict_of(&s, NULL, 0).ok);
+    assert_int_equal(verdict_of(&s, NULL, 0).rows, rows);
+    scene_close(&s);
+}
+
 static void files_that_are_no_log_of_ours(void **state)
 {
     struct cs_error err;
@@ -416,8 +444,11 @@ int main(void)
         cmocka_unit_test(signatures_under_other_labels),
         cmocka_unit_test(more_than_is_held_at_once),
         cmocka_unit_test(all_or_nothing),
+        cmocka_unit_test(memory_that_ran_out),
         cmocka_unit_test(files_that_are_no_log_of_ours),
     };
 
+    if (!short_memory_install())
+        return 1;
     return cmocka_run_group_tests_name("audit log", tests, NULL, NULL);
 }

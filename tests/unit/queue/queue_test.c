@@ -12,6 +12,7 @@
 
 #include "crypto/keys.h"
 #include "fixtures/fault_vfs.h"
+#include "fixtures/short_memory.h"
 #include "queue/queue.h"
 #include "scratch.h"
 
@@ -441,6 +442,29 @@ static void a_death_at_every_write(void **state)
     sqlite3_vfs_unregister(&fault_vfs);
 }
 
+static void memory_that_ran_out(void **state)
+{
+    struct scene *s = *state;
+    bool done = false;
+    int failures = 0;
+
+    for (long n = 1; !done; n++) {
+        struct cs_queue_set set = set_of(1);
+        struct cs_error err = { 0 };
+        int rc;
+
+        short_memory_after = n;
+        rc = cs_queue_put(s->q, &set, 1, CS_QUEUE_PENDING, NULL, &err);
+        done = rc == CS_OK && short_memory_after > 0;
+        short_memory_after = -1;
+        failures += rc != CS_OK;
+        if (rc != CS_OK && rc != CS_ENOMEM)
+            fail_msg("no memory after %ld allocations gave: %s (%s)", n, err.msg, cs_code_name(rc));
+        must(cs_queue_accepted(s->q, set.batch, &err), &err);
+    }
+    assert_true(failures > 20);
+}
+
 int main(void)
 {
 #define IN_SCENE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -453,7 +477,10 @@ int main(void)
         IN_SCENE(damaged_entries_are_told),
         IN_SCENE(other_files_are_refused),
         IN_SCENE(a_death_at_every_write),
+        IN_SCENE(memory_that_ran_out),
     };
 
+    if (!short_memory_install())
+        return 1;
     return cmocka_run_group_tests_name("queue", t, NULL, NULL);
 }

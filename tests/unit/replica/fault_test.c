@@ -1,11 +1,12 @@
-/* A full disk and a locked database at every point of sealing, binding, tracking and applying: the call fails, says so,
- * and changes nothing; when there is room again everything goes on. The limit on the size of files stands for the disk.
- */
+/* A full disk, a locked database and no memory at every point of sealing, binding, tracking and applying: the call
+ * fails, says so, and changes nothing; when there is room again everything goes on. The limit on the size of files
+ * stands for the disk. */
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "fixtures/fault_vfs.h"
+#include "fixtures/short_memory.h"
 #include "unit/replica/capture_fixture.h"
 
 #define SCHEMA                                                                                                         \
@@ -208,6 +209,36 @@ static void a_disk_that_is_gone(void **state)
     sqlite3_vfs_unregister(&fault_vfs);
 }
 
+/* Tracking makes tables and triggers, and so the statement that rolls back has to be prepared anew. */
+static void memory_that_ran_out(void **state)
+{
+    struct capture c;
+    bool done = false;
+    int failures = 0;
+
+    (void)state;
+    open_database(&c, false, SCHEMA);
+    open_replica(&c);
+    for (long n = 1; !done; n++) {
+        struct cs_error err = { 0 };
+        int rc;
+
+        short_memory_after = n;
+        rc = cs_replica_track(c.r, "t", NULL, &err);
+        done = rc == CS_OK && short_memory_after > 0;
+        short_memory_after = -1;
+        failures += rc != CS_OK;
+        if (rc != CS_OK && rc != CS_ENOMEM)
+            fail_msg("no memory after %ld allocations gave: %s (%s)", n, err.msg, cs_code_name(rc));
+        must(cs_replica_track(c.r, "u", NULL, &err), &err, "track with memory again");
+        must(cs_replica_untrack(c.r, "u", &err), &err, "untrack");
+        if (rc == CS_OK)
+            must(cs_replica_untrack(c.r, "t", &err), &err, "untrack");
+    }
+    assert_true(failures > 20);
+    close_all(&c);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -215,7 +246,10 @@ int main(void)
         { "a full disk, rollback journal", a_full_disk, NULL, NULL, (void *)"PRAGMA journal_mode=DELETE" },
         { "a full disk, write-ahead log", a_full_disk, NULL, NULL, (void *)"PRAGMA journal_mode=WAL" },
         cmocka_unit_test(a_locked_database),
+        cmocka_unit_test(memory_that_ran_out),
     };
 
+    if (!short_memory_install())
+        return 1;
     return cmocka_run_group_tests_name("faults", tests, NULL, NULL);
 }
