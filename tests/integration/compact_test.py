@@ -272,6 +272,43 @@ class Collecting(CompactTest):
         self.assertEqual(self.head(), before)  # there is nothing to collect
 
 
+    def dead_as_killed(self, device, *command):
+        """How many tombstones it has after each kill, later each time, until it is through before that."""
+        dead = []
+        while len(dead) < 1000:
+            with subprocess.Popen(device.command(CLIENT, *command), env=device.env(**preloaded("slow_sync")),
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                try:
+                    self.assertEqual(process.wait(0.003 * len(dead)), 0)
+                    return dead
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            device.check()
+            dead.append(device.value(self.DEAD))
+        self.fail("it never came to an end")
+
+    def test_killed_while_they_forget(self):
+        """Whoever collects, and whoever follows: each has forgotten all of it or nothing."""
+        (a, b), _ = self.pruned_workspace()
+        had = a.value(self.DEAD)
+        self.assertGreater(had, 0)
+        for d, command in ((a, "compact"), (b, "sync")):
+            dead = self.dead_as_killed(d, command)
+            self.assertGreater(len(dead), 5)
+            self.assertEqual(dead, [n for n in dead if n == had] + [n for n in dead if n == 0])
+            self.assertEqual(d.value(self.DEAD), 0)
+        self.settle([a, b])
+        self.compact(a)
+        self.compact(b)
+        self.wait_pruned_to(self.head())
+        self.assertEqual(self.root(a), self.root(b))
+        c = self.device("c")
+        self.join(a, c)
+        c.sync()
+        self.assert_equal([a, b, c])
+        self.assertEqual(c.value("SELECT count(*) FROM sync_rows WHERE del IS NOT NULL"), 0)
+
+
 class Silent(CompactTest):
     HUB = CompactTest.HUB | {"CLAW_SYNC_SILENT_SECONDS": 1}
 
