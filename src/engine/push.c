@@ -312,15 +312,16 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
         return cs_fail(err, CS_EHUB, "the hub acknowledged a batch that was not sent");
     memmove(s->flight, s->flight + 1, --s->nflight * sizeof s->flight[0]);
     s->bytes -= it.bytes;
-    if (!r->accepted) {
-        if (s->refused[0] == '\0') {
-            snprintf(s->refused, sizeof s->refused, "%s", r->kind[0] != '\0' ? r->kind : "unknown");
-            snprintf(s->reason, sizeof s->reason, "%s", r->reason);
-            s->refused_code = code_of_refusal(r->status);
-            s->refused_number = it.number;
-        }
-        return CS_OK;
+    if (!r->accepted && s->refused[0] == '\0') {
+        snprintf(s->refused, sizeof s->refused, "%s", r->kind[0] != '\0' ? r->kind : "unknown");
+        snprintf(s->reason, sizeof s->reason, "%s", r->reason);
+        s->refused_code = code_of_refusal(r->status);
+        s->refused_number = it.number;
     }
+    /* A hub whose commit failed may have it all the same, and takes the next one. That is not noted: they are sent again
+     * and acknowledged in their order, so that no batch is ever there whose number is below one that waits. */
+    if (s->refused[0] != '\0')
+        return CS_OK;
     if (r->batch_hash.len != 32 || memcmp(r->batch_hash.data, it.hash, 32) != 0 || r->log_number == 0)
         return cs_fail(err, CS_EHUB, "the hub acknowledged another batch than the one that was sent");
     if ((rc = cs_engine_head(e, r->head, &head, err)) != CS_OK)

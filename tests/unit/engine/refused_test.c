@@ -82,6 +82,19 @@ static bool deny(struct between *b, struct relay *r, struct cs_slice m)
     return false;
 }
 
+/* Three answers at once: the hub cannot tell that it has the first two, and has them; the third it has taken. */
+static bool deny_two_of_three(struct between *b, struct relay *r, struct cs_slice m)
+{
+    (void)m;
+    if (!is_method(r, "Push") || b->refusals == 0)
+        return true;
+    if (--b->refusals > 0)
+        return false;
+    refuse(b, r);
+    refuse(b, r);
+    return true;
+}
+
 /* With `deny`: all are refused, and with the last of them the first is taken. */
 static bool deliver_last(struct between *b, struct relay *r, struct cs_slice m)
 {
@@ -464,6 +477,39 @@ static void a_refusal_that_was_none(void **state)
     assert_int_equal(log_length(s), 1);
 }
 
+/* What is acknowledged behind a refusal counts when all before it is: a number is never given twice. */
+static void taken_behind_a_refusal(void **state)
+{
+    enum { ROUNDS = 20, ROWS = 4 };
+    struct scene *s = *state;
+
+    device_close(&s->device);
+    s->device.config.max_delta_rows = 1;
+    device_open(&s->device);
+    s->between.answer = deny_two_of_three;
+    s->between.kind = "storage";
+    s->between.status = CS_RPC_UNAVAILABLE;
+    for (int i = 0; i < ROUNDS; i++) {
+        clawsync_error err = { 0 };
+        char sql[120];
+
+        for (int k = 0; k < ROWS; k++) {
+            snprintf(sql, sizeof sql, "INSERT INTO memories VALUES('%d %d', 'x')", i, k);
+            app(&s->device, sql);
+        }
+        s->between.refusals = 3;
+        assert_int_equal(push(s, &err), CLAWSYNC_EUNAVAILABLE);
+        assert_int_equal(number_in(&s->device, "SELECT count(*) FROM sync_bound WHERE state = 1 AND number > (SELECT "
+                                               "min(number) FROM sync_bound WHERE state = 0)"),
+                         0);
+        s->between.refusals = 0;
+        ok(push(s, &err), &err);
+        assert_int_equal(waiting(s), 0);
+        assert_int_equal(log_length(s), (i + 1) * ROWS);
+    }
+    hub_holds(s, "SELECT count(*) FROM memories", ROUNDS * ROWS);
+}
+
 /* ---- announced heads ---- */
 
 static bool forge_heads(struct between *b, struct relay *r, struct cs_slice m)
@@ -536,6 +582,7 @@ int main(void)
         IN_SCENE(a_late_copy_is_adopted),
         IN_SCENE(a_late_copy_is_adopted_by_a_pull),
         IN_SCENE(a_refusal_that_was_none),
+        IN_SCENE(taken_behind_a_refusal),
         IN_SCENE(a_forged_announcement_costs_a_pull),
     };
 
