@@ -14,9 +14,9 @@ static void put_version(struct cs_buf *out, const struct cs_version *v)
     cs_buf_put(out, v->device.b, sizeof v->device.b);
 }
 
-void cs_dump_begin(struct cs_buf *out)
+struct cs_slice cs_dump_head(void)
 {
-    cs_buf_put_str(out, "claw-sync merged state 1\n");
+    return cs_slice_str("claw-sync merged state 1\n");
 }
 
 void cs_dump_row(struct cs_buf *out, struct cs_slice table, struct cs_slice key, const struct cs_row *row)

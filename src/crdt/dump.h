@@ -12,7 +12,7 @@ struct cs_dump_cell {
     const struct cs_row_cell *cell; /* borrowed */
 };
 
-void cs_dump_begin(struct cs_buf *out);
+struct cs_slice cs_dump_head(void); /* its first line; a constant */
 /* A row; exactly its ncells cs_dump_cell follow, in the order that cs_dump_sort gives. */
 void cs_dump_row(struct cs_buf *out, struct cs_slice table, struct cs_slice key, const struct cs_row *row);
 void cs_dump_sort(struct cs_dump_cell *cells, uint32_t n);

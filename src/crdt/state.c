@@ -349,7 +349,7 @@ void cs_state_dump(const struct cs_state *s, struct cs_buf *out)
     rows = cs_state_sorted(s, &scratch, &n);
     if (cells == NULL || rows == NULL)
         out->failed = true;
-    cs_dump_begin(out);
+    cs_buf_put_slice(out, cs_dump_head());
     for (uint32_t i = 0; !out->failed && i < n; i++)
         dump_row(s, rows[i], cells, out); /* NOLINT(clang-analyzer-core.NullDereference): then out has failed */
     cs_arena_free(&scratch);

@@ -2,12 +2,13 @@
  * and says what is next; the loop does that.
  *
  *   look ──┬─▶ another's of this very number: read the root ──▶ it is whole: attest ──▶ look ──▶ end
- *          ├─▶ the log is long, or a person asked: read all ──▶ begin ──▶ put … ──▶ end ──▶ look ──▶ end
- *          │                                          └─▶ values are gone here: prove ──▶ look
+ *          ├─▶ the log is long, or a person asked: begin ──▶ read all ──▶ put … ──▶ end ──▶ look ──▶ end
+ *          │                                                     └─▶ values are gone here: prove ──▶ look
  *          └─▶ neither: end
  *
  * The hub tells of a snapshot when it is begun: who stands at its number then reads its own state, and can attest what
- * has come when it is there, wherever the log is by then. */
+ * has come when it is there, wherever the log is by then. So it is begun before it is read, which may take long, and
+ * whoever is told looks before fetching anything. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -40,8 +41,12 @@ void cs_compact_step_free(struct clawsync_engine *e)
 
 static void put_off(struct clawsync_engine *e)
 {
-    e->compact.again_at = e->head.number + e->config.compact_after / 8 + 1;
-    e->compact.again_log = e->head.log_id;
+    struct cs_compact_step *s = &e->compact;
+    uint64_t later = e->head.number + e->config.compact_after / 8 + 1;
+
+    if (s->again_log != e->head.log_id || s->again_at < later)
+        s->again_at = later;
+    s->again_log = e->head.log_id;
 }
 
 /* What keeps this device from giving or attesting one is no reason to stop replicating; it is told once. */
@@ -88,8 +93,8 @@ static enum cs_turn request(struct clawsync_engine *e, Clawsync__V1__SnapshotAct
     s->request.workspace_id = e->workspace_text;
     s->request.device_id = e->device_text;
     s->request.action = action;
-    s->request.log_id = s->said.log_id;
-    s->request.log_number = s->said.number;
+    s->request.log_id = s->place_log;
+    s->request.log_number = s->place;
     s->phase = (int)phase;
     s->turns.request = &s->request.base;
     return CS_TURN_CALL;
@@ -307,7 +312,6 @@ static int read_state(struct clawsync_engine *e, bool keep, bool *settled, struc
     struct cs_merged_info info = { 0 };
     struct reading r = { .e = e, .info = &info, .keep = keep };
     struct cs_pull_mark mark;
-    struct cs_buf begin = { 0 };
     bool ahead;
     int rc = is_ahead(e, &ahead, err);
 
@@ -322,15 +326,13 @@ static int read_state(struct clawsync_engine *e, bool keep, bool *settled, struc
     cs_replica_pull_mark(e->replica, &mark);
     cs_snapshot_digest_start(&e->workspace, &e->device, mark.log_id, mark.number, r.digest);
     cs_hasher_init_plain(&r.root);
-    cs_dump_begin(&begin);
-    cs_hasher_update(&r.root, begin.data, begin.len);
-    cs_buf_free(&begin);
+    cs_hasher_update(&r.root, cs_dump_head().data, cs_dump_head().len);
     rc = cs_replica_merged(e->replica, true, add_row, &r, &info, err);
     if (rc == CS_OK && keep)
         rc = end_part(&r, err);
     *settled = rc == CS_OK && !info.unsettled && info.doubt == NULL;
     s->gone = info.gone;
-    if (*settled && (rc = say(e, &r, err)) == CS_OK && keep && (rc = all_is_here(e, err)) == CS_OK)
+    if (*settled && (rc = say(e, &r, err)) == CS_OK && keep)
         rc = describe(e, &r, err);
     else if (rc == CS_OK && info.doubt != NULL)
         rc = cs_replica_look_closer(e->replica, false, err);
@@ -434,22 +436,35 @@ static int attest(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *i
                        "device that gave it is to give another one with: claw-sync compact",
                        i->log_number);
     cs_attestation_seal(s->said_proof, bytes, &e->keys->sign, s->attestation);
+    s->place_log = s->said.log_id;
+    s->place = s->said.number;
     *next = request(e, ACTION(ATTEST), PHASE_ATTESTED);
     s->request.attestation = (ProtobufCBinaryData){ sizeof s->attestation, s->attestation };
     return CS_OK;
+}
+
+/* Another device gives one: it is let do so, once, as it may die over it. */
+static void await(struct clawsync_engine *e, const Clawsync__V1__SnapshotInfo *given)
+{
+    struct cs_compact_step *s = &e->compact;
+
+    if (s->awaited == given->log_number && s->awaited_log == given->log_id)
+        return;
+    s->awaited = given->log_number;
+    s->awaited_log = given->log_id;
+    put_off(e);
 }
 
 static void note_known(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a)
 {
     struct cs_compact_step *s = &e->compact;
     const Clawsync__V1__SnapshotInfo *best = a->served;
-    uint64_t later = e->head.number + e->config.compact_after / 8 + 1;
 
     if (a->given != NULL && a->given->whole && cs_snapshot_counts(e, a->given->device_id) &&
         (best == NULL || a->given->log_number > best->log_number))
         best = a->given;
-    else if (a->given != NULL && !a->given->whole && !is_ours(e, a->given) && s->again_at < later)
-        s->again_at = later; /* its giver may die over it; what this device left unfinished stays so */
+    else if (a->given != NULL && !a->given->whole && !is_ours(e, a->given))
+        await(e, a->given);
     s->known_log = e->head.log_id;
     s->known = best == NULL ? 0 : best->log_number;
     s->result.served_number = a->served == NULL ? 0 : a->served->log_number;
@@ -486,6 +501,43 @@ static bool has_others(const struct clawsync_engine *e)
     return cs_membership_devices(&e->members) > 1;
 }
 
+/* is_read, or *next says what is to be done first. */
+static int read_to_give(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    bool settled;
+    int rc = read_state(e, true, &settled, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if (!settled || s->said.log_id != s->place_log || s->said.number != s->place)
+        return unsettled(e, next, err);
+    if (s->gone > 0 && has_others(e) && !cs_reconcile_agreed(e, &s->said))
+        return lack_the_same(e, next, err);
+    s->is_read = true;
+    return CS_OK;
+}
+
+/* One that is begun, and not given for a reason that could be known before, holds others up. Where values may be gone
+ * that takes reading all. */
+static int before_it_begins(struct clawsync_engine *e, enum cs_turn *next, bool *out, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    bool dropped, ahead, settled;
+    int rc = all_is_here(e, err);
+
+    *out = s->is_read = false;
+    if (rc != CS_OK || (rc = is_ahead(e, &ahead, err)) != CS_OK ||
+        (rc = cs_replica_settled(e->replica, &settled, err)) != CS_OK)
+        return rc;
+    if (ahead || !settled)
+        return unsettled(e, next, err);
+    if ((rc = cs_replica_dropped(e->replica, &dropped, err)) == CS_OK && dropped)
+        rc = read_to_give(e, next, err);
+    *out = rc == CS_OK && (!dropped || s->is_read);
+    return rc;
+}
+
 static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotResponse *a, enum cs_turn *next,
                   struct cs_error *err)
 {
@@ -494,7 +546,7 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
                                           : may_attest(e, a->served) ? a->served
                                                                      : NULL;
     struct cs_pull_mark mark;
-    bool settled, collect;
+    bool settled, collect, go;
     int rc;
 
     note_known(e, a);
@@ -508,6 +560,8 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
     }
     if (i != NULL && i->whole && has_said(s, i))
         return attest(e, i, next, err);
+    if (s->only_attest)
+        return CS_OK;
     if (!s->collecting && (!s->by_daemon || is_ours(e, a->served)) &&
         ((rc = cs_collect_wanted(e, a, &collect, err)) != CS_OK || collect)) {
         s->collecting = true; /* before the next snapshot, which then is without them */
@@ -516,17 +570,11 @@ static int looked(struct clawsync_engine *e, const Clawsync__V1__SnapshotRespons
     }
     if (!wants_to_give(e, a, mark.number))
         return CS_OK;
-    if ((rc = read_state(e, true, &settled, err)) != CS_OK)
-        return rc;
-    if (!settled)
-        return unsettled(e, next, err);
-    if (s->gone > 0 && has_others(e) && !cs_reconcile_agreed(e, &s->said))
-        return lack_the_same(e, next, err);
-    s->sent = 0;
-    s->result.log_number = s->said.number;
-    s->result.rows = s->said.rows;
-    *next = request(e, ACTION(BEGIN), PHASE_BEGIN);
-    return CS_OK;
+    s->place_log = mark.log_id;
+    s->place = mark.number;
+    if ((rc = before_it_begins(e, next, &go, err)) == CS_OK && go)
+        *next = request(e, ACTION(BEGIN), PHASE_BEGIN);
+    return rc;
 }
 
 static int put_next(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
@@ -586,6 +634,19 @@ static int put_next(struct clawsync_engine *e, enum cs_turn *next, struct cs_err
     return s->turns.arena.failed ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
 }
 
+static int begun(struct clawsync_engine *e, enum cs_turn *next, struct cs_error *err)
+{
+    struct cs_compact_step *s = &e->compact;
+    int rc = s->is_read ? CS_OK : read_to_give(e, next, err);
+
+    if (rc != CS_OK || !s->is_read)
+        return rc;
+    s->sent = 0;
+    s->result.log_number = s->said.number;
+    s->result.rows = s->said.rows;
+    return put_next(e, next, err);
+}
+
 static int look(struct clawsync_engine *e, const ProtobufCMessage *answer, enum cs_turn *next, struct cs_error *err)
 {
     static const Clawsync__V1__SnapshotResponse nothing = CLAWSYNC__V1__SNAPSHOT_RESPONSE__INIT;
@@ -603,7 +664,7 @@ static int look(struct clawsync_engine *e, const ProtobufCMessage *answer, enum 
             *next = request(e, ACTION(BEGIN), PHASE_BEGIN);
             return CS_OK;
         }
-        return put_next(e, next, err);
+        return begun(e, next, err);
     case PHASE_PUT:
         return put_next(e, next, err);
     case PHASE_END:
@@ -694,6 +755,7 @@ static bool begin(struct clawsync_engine *e, bool by_daemon, cs_step_done done)
         return false;
     }
     s->by_daemon = by_daemon;
+    s->only_attest = false;
     s->gave = s->collecting = s->proved = false;
     s->result = (clawsync_compacted){ 0 };
     s->result_to = NULL;
@@ -711,12 +773,23 @@ void cs_step_compact(struct clawsync_engine *e, cs_step_done done)
     cs_turns_sync(&e->compact.turns);
 }
 
-void cs_step_compact_asked(struct clawsync_engine *e, cs_step_done done)
+static void by_daemon(struct clawsync_engine *e, bool only_attest, cs_step_done done)
 {
     if (!begin(e, true, done))
         return;
+    e->compact.only_attest = only_attest;
     anew(e);
     cs_turns_next(&e->compact.turns);
+}
+
+void cs_step_attest(struct clawsync_engine *e, cs_step_done done)
+{
+    by_daemon(e, true, done);
+}
+
+void cs_step_compact_asked(struct clawsync_engine *e, cs_step_done done)
+{
+    by_daemon(e, false, done);
 }
 
 int clawsync_engine_compact(clawsync_engine *e, clawsync_compacted *out, clawsync_error *err)

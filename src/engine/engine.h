@@ -587,6 +587,7 @@ struct cs_take_step {
  * gives one only when the log has grown long. */
 void cs_step_compact(struct clawsync_engine *e, cs_step_done done);
 void cs_step_compact_asked(struct clawsync_engine *e, cs_step_done done);
+void cs_step_attest(struct clawsync_engine *e, cs_step_done done); /* only that, where it stands */
 void cs_compact_step_free(struct clawsync_engine *e);
 /* [job] Has the log grown long since the last snapshot known? */
 bool cs_compact_is_due(const struct clawsync_engine *e);
@@ -597,12 +598,14 @@ struct cs_compact_step {
     struct cs_turns turns;
     Clawsync__V1__SnapshotRequest request;
     int phase;
-    bool by_daemon, gave;
+    bool by_daemon, gave, only_attest;
     bool collecting; /* once in a run */
     bool proved;     /* the same */
     uint64_t gone;   /* values that this device has not any more, of the state that was read */
     bool warned;     /* the daemon's user was told what keeps this device from it */
     uint64_t until_ms;
+    uint64_t place_log, place; /* what is asked for is of */
+    bool is_read;              /* to be given, with all that it takes */
     struct cs_parts *parts;
     uint32_t sent;
     struct cs_buf descriptor;
@@ -613,7 +616,8 @@ struct cs_compact_step {
     struct cs_buf said_peers; /* as in a descriptor */
     uint64_t known;           /* log number of the newest snapshot that was seen, and of its log */
     uint64_t known_log;
-    uint64_t again_at, again_log; /* log number before which none is given by itself, and of which log */
+    uint64_t again_at, again_log;  /* log number before which none is given by itself, and of which log */
+    uint64_t awaited, awaited_log; /* the same of the snapshot that another device was seen to give */
     clawsync_compacted result, *result_to;
     cs_step_done done;
 };
@@ -823,7 +827,7 @@ enum cs_command_kind {
     CS_CMD_CLOSE
 };
 typedef void (*cs_step_start)(struct clawsync_engine *e, cs_step_done done);
-enum { CS_MAX_STEPS = 8 };
+enum { CS_MAX_STEPS = 9 };
 
 struct cs_command {
     enum cs_command_kind kind;

@@ -130,16 +130,12 @@ static int add(void *arg, struct cs_slice table, struct cs_slice key, struct cs_
 
 static int prepare(cs_entities *e, const struct cs_epoch_keys *keys, struct cs_error *err)
 {
-    struct cs_buf begin = { 0 };
-
     if ((e->sums = calloc(1, sizeof *e->sums)) == NULL || (e->keys = cs_secret_alloc(64)) == NULL)
         return cs_fail(err, CS_ENOMEM, "out of memory");
     memcpy(e->keys, keys->tag, 32);
     cs_state_key(keys->tag, e->keys + 32);
     cs_hasher_init_plain(&e->hasher);
-    cs_dump_begin(&begin);
-    cs_hasher_update(&e->hasher, begin.data, begin.len);
-    cs_buf_free(&begin);
+    cs_hasher_update(&e->hasher, cs_dump_head().data, cs_dump_head().len);
     return open_db(e, err);
 }
 

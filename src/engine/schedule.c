@@ -603,6 +603,7 @@ static void task_round(struct clawsync_engine *e, bool pull_first, bool push, bo
         bool wanted;
         cs_step_start step;
     } all[] = {
+        { more & CS_WANT_COMPACT, cs_step_attest },
         { member, cs_step_member },
         { pull_first, cs_step_pull },
         { push, cs_step_push },

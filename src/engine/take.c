@@ -386,7 +386,6 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
 {
     struct cs_take_step *s = &e->take;
     const Clawsync__V1__SnapshotInfo *info;
-    struct cs_buf begin = { 0 };
 
     cs_arena_reset(&s->arena);
     cs_replica_pull_mark(e->replica, &s->mark);
@@ -415,9 +414,7 @@ static void look_run(struct clawsync_engine *e, struct cs_job *j)
         s->d.peers.data = s->bytes.data + (s->d.peers.data - info->descriptor.data);
     cs_snapshot_digest_start(&e->workspace, &s->d.device, s->d.log_id, s->d.number, s->digest);
     cs_hasher_init_plain(&s->root);
-    cs_dump_begin(&begin);
-    cs_hasher_update(&s->root, begin.data, begin.len);
-    cs_buf_free(&begin);
+    cs_hasher_update(&s->root, cs_dump_head().data, cs_dump_head().len);
     s->looked = true;
 }
 

@@ -264,6 +264,7 @@ static int load_columns(struct walk *w, struct cs_error *err)
         at->columns[id] =
             cs_arena_copy(&w->arena, cs_slice(sqlite3_column_text(s, 1), (size_t)sqlite3_column_bytes(s, 1)));
         at->order[at->ncolumns++] = id;
+        rc = w->arena.failed ? no_memory(err) : CS_OK;
     }
     sqlite3_finalize(s);
     return rc;
@@ -282,26 +283,47 @@ static int walk_tables(struct walk *w, struct cs_error *err)
         w->at = (struct walked){ .id = sqlite3_column_int64(s, 0) };
         w->at.name = cs_arena_copy(&w->arena, cs_slice(sqlite3_column_text(s, 1), (size_t)sqlite3_column_bytes(s, 1)));
         w->at.t = cs_table_by_id(w->r, w->at.id);
-        if ((rc = load_columns(w, err)) == CS_OK)
+        rc = w->arena.failed ? no_memory(err) : load_columns(w, err);
+        if (rc == CS_OK)
             rc = walk_rows(w, err);
     }
     sqlite3_finalize(s);
     return rc;
 }
 
-/* Is all that was written here at the hub? Rows that cannot be sent are not waited for. */
-static int is_settled(struct cs_replica *r, bool *out, struct cs_error *err)
+int cs_replica_settled(struct cs_replica *r, bool *out, struct cs_error *err)
 {
     struct cs_replica_counts c;
     bool unsealed, unsent;
-    int rc = cs_replica_pending(r, &unsealed, &unsent, err);
+    int rc;
 
-    *out = false;
+    if ((*out = r->bare))
+        return CS_OK;
+    rc = cs_replica_pending(r, &unsealed, &unsent, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
         if (r->tables[i].state == CS_PAUSED)
             rc = cs_fail(err, CS_EINVAL, "table \"%s\" is paused: claw-sync resume first", r->tables[i].name);
     if (rc == CS_OK && (rc = cs_replica_counts(r, &c, err)) == CS_OK)
         *out = !unsealed && c.bound == 0 && c.unsent <= r->huge;
+    return rc;
+}
+
+int cs_replica_dropped(struct cs_replica *r, bool *out, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    *out = false;
+    if (r->bare)
+        return CS_OK;
+    if (sqlite3_prepare_v2(r->db, "SELECT tbl, id FROM main.sync_columns", -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot read our tables");
+    while (!*out && cs_db_row(r, s, &rc, "cannot read our tables", err)) {
+        const struct cs_table *t = cs_table_by_id(r, sqlite3_column_int64(s, 0));
+
+        *out = t == NULL || cs_column_position(t, (uint32_t)sqlite3_column_int64(s, 1)) == CS_NO_COLUMN;
+    }
+    sqlite3_finalize(s);
     return rc;
 }
 
@@ -319,7 +341,7 @@ int cs_replica_merged(cs_replica *r, bool settled, cs_merged_fn fn, void *arg, s
         return rc;
     info->mark = r->mark;
     if ((rc = cs_apply_ready(r, err)) == CS_OK && settled)
-        rc = is_settled(r, &go, err);
+        rc = cs_replica_settled(r, &go, err);
     info->unsettled = !go;
     if (rc == CS_OK && go)
         rc = walk_tables(&w, err);
@@ -343,6 +365,6 @@ int cs_replica_dump(cs_replica *r, struct cs_buf *out, struct cs_error *err)
 {
     struct cs_merged_info info;
 
-    cs_dump_begin(out);
-    return cs_replica_merged(r, false, put_in, out, &info, err);
+    cs_buf_put_slice(out, cs_dump_head());
+    return out->failed ? no_memory(err) : cs_replica_merged(r, false, put_in, out, &info, err);
 }

@@ -454,6 +454,7 @@ int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *
         t = cs_table_by_id(r, sqlite3_column_int64(s, 0));
         gap = sqlite3_column_int64(s, 1);
         from = cs_arena_copy(&r->scratch, cs_db_column_blob(s, 2));
+        rc = from.data == NULL ? cs_fail(err, CS_ENOMEM, "out of memory") : CS_OK;
     }
     if (t == NULL && step != SQLITE_DONE)
         rc = cs_db_fail(r, err, "cannot read our tables");

@@ -15,6 +15,11 @@ struct cs_merged_info {
     uint64_t left_out; /* rows that cannot be sent (too large) and so are nobody else's */
     struct cs_pull_mark mark;
 };
+/* Is all that was written here at the hub? Rows that cannot be sent are not waited for. CS_EINVAL: a table is paused.
+ */
+int cs_replica_settled(cs_replica *r, bool *out, struct cs_error *err);
+/* Is there a column, or a table, that the application does not have (any more)? Then values may be gone. */
+int cs_replica_dropped(cs_replica *r, bool *out, struct cs_error *err);
 /* Calls fn for each row. settled: only when all local edits are at the hub. Reads everything, in one read transaction;
  * with a rollback journal writers wait for its end. CS_EINVAL: a table is paused. */
 int cs_replica_merged(cs_replica *r, bool settled, cs_merged_fn fn, void *arg, struct cs_merged_info *info,

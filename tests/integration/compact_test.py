@@ -223,6 +223,27 @@ class ByItself(CompactTest):
         wait_until(more, lambda: f"pruned: {self.numbers()[:3]}, head {self.head()}: {a.daemon_log()}")
         self.wait_equal([a, b])
 
+    def test_after_a_giver_that_died(self):
+        """What it left half done keeps nobody from giving another one."""
+        a, b = self.workspace_of(2)
+        self.fill(a)
+        self.settle([a, b])
+        b.start(CLAW_COMPACT_AFTER=4, CLAW_HEARTBEAT_INTERVAL_SECS=1)
+        wait_until(lambda: "connected" in b.daemon_log(), b.daemon_log)
+        written = 0
+
+        def given():
+            nonlocal written
+            written += 1
+            b.sql(f"UPDATE memory_records SET body = 'now {written}' WHERE id = 'r0001';")
+            wait_until(lambda: b.status()["unsealed"] + b.status()["unsent"] == 0, b.daemon_log)
+            return self.hub.numbers("SELECT number FROM snapshot WHERE state = 2 AND changed_ms > 0")
+        first = wait_until(given, b.daemon_log)
+        with contextlib.closing(self.hub.database()) as db:  # as another one's that is being given
+            db.execute("UPDATE snapshot SET state = 1, changed_ms = 0, device = X'01' || substr(device, 2), number = number - 1")
+            db.commit()
+        wait_until(given, lambda: f"after {first}, head {self.head()}: {b.daemon_log()}")
+
     def test_beside_a_daemon(self):
         a, b = self.workspace_of(2)
         self.fill(a)

@@ -738,16 +738,13 @@ static void entities(struct states *s)
 static struct states *states_new(const struct cs_epoch_keys *keys)
 {
     struct states *s = calloc(1, sizeof *s);
-    struct cs_buf begin = { 0 };
 
     must(s != NULL);
     s->keys = keys;
     s->rows = json_array();
     cs_state_key(keys->tag, s->state_key);
     cs_hasher_init_plain(&s->root);
-    cs_dump_begin(&begin);
-    cs_hasher_update(&s->root, begin.data, begin.len);
-    cs_buf_free(&begin);
+    cs_hasher_update(&s->root, cs_dump_head().data, cs_dump_head().len);
     entities(s);
     return s;
 }
