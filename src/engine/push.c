@@ -318,8 +318,8 @@ static int take_answer(struct clawsync_engine *e, const Clawsync__V1__PushRespon
         s->refused_code = code_of_refusal(r->status);
         s->refused_number = it.number;
     }
-    /* A hub whose commit failed may have it all the same, and takes the next one. That is not noted: they are sent again
-     * and acknowledged in their order, so that no batch is ever there whose number is below one that waits. */
+    /* A hub whose commit failed may have it all the same, and takes the next one. That is not noted: they are sent
+     * again and acknowledged in their order, so that no batch is ever there whose number is below one that waits. */
     if (s->refused[0] != '\0')
         return CS_OK;
     if (r->batch_hash.len != 32 || memcmp(r->batch_hash.data, it.hash, 32) != 0 || r->log_number == 0)
