@@ -75,6 +75,9 @@ static int look_at_replica(cs_replica *r, struct cs_looked *l, struct cs_error *
     l->differs = l->set_up && cs_replica_meta_get(r, CS_DIFFERS, &record, NULL) == CS_OK;
     if (l->differs)
         snprintf(l->differing, sizeof l->differing, "%.*s", (int)record.len, (const char *)record.data);
+    cs_buf_reset(&record);
+    if (l->set_up && cs_replica_meta_get(r, CS_REMADE, &record, NULL) == CS_OK)
+        snprintf(l->remade, sizeof l->remade, "%.*s", (int)record.len, (const char *)record.data);
     cs_buf_free(&record);
     if ((rc = cs_replica_counts(r, &l->n, err)) != CS_OK || (rc = cs_replica_health(r, &l->health, err)) != CS_OK ||
         (l->set_up && (rc = cs_replica_holder(r, &l->daemon_pid, err)) != CS_OK))

@@ -16,6 +16,7 @@ struct cs_looked {
     bool refilling; /* begun, and not over */
     bool differs;   /* from another device, as the last comparison found: the first row here, as far as it was named */
     char differing[400];
+    char remade[128]; /* a table that lacks rows since it was made again; empty: none */
 
     /* what a round left behind, or the daemon says; code CS_ENOTFOUND in rc: nothing */
     int standing_rc;

@@ -154,6 +154,11 @@ void cs_status_reasons(const struct cs_looked *l, struct cs_reasons *out)
     if (l->differs)
         add_reason(out, "claw-sync reconcile", "another device had other rows when last compared%s%s",
                    l->differing[0] != '\0' ? ", here first in " : "", l->differing);
+    if (l->remade[0] != '\0')
+        add_reason(out, "claw-sync reconcile",
+                   "table \"%s\" was made again without rows that it had; nobody else's were deleted, and the others' "
+                   "come back",
+                   l->remade);
     if (n->paused > 0)
         add_reason(out, "claw-sync resume", "%" PRId64 " table%s paused: what is edited there waits, unseen", n->paused,
                    n->paused == 1 ? " is" : "s are");

@@ -767,6 +767,15 @@ static enum cs_turn another_round(struct clawsync_engine *e)
     return CS_TURN_SYNC;
 }
 
+static int drop_finding(struct clawsync_engine *e, const char *name, struct cs_error *err)
+{
+    struct cs_buf b = { 0 };
+    int rc = cs_replica_meta_get(e->replica, name, &b, err);
+
+    cs_buf_free(&b);
+    return rc == CS_OK ? cs_replica_meta_drop(e->replica, name, err) : rc == CS_ENOTFOUND ? CS_OK : rc;
+}
+
 /* What a command found stands in `status` until another one finds better. */
 static int keep_finding(struct clawsync_engine *e, struct cs_error *err)
 {
@@ -778,11 +787,9 @@ static int keep_finding(struct clawsync_engine *e, struct cs_error *err)
         if (r->first_table[0] != '\0')
             cs_buf_printf(&b, "%s, key %s", r->first_table, r->first_key);
         rc = b.failed ? no_memory(err) : cs_replica_meta_set(e->replica, CS_DIFFERS, cs_buf_slice(&b), err);
-    } else if ((rc = cs_replica_meta_get(e->replica, CS_DIFFERS, &b, err)) == CS_OK) {
-        if (!e->reconcile.prove || all_are_equal(e)) /* reconciling has done what can be done here */
-            rc = cs_replica_meta_drop(e->replica, CS_DIFFERS, err);
-    } else if (rc == CS_ENOTFOUND) {
-        rc = CS_OK;
+    } else if (!e->reconcile.prove || all_are_equal(e)) { /* reconciling has done what can be done here */
+        rc = drop_finding(e, CS_DIFFERS, err);
+        rc = rc == CS_OK ? drop_finding(e, CS_REMADE, err) : rc;
     }
     cs_buf_free(&b);
     return rc;

@@ -223,6 +223,24 @@ int cs_collect(struct cs_replica *r, const struct cs_collection *c, struct cs_er
     return rc == CS_OK ? remember(r, c, err) : rc;
 }
 
+int cs_row_forget(struct cs_replica *r, int64_t table, struct cs_slice key, int64_t unsent, struct cs_error *err)
+{
+    const struct found f = { .table = table, .key = key };
+    struct cs_op_cell *cells;
+    struct cs_unsent u;
+    uint32_t n = 0;
+    int rc = unsent == 0 ? CS_ENOTFOUND : cs_unsent_get(r, &r->scratch, unsent, &u, err);
+
+    cs_extract_stale(r);
+    if (rc == CS_OK)
+        rc = drop_unsent(r, unsent, &u, err);
+    if ((rc == CS_OK || rc == CS_ENOTFOUND) &&
+        (rc = cs_hidden_cells(r, &r->scratch, table, key, &cells, &n, err)) == CS_OK)
+        for (uint32_t i = 0; i < n && rc == CS_OK; i++)
+            rc = cs_hidden_drop_cell(r, table, key, cells[i].col, err);
+    return rc == CS_OK ? drop_row(r, &f, err) : rc;
+}
+
 int cs_replica_forget(cs_replica *r, int64_t through, struct cs_error *err)
 {
     int rc;

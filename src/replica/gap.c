@@ -1,11 +1,13 @@
 /* Rows that no trigger told of. Backfill: what a table held when its tracking began, in slices by key. Comparison:
  * after a pause or a change of schema, what changed meanwhile. Columns: gap 0, backfill only; 1, comparing rows of the
- * table with their versions; 2, looking for versions whose row is gone. `backfill` is the last key that was looked at.
+ * table with their versions; 2, looking for versions whose row is gone; 3 and 4, the same of a table that was made
+ * again. `backfill` is the last key that was looked at.
  *
  * What a comparison can know: a row without versions is an insert; living, shown versions without a row are a delete; a
  * column without a cell whose value is not the default is an update. Changed values show only against the hashes that
  * cs_shadow_store left when the table was paused; a table that was rebuilt without `pause` keeps such edits to
- * itself until they are made again.
+ * itself until they are made again. A table that was not here for a while, or that is empty since the schema changed,
+ * was dropped and made again, which is no word about its rows: what it lacks is forgotten here, and others have it.
  *
  * What others wrote must not cover an edit that was not looked at yet: before a batch is merged, its rows of such
  * tables are looked at out of turn, and a row's hashes go once it was looked at. */
@@ -40,8 +42,10 @@ void cs_gap_rolled_back(struct cs_replica *r)
     for (size_t i = 0; s != NULL && i < r->ntables; i++)
         r->tables[i].backfilling = false;
     while (s != NULL && (step = sqlite3_step(s)) == SQLITE_ROW)
-        if ((t = cs_table_by_id(r, sqlite3_column_int64(s, 0))) != NULL)
+        if ((t = cs_table_by_id(r, sqlite3_column_int64(s, 0))) != NULL) {
             t->backfilling = true;
+            t->remade = sqlite3_column_int(s, 1) >= 3;
+        }
     sqlite3_reset(s);
     if (step != SQLITE_DONE)
         r->schema_version = -1; /* not read: the tables are looked at again before anything else */
@@ -338,6 +342,7 @@ static int save_progress(struct cs_replica *r, struct cs_table *t, struct cs_sli
         cs_db_bind_slice(s, 2, last);
     sqlite3_bind_int64(s, 3, gap);
     t->backfilling = !done;
+    t->remade = t->remade && !done;
     rc = cs_db_step(r, s, "cannot note how far a table was read", err);
     if (rc != CS_OK || !done)
         return rc;
@@ -369,9 +374,18 @@ static int walk_table(struct cs_replica *r, struct cs_table *t, int64_t gap, str
     if (rc == CS_OK && n == max_rows)
         rc = save_progress(r, t, cs_buf_slice(&key), false, gap, err);
     else if (rc == CS_OK)
-        rc = save_progress(r, t, CS_SLICE_NULL, gap == 0, gap == 0 ? 0 : 2, err);
+        rc = save_progress(r, t, CS_SLICE_NULL, gap == 0, gap == 0 ? 0 : gap + 1, err);
     cs_buf_free(&key);
     return rc;
+}
+
+/* What its unsent edits would have said is gone with the table. */
+static int forget_row(struct cs_replica *r, struct cs_table *t, struct cs_slice key, int64_t unsent,
+                      struct cs_error *err)
+{
+    int rc = cs_row_forget(r, t->id, key, unsent, err);
+
+    return rc == CS_OK ? cs_meta_put(r, CS_REMADE, cs_slice_str(t->name), err) : rc;
 }
 
 /* Versions that live and are shown, and whose row is not in the table: deleted unseen. */
@@ -393,7 +407,7 @@ static int look_at_versions(struct cs_replica *r, struct cs_table *t, struct cs_
         sqlite3_reset(t->read);
     if (step != SQLITE_DONE)
         return step == SQLITE_ROW ? CS_OK : step;
-    return cs_seal_change(r, &c, sealed, err);
+    return t->remade ? forget_row(r, t, key, unsent, err) : cs_seal_change(r, &c, sealed, err);
 }
 
 static int drop_shadow(struct cs_replica *r, const struct cs_table *t, struct cs_error *err)
@@ -406,7 +420,7 @@ static int drop_shadow(struct cs_replica *r, const struct cs_table *t, struct cs
     return cs_db_step(r, s, "cannot drop what a pause had noted", err);
 }
 
-static int walk_versions(struct cs_replica *r, struct cs_table *t, struct cs_slice from, uint32_t max_rows,
+static int walk_versions(struct cs_replica *r, struct cs_table *t, int64_t gap, struct cs_slice from, uint32_t max_rows,
                          uint64_t *sealed, struct cs_error *err)
 {
     sqlite3_stmt *s = cs_db_stmt(r, CS_STMT_ROW_WALK, err);
@@ -431,7 +445,7 @@ static int walk_versions(struct cs_replica *r, struct cs_table *t, struct cs_sli
     for (uint32_t i = 0; i < n && rc == CS_OK; i++)
         rc = look_at_versions(r, t, last = keys[i], sealed, err);
     if (rc == CS_OK && n == max_rows)
-        return save_progress(r, t, last, false, 2, err);
+        return save_progress(r, t, last, false, gap, err);
     if (rc == CS_OK && (rc = drop_shadow(r, t, err)) == CS_OK)
         rc = save_progress(r, t, CS_SLICE_NULL, true, 0, err);
     return rc;
@@ -462,9 +476,83 @@ int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *
     if (rc != CS_OK || t == NULL)
         return rc;
     *more = true;
-    rc = gap == 2 ? walk_versions(r, t, from, max_rows, sealed, err)
-                  : walk_table(r, t, gap, from, max_rows, sealed, err);
+    rc = gap == 2 || gap == 4 ? walk_versions(r, t, gap, from, max_rows, sealed, err)
+                              : walk_table(r, t, gap, from, max_rows, sealed, err);
     return rc == CS_OK ? cs_seal_finish(r, true, err) : rc;
+}
+
+static const char *paused_name(char out[48], int64_t table)
+{
+    snprintf(out, 48, "paused.%" PRId64, table);
+    return out;
+}
+
+int cs_gap_paused(struct cs_replica *r, const struct cs_table *t, struct cs_error *err)
+{
+    char name[48];
+    int64_t version;
+    int rc = cs_schema_version(r, &version, err);
+
+    return rc == CS_OK ? cs_meta_put_int(r, paused_name(name, t->id), version, err) : rc;
+}
+
+static int is_empty(struct cs_replica *r, const struct cs_table *t, bool *out, struct cs_error *err)
+{
+    struct cs_buf sql = { 0 };
+    sqlite3_stmt *s = NULL;
+    int rc = CS_OK;
+
+    cs_buf_put_str(&sql, "SELECT 1 FROM main.");
+    cs_put_identifier(&sql, t->name);
+    if (sql.failed)
+        rc = cs_fail(err, CS_ENOMEM, "out of memory");
+    else if (sqlite3_prepare_v2(r->db, (const char *)sql.data, (int)sql.len, &s, NULL) != SQLITE_OK)
+        rc = cs_db_fail(r, err, "cannot read an application's table");
+    *out = rc == CS_OK && !cs_db_row(r, s, &rc, "cannot read an application's table", err) && rc == CS_OK;
+    sqlite3_finalize(s);
+    cs_buf_free(&sql);
+    return rc;
+}
+
+static int set_gap(struct cs_replica *r, const struct cs_table *t, const char *sql, struct cs_error *err)
+{
+    sqlite3_stmt *s = NULL;
+    int rc;
+
+    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
+        return cs_db_fail(r, err, "cannot write our tables");
+    sqlite3_bind_int64(s, 1, t->id);
+    sqlite3_bind_int(s, 2, t->remade ? 3 : 1);
+    rc = cs_db_step(r, s, "cannot write our tables", err);
+    sqlite3_finalize(s);
+    return rc;
+}
+
+/* Is it empty, and could that be because it was made again? */
+static int look_whether_remade(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    char name[48];
+    int64_t was = -1, now;
+    int rc = cs_schema_version(r, &now, err);
+
+    if (rc != CS_OK || t->remade)
+        return rc;
+    if (t->state == CS_PAUSED && (rc = cs_meta_int(r, paused_name(name, t->id), &was, err)) == CS_ENOTFOUND)
+        rc = CS_OK;
+    if (rc == CS_OK && now != was)
+        rc = is_empty(r, t, &t->remade, err);
+    return rc == CS_OK && t->remade ? set_gap(r, t, "UPDATE main.sync_tables SET gap = ?2 WHERE id = ?1", err) : rc;
+}
+
+int cs_gap_compare(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
+{
+    int rc = look_whether_remade(r, t, err);
+
+    t->state = CS_TRACKED;
+    t->backfilling = true;
+    return rc != CS_OK
+               ? rc
+               : set_gap(r, t, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = ?2 WHERE id = ?1", err);
 }
 
 int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
@@ -600,7 +688,8 @@ int cs_gap_before_apply(struct cs_replica *r, const struct cs_delta *d, struct c
     if ((rc = cs_gap_finish_linked(r, err)) == CS_OK)
         rc = cs_seal_begin(r, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
-        if (r->tables[i].state == CS_PAUSED && is_linked(&r->tables[i]))
+        if (r->tables[i].state == CS_PAUSED && (rc = look_whether_remade(r, &r->tables[i], err)) == CS_OK &&
+            is_linked(&r->tables[i]))
             rc = look_at_all(r, &r->tables[i], err);
     if (rc == CS_OK && (rc = each_in_gap(r, d, has_gap, look_at_key, err)) == CS_OK)
         rc = cs_seal_finish(r, true, err);

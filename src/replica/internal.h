@@ -45,6 +45,7 @@ struct cs_table {
     enum cs_track_state state;
     bool without_rowid, strict, show_orphans, has_check;
     bool backfilling;
+    bool remade;      /* what it lacks then was not deleted (gap.c) */
     int64_t since_ms; /* when tracking began, while what it held then is taken in; -1: not noted, 0: not read yet */
     struct cs_column *columns; /* all but generated and hidden ones, in table order */
     uint32_t ncolumns;

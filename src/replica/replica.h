@@ -317,6 +317,8 @@ int cs_replica_logged(cs_replica *r, int64_t *entries, struct cs_error *err);
 int cs_replica_pending(cs_replica *r, bool *unsealed, bool *unsent, struct cs_error *err);
 /* Canonical dump of the merged state (docs/protocol.md), for tests and comparison; reads everything. */
 int cs_replica_dump(cs_replica *r, struct cs_buf *out, struct cs_error *err);
+/* Such a value, as long as rows of a table that was made again are missing here: its name. Reconciling brings them. */
+#define CS_REMADE "engine.remade"
 /* Small values of the engine's, kept with the rows: name is ours ("engine.…"). CS_ENOTFOUND. */
 int cs_replica_meta_get(cs_replica *r, const char *name, struct cs_buf *out, struct cs_error *err);
 int cs_replica_meta_set(cs_replica *r, const char *name, struct cs_slice value, struct cs_error *err);

@@ -570,11 +570,11 @@ int cs_schema_load(struct cs_replica *r, struct cs_error *err)
     int rc = CS_OK, step = SQLITE_DONE;
 
     cs_schema_release(r);
-    if (sqlite3_prepare_v2(
-            r->db,
-            "SELECT id, name, state, show_orphans, backfill IS NOT NULL, count(*) OVER () FROM main.sync_tables "
-            "WHERE state <> 0 ORDER BY name",
-            -1, &s, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(r->db,
+                           "SELECT id, name, state, show_orphans, backfill IS NOT NULL, count(*) OVER (), gap >= 3 "
+                           "FROM main.sync_tables "
+                           "WHERE state <> 0 ORDER BY name",
+                           -1, &s, NULL) != SQLITE_OK)
         rc = cs_db_fail(r, err, "cannot read our tables");
     while (rc == CS_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
         struct cs_table t;
@@ -595,6 +595,7 @@ int cs_schema_load(struct cs_replica *r, struct cs_error *err)
         t.state = (enum cs_track_state)sqlite3_column_int(s, 2);
         t.show_orphans = sqlite3_column_int(s, 3) != 0;
         t.backfilling = sqlite3_column_int(s, 4) != 0;
+        t.remade = sqlite3_column_int(s, 6) != 0;
         if (rc == CS_OK && n < cap)
             r->tables[n++] = t;
         r->ntables = n;

@@ -56,7 +56,10 @@ int cs_triggers_exact(struct cs_replica *r, const struct cs_table *t, bool *exac
 int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);
 int cs_gap_waits(struct cs_replica *r, bool *out, struct cs_error *err); /* is there anything for cs_gap_slice? */
 void cs_gap_rolled_back(struct cs_replica *r);
-int cs_gap_since(struct cs_replica *r, int64_t table, struct cs_error *err);         /* its tracking begins now */
+int cs_gap_paused(struct cs_replica *r, const struct cs_table *t, struct cs_error *err); /* it is, from now on */
+int cs_gap_compare(struct cs_replica *r, struct cs_table *t,
+                   struct cs_error *err);                                    /* it is tracked, and was written unseen */
+int cs_gap_since(struct cs_replica *r, int64_t table, struct cs_error *err); /* its tracking begins now */
 int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err); /* when pausing */
 /* Around the merge of a set, inside its transaction: what the application did unseen to the same rows is sealed first.
  */
@@ -176,6 +179,8 @@ void cs_snapshot_end(struct cs_replica *r);
 enum { CS_COLLECTION_LEN = 24 };
 void cs_collection_encode(const struct cs_collection *c, uint8_t out[CS_COLLECTION_LEN]);
 int cs_collect(struct cs_replica *r, const struct cs_collection *c, struct cs_error *err);
+/* As if the row had never been here. unsent: its number in sync_unsent, 0: it has none. */
+int cs_row_forget(struct cs_replica *r, int64_t table, struct cs_slice key, int64_t unsent, struct cs_error *err);
 /* The position in the set of a table of ours by number, which is put there if it is not. */
 int cs_collect_table(struct cs_replica *r, struct cs_arena *a, struct cs_delta *d, int64_t id, uint32_t *cap,
                      uint32_t *out, struct cs_error *err);

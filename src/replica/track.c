@@ -421,9 +421,7 @@ static int end_pause(struct cs_replica *r, struct cs_table *t, struct cs_error *
 {
     if (t->state != CS_PAUSED)
         return CS_OK;
-    t->state = CS_TRACKED;
-    t->backfilling = true;
-    return run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1 WHERE id = ?1", t->id, 0, err);
+    return cs_gap_compare(r, t, err);
 }
 
 /* The merged state keeps its rows, as those of a table that is not here, and what was not sent goes out; with hashes of
@@ -511,6 +509,9 @@ int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
             rc = pause_one(r, &r->tables[i], err);
     if (rc == CS_OK)
         rc = cs_schema_load(r, err);
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++)
+        if (r->tables[i].state == CS_PAUSED)
+            rc = cs_gap_paused(r, &r->tables[i], err);
     return end(r, rc, err);
 }
 
@@ -518,7 +519,7 @@ int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
 static int resume_dropped(struct cs_replica *r, const char *table, int *n, struct cs_error *err)
 {
     static const char sql[] =
-        "UPDATE main.sync_tables SET state = 1, backfill = NULL, gap = 0 WHERE state = 2 AND (?1 IS NULL OR name = ?1) "
+        "UPDATE main.sync_tables SET state = 1, backfill = NULL, gap = 3 WHERE state = 2 AND (?1 IS NULL OR name = ?1) "
         "AND NOT EXISTS (SELECT 1 FROM main.sqlite_schema o WHERE o.type = 'table' AND o.name = sync_tables.name "
         "COLLATE NOCASE)";
     sqlite3_stmt *s = NULL;
@@ -637,6 +638,11 @@ static int follow_renames(struct cs_replica *r, struct cs_error *err)
     return rc;
 }
 
+/* What stands in a table that comes back is not all that it had. */
+static const char note_gone[] =
+    "UPDATE main.sync_tables SET gap = 3 WHERE state <> 0 AND gap <> 3 AND NOT EXISTS (SELECT 1 FROM "
+    "main.sqlite_schema o WHERE o.type = 'table' AND o.name = sync_tables.name COLLATE NOCASE)";
+
 static int check_schema_once(struct cs_replica *r, bool *changed, struct cs_error *err)
 {
     int64_t now;
@@ -656,7 +662,7 @@ static int check_schema_once(struct cs_replica *r, bool *changed, struct cs_erro
         r->bare = false;
         rc = cs_db_load(r, err);
     }
-    if (rc == CS_OK && (rc = follow_renames(r, err)) == CS_OK)
+    if (rc == CS_OK && (rc = follow_renames(r, err)) == CS_OK && (rc = cs_db_exec(r, note_gone, err)) == CS_OK)
         rc = cs_schema_load(r, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
         struct cs_table *t = &r->tables[i];
@@ -665,8 +671,7 @@ static int check_schema_once(struct cs_replica *r, bool *changed, struct cs_erro
         if (t->state != CS_TRACKED || (rc = cs_triggers_present(r, t, &present, err)) != CS_OK || present)
             continue;
         if ((rc = cs_triggers_install(r, t, err)) == CS_OK)
-            rc = run(r, "UPDATE main.sync_tables SET backfill = x'', gap = 1 WHERE id = ?1", t->id, 0, err);
-        t->backfilling = true;
+            rc = cs_gap_compare(r, t, err);
     }
     if (rc == CS_OK && (rc = drain_log(r, err)) == CS_OK && (rc = cs_gap_finish_linked(r, err)) == CS_OK)
         rc = cs_project_schema_changed(r, err);

@@ -186,6 +186,36 @@ class EachReason(claw.ClawTest):
             self.assertEqual(json.loads(d.claw("conflicts", "list", "--json").stdout)["conflicts"], [])
         self.assertEqual(json.loads(a.claw("prove", "--json").stdout)["equal"], 1)
 
+    def test_a_table_that_was_made_again(self):
+        """It deletes nothing elsewhere, status says so, and reconciling brings its rows back."""
+        a, b = self.workspace_of(2)
+        a.sql("INSERT INTO memory_records(id, title) VALUES ('x', 'y'), ('u', 'v');")
+        self.settle([a, b])
+        made = b.value("SELECT sql FROM sqlite_schema WHERE name = 'memory_records'")
+        rows = a.query("SELECT id, title FROM memory_records ORDER BY id")
+        for drop in (("DROP TABLE memory_records;", made), (f"DROP TABLE memory_records; {made}",), None):
+            with self.subTest(drop=drop):
+                if drop is None:
+                    b.claw("pause", "memory_records")
+                    b.sql(f"DROP TABLE memory_records; {made}")
+                    b.claw("resume", "memory_records")
+                for sql in drop or ():
+                    b.sql(sql)
+                    b.sync()
+                self.rounds(b, a)
+                self.assertEqual(a.query("SELECT id, title FROM memory_records ORDER BY id"), rows)
+                said = b.claw("status", want=None).stdout
+                self.assertIn('NEEDS YOU: table "memory_records" was made again without rows that it had', said)
+                self.assertIn("claw-sync reconcile", said)
+                for d in (b, a, b):
+                    d.claw("reconcile", want=None)
+                self.assertEqual(b.query("SELECT id, title FROM memory_records ORDER BY id"), rows)
+                self.assertEqual(json.loads(b.claw("prove", "--json").stdout)["equal"], 1)
+                self.assertEqual(json.loads(b.claw("status", "--json").stdout)["state"], "in-sync")
+        b.sql("DELETE FROM memory_records WHERE id = 'x';")
+        self.settle([b, a])
+        self.assertEqual(a.query("SELECT id FROM memory_records"), [("u",)])
+
     def test_edits_of_what_is_hidden(self):
         """Of rows that b cannot show a goes on editing one column; the others are not lost."""
         a, b = self.start()

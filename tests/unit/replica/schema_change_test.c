@@ -321,6 +321,79 @@ static void a_table_that_was_dropped_comes_back(void **state)
     dropped_values_come_back("DROP TABLE t", NULL);
 }
 
+/* A table that was dropped and made again says nothing about the rows that it lacks: they are deleted nowhere, and what
+ * another device sends of them is shown. */
+static void a_table_that_was_made_again(void **state)
+{
+    static const char made[] = "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a, b)";
+    struct cs_pull_mark mark = { .log_id = 1, .number = 1 };
+    struct cs_apply_result result;
+    struct cs_arena a = { 0 }, more = { 0 };
+    struct cs_error err = { 0 };
+    struct cs_delta d, sent;
+    struct capture c;
+    bool paused = strcmp(*state, "paused") == 0, seen = strcmp(*state, "seen") == 0;
+
+    begin(&c, false, KA THREE);
+    app(&c, "INSERT INTO t VALUES('x', 1, 'new'), ('y', 2, NULL)");
+    seal_all(&c);
+    must(cs_replica_extract(c.r, &a, 50, 1 << 20, &d, &err), &err, "extract");
+    bind_and_accept(&c);
+    app(&c, "UPDATE t SET a = 9 WHERE id = 'm'"); /* and is gone with the table */
+    seal_all(&c);
+    if (paused)
+        pause_all(&c);
+    run_here(&c, "DROP TABLE t");
+    if (seen)
+        seal_all(&c);
+    run_here(&c, made);
+    if (seen)
+        run_here(&c, "INSERT INTO t VALUES('n', 4, 'w')");
+    if (paused)
+        resume_all(&c);
+    seal_all(&c);
+    must(cs_replica_extract(c.r, &more, 50, 1 << 20, &sent, &err), &err, "extract");
+    for (uint32_t i = 0; i < sent.nops; i++)
+        assert_int_equal(sent.ops[i].kind, CS_OP_INSERT);
+    assert_int_equal(sent.nops, seen ? 1 : 0);
+    assert_string_equal(value_of(&c, "SELECT value FROM sync_meta WHERE name = '" CS_REMADE "'"), "t");
+    assert_string_equal(value_of(&c, "SELECT count(*) FROM sync_tables WHERE gap <> 0 OR backfill IS NOT NULL"), "0");
+    mark.device = d.devices[0];
+    d.state = true;
+    must(cs_replica_apply(c.r, &d, &mark, &result, &err), &err, "apply");
+    assert_string_equal(value_of(&c, "SELECT group_concat(id) FROM t WHERE id <> 'n'"), "x,y");
+    assert_string_equal(value_of(&c, "SELECT b FROM t WHERE id = 'x'"), "new");
+    assert_string_equal(value_of(&c, "SELECT count(*) FROM sync_conflicts"), "0");
+    app(&c, "DELETE FROM t WHERE id = 'x'"); /* from now on deletes are deletes */
+    seal_all(&c);
+    assert_string_equal(value_of(&c, "SELECT del IS NOT NULL FROM sync_rows WHERE hex(key) LIKE '%78'"), "1");
+    cs_arena_free(&a);
+    cs_arena_free(&more);
+    c.lossy = true;
+    close_all(&c);
+}
+
+/* Nothing says that it was made again. */
+static void emptied_in_a_pause(void **state)
+{
+    struct cs_arena a = { 0 };
+    struct cs_error err = { 0 };
+    struct cs_delta d;
+    struct capture c;
+
+    (void)state;
+    begin(&c, false, KA THREE);
+    pause_all(&c);
+    run_here(&c, "DELETE FROM t");
+    resume_all(&c);
+    seal_all(&c);
+    must(cs_replica_extract(c.r, &a, 50, 1 << 20, &d, &err), &err, "extract");
+    assert_int_equal(d.nops, 3);
+    assert_int_equal(d.ops[0].kind, CS_OP_DELETE);
+    cs_arena_free(&a);
+    close_all(&c);
+}
+
 /* ---- untracking ---- */
 
 static void schema_of(struct capture *c, struct cs_buf *out)
@@ -705,6 +778,10 @@ int main(void)
         cmocka_unit_test(a_dropped_column),
         cmocka_unit_test(a_column_that_was_dropped_comes_back),
         cmocka_unit_test(a_table_that_was_dropped_comes_back),
+        cmocka_unit_test_prestate(a_table_that_was_made_again, (void *)(uintptr_t) "unseen"),
+        cmocka_unit_test_prestate(a_table_that_was_made_again, (void *)(uintptr_t) "seen"),
+        cmocka_unit_test_prestate(a_table_that_was_made_again, (void *)(uintptr_t) "paused"),
+        cmocka_unit_test(emptied_in_a_pause),
         BOTH(a_renamed_table),
         BOTH(a_dropped_table),
         BOTH(untracking_leaves_nothing),
