@@ -77,7 +77,8 @@ static const char *const sql_of[CS_NSTATEMENTS] = {
         "(SELECT value FROM main.sync_meta WHERE name = 'hlc'), "
         "(SELECT count(*) FROM main.sync_conflicts WHERE state = 'manual' AND " CS_NOT_SHARED "), "
         "(SELECT count(*) FROM main.sync_meta WHERE name = 'publish'), "
-        "(SELECT count(*) FROM main.sync_tables WHERE state = 2)",
+        "(SELECT count(*) FROM main.sync_tables WHERE state = 2), "
+        "(SELECT value FROM main.sync_meta WHERE name = 'held_back')",
     [CS_STMT_GAP_NEXT] =
         "SELECT id, gap, backfill FROM main.sync_tables WHERE state = 1 AND backfill IS NOT NULL ORDER BY id",
     [CS_STMT_GAP_SET] = "UPDATE main.sync_tables SET backfill = ?2, gap = ?3 WHERE id = ?1",
@@ -186,7 +187,6 @@ static void remember(struct cs_replica *r)
         .next_unsent = r->next_unsent,
         .mark = r->mark,
         .chain_number = r->chain_number,
-        .held_back = r->held_back,
         .huge = r->huge,
     };
     memcpy(r->before.chain_hash, r->chain_hash, sizeof r->chain_hash);
@@ -204,7 +204,6 @@ static void put_back(struct cs_replica *r)
     r->mark = b->mark;
     r->chain_number = b->chain_number;
     memcpy(r->chain_hash, b->chain_hash, sizeof r->chain_hash);
-    r->held_back = b->held_back;
     r->huge = b->huge;
     r->begun = false;
 }
@@ -224,14 +223,13 @@ int cs_db_data_version(struct cs_replica *r, uint64_t *out, struct cs_error *err
     return rc;
 }
 
-/* Whoever seals ticks the clock, numbers what is unsent, or counts what it holds back: another process did, if these
- * are not as we left them. */
+/* Whoever seals ticks the clock, or numbers what is unsent: another process did, if these are not as we left them. */
 static int is_behind(struct cs_replica *r, bool *out, struct cs_error *err)
 {
     const struct {
         const char *name;
         int64_t ours;
-    } left[] = { { "hlc", r->hlc }, { "next_unsent", (int64_t)r->next_unsent }, { "held_back", r->held_back } };
+    } left[] = { { "hlc", r->hlc }, { "next_unsent", (int64_t)r->next_unsent } };
     int rc = CS_OK;
 
     for (size_t i = 0; i < sizeof left / sizeof left[0] && !*out; i++) {
@@ -589,8 +587,6 @@ static int read_state(struct cs_replica *r, struct cs_buf *b, struct cs_error *e
     if ((rc = cs_meta_int(r, "next_unsent", &v, err)) != CS_OK && rc != CS_ENOTFOUND)
         return rc;
     r->next_unsent = v < 1 ? 1 : (uint64_t)v;
-    if ((rc = cs_meta_int(r, "held_back", &r->held_back, err)) != CS_OK && rc != CS_ENOTFOUND)
-        return rc;
     if ((rc = cs_meta_int(r, "huge", &r->huge, err)) != CS_OK && rc != CS_ENOTFOUND)
         return rc;
     if ((rc = load_blob(r, "mark", MARK_LEN, b, err)) == CS_OK) {

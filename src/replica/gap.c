@@ -375,6 +375,8 @@ static int walk_table(struct cs_replica *r, struct cs_table *t, int64_t gap, str
         rc = save_progress(r, t, cs_buf_slice(&key), false, gap, err);
     else if (rc == CS_OK)
         rc = save_progress(r, t, CS_SLICE_NULL, gap == 0, gap == 0 ? 0 : gap + 1, err);
+    if (n < max_rows)
+        cs_seal_null_keys(r); /* which the walk passed over */
     cs_buf_free(&key);
     return rc;
 }

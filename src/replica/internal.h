@@ -72,7 +72,7 @@ static inline uint32_t cs_column_position(const struct cs_table *t, uint32_t id)
 /* What a transaction may change of the database's mirror in memory, for its rollback. */
 struct cs_mirror {
     struct cs_replica_identity id;
-    int64_t hlc, held_back, huge;
+    int64_t hlc, huge;
     uint32_t ndevices;
     uint64_t next_unsent, chain_number;
     uint8_t chain_hash[32];
@@ -107,7 +107,6 @@ struct cs_replica {
     bool begun;                 /* a transaction of ours is open, before is what it found */
     bool stays;                 /* one could not be rolled back, as memory was out; cs_db_leave is to try again */
     bool bare;            /* ours are gone since the last table was untracked, or never were: until one is tracked */
-    int64_t held_back;    /* changes that cannot be sent: a NULL in the key */
     int64_t huge;         /* rows above 16 MiB that the last extract left */
     int64_t collected_ms; /* when old conflicts were looked for last */
     struct cs_buf meta;   /* scratch: a row's versions, encoded */

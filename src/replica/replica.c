@@ -375,9 +375,10 @@ int cs_replica_poll(cs_replica *r, bool *changed, struct cs_error *err)
 int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_error *err)
 {
     sqlite3_stmt *s = NULL;
+    int64_t n = 0;
     int rc = CS_OK;
 
-    *out = (struct cs_replica_counts){ .held_back = r->held_back + r->huge };
+    *out = (struct cs_replica_counts){ .held_back = r->huge };
     if (r->bare) {
         out->hlc = r->hlc;
         return cs_db_data_version(r, &out->data_version, err);
@@ -396,7 +397,10 @@ int cs_replica_counts(cs_replica *r, struct cs_replica_counts *out, struct cs_er
         out->manual_conflicts = sqlite3_column_int64(s, 8);
         out->publishing = sqlite3_column_int64(s, 9);
         out->paused = sqlite3_column_int64(s, 10);
+        n = sqlite3_column_int64(s, 11);
     }
     sqlite3_reset(s);
+    if (n != 0 && (rc = cs_null_keys(r, &n, err)) == CS_OK)
+        out->held_back += n;
     return rc == CS_OK ? cs_db_data_version(r, &out->data_version, err) : rc;
 }

@@ -43,6 +43,7 @@ struct seal {
     struct cs_seal_out out;
     struct cs_buf key;
     int64_t now_ms;
+    bool null_keys;  /* a NULL in a key was seen, or may be there: to be counted when the changelog is empty */
     bool expect_new; /* the last insert was of a row that nobody had heard of */
 };
 
@@ -81,9 +82,15 @@ void cs_scratch_reset(struct cs_replica *r)
 int cs_seal_begin(struct cs_replica *r, struct cs_error *err)
 {
     struct seal *l = seal_of(r);
+    int64_t noted;
+    struct cs_error ignored;
 
-    if (l == NULL && (r->seal = l = calloc(1, sizeof *l)) == NULL)
-        return cs_fail(err, CS_ENOMEM, "out of memory");
+    if (l == NULL) {
+        if ((r->seal = l = calloc(1, sizeof *l)) == NULL)
+            return cs_fail(err, CS_ENOMEM, "out of memory");
+        cs_meta_int(r, "held_back", &noted, &ignored);
+        l->null_keys = noted != 0;
+    }
     cs_scratch_reset(r);
     cs_extract_stale(r);
     l->now_ms = cs_now_ms(r->world);
@@ -160,6 +167,25 @@ static int project_later(struct cs_replica *r, struct cs_error *err)
     return noted != 0 ? CS_OK : cs_meta_put_int(r, "unprojected", 1, err);
 }
 
+void cs_seal_null_keys(struct cs_replica *r)
+{
+    seal_of(r)->null_keys = true;
+}
+
+/* The number in sync_meta says whether there are any; how many there are by now is counted by who asks. */
+static int note_null_keys(struct cs_replica *r, bool drained, struct cs_error *err)
+{
+    struct seal *l = seal_of(r);
+    int64_t n = 1;
+    int rc = CS_OK;
+
+    if (!l->null_keys)
+        return CS_OK;
+    if (drained && (rc = cs_null_keys(r, &n, err)) == CS_OK)
+        l->null_keys = false;
+    return rc == CS_OK ? cs_meta_put_int(r, "held_back", n, err) : rc;
+}
+
 int cs_seal_finish(struct cs_replica *r, bool drained, struct cs_error *err)
 {
     int rc = drained && !cs_gap_linked_waits(r) ? project_now(r, err) : project_later(r, err);
@@ -167,7 +193,7 @@ int cs_seal_finish(struct cs_replica *r, bool drained, struct cs_error *err)
     if (rc != CS_OK || (rc = cs_hlc_save(r, err)) != CS_OK ||
         (rc = cs_meta_put_int(r, "next_unsent", (int64_t)r->next_unsent, err)) != CS_OK)
         return rc;
-    return r->held_back == 0 ? CS_OK : cs_meta_put_int(r, "held_back", r->held_back, err);
+    return note_null_keys(r, drained, err);
 }
 
 static int touch(struct cs_replica *r, const struct cs_seal_change *c, bool was_hidden, bool structural,
@@ -580,7 +606,7 @@ static int seal_logged(struct cs_replica *r, sqlite3_stmt *s, bool full, bool *t
     if (c.table == NULL)
         return CS_OK; /* untracked or dropped meanwhile */
     if (!keyed) {
-        r->held_back++; /* a NULL in the key: no other device could tell which row it is */
+        cs_seal_null_keys(r); /* held back: no other device could tell which row it is */
         return CS_OK;
     }
     if (op % OP_GROUP == OP_UPDATE)

@@ -88,6 +88,8 @@ int cs_seal_change(struct cs_replica *r, const struct cs_seal_change *c, uint64_
 int cs_seal_begin(struct cs_replica *r, struct cs_error *err); /* resets the touched list */
 /* Saves clock and counters. drained: the changelog is empty now; what was touched is projected. */
 int cs_seal_finish(struct cs_replica *r, bool drained, struct cs_error *err);
+void cs_seal_null_keys(struct cs_replica *r); /* there may be rows with a NULL in the key, which finish counts */
+int cs_null_keys(struct cs_replica *r, int64_t *n, struct cs_error *err); /* track.c: how many there are now */
 
 void cs_seal_free(struct cs_replica *r);
 void cs_scratch_reset(struct cs_replica *r);

@@ -55,7 +55,6 @@ static int become_bare(struct cs_replica *r, struct cs_error *err)
     cs_run_forget(r);
     r->bare = true;
     r->ndevices = 1;
-    r->held_back = 0;
     r->mark = (struct cs_pull_mark){ 0 };
     r->chain_number = 0;
     if ((r->stmts = calloc(CS_NSTATEMENTS, sizeof(sqlite3_stmt *))) == NULL)
@@ -124,22 +123,41 @@ static int is_rowid_alias(struct cs_replica *r, const struct cs_table *t, bool *
     return rc;
 }
 
-static int has_null_key(struct cs_replica *r, const struct cs_table *t, bool *out, struct cs_error *err)
+/* A condition of nothing but IS NULL is answered by the key's index, where the column is its first. */
+static int null_keys_of(struct cs_replica *r, const struct cs_table *t, int64_t *n, struct cs_error *err)
 {
     struct cs_buf sql = { 0 };
-    int64_t n;
-    int rc;
+    const char *before = " WHERE ";
 
-    cs_buf_put_str(&sql, "SELECT 1 FROM main.");
+    *n = 0;
+    cs_buf_put_str(&sql, "SELECT count(*) FROM main.");
     cs_put_identifier(&sql, t->name);
     for (uint32_t i = 0; i < t->nkey; i++) {
-        cs_buf_put_str(&sql, i == 0 ? " WHERE " : " OR ");
+        if (t->columns[t->key[i]].notnull)
+            continue;
+        cs_buf_put_str(&sql, before);
         cs_put_identifier(&sql, t->columns[t->key[i]].name);
         cs_buf_put_str(&sql, " IS NULL");
+        before = " OR ";
     }
-    cs_buf_put_str(&sql, " LIMIT 1");
-    rc = one_int(r, &sql, &n, err);
-    *out = rc == CS_OK && n != 0;
+    if (before[1] == 'O')
+        return one_int(r, &sql, n, err);
+    cs_buf_free(&sql);
+    return CS_OK;
+}
+
+int cs_null_keys(struct cs_replica *r, int64_t *n, struct cs_error *err)
+{
+    int64_t some;
+    int rc = CS_OK;
+
+    *n = 0;
+    for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
+        rc = null_keys_of(r, &r->tables[i], &some, err);
+        if (rc != CS_OK && sqlite3_errcode(r->db) == SQLITE_ERROR)
+            rc = CS_OK; /* dropped, or another one by now: the schema is looked at next */
+        *n += some;
+    }
     return rc;
 }
 
@@ -191,6 +209,7 @@ static int can_write(struct cs_replica *r, struct cs_arena *a, const struct cs_t
 static int examine(struct cs_replica *r, struct cs_arena *a, const char *name, bool force, struct cs_table *t,
                    const char **problem, struct cs_error *err)
 {
+    int64_t n;
     bool yes;
     int rc = cs_schema_read_table(r, a, name, t, problem, err);
 
@@ -204,9 +223,9 @@ static int examine(struct cs_replica *r, struct cs_arena *a, const char *name, b
                    "the application chooses the keys itself";
         return CS_OK;
     }
-    if ((rc = has_null_key(r, t, &yes, err)) != CS_OK)
+    if ((rc = null_keys_of(r, t, &n, err)) != CS_OK)
         return rc;
-    if (yes)
+    if (n > 0)
         *problem = "a row has NULL in its key, so no other device could tell which row it is";
     else
         rc = can_write(r, a, t, problem, err);

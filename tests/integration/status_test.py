@@ -348,6 +348,30 @@ class NeedsYou(StatusTest):
         self.assertNotIn("warning", a.claw("sync").stderr)
         self.in_sync(a)
 
+    def test_a_null_in_the_key(self):
+        a, b = self.workspace_of(2)
+        a.sql("CREATE TABLE notes(id TEXT PRIMARY KEY, body);")
+        a.claw("track", "notes")
+        b.sql("CREATE TABLE notes(id TEXT PRIMARY KEY, body);")
+        b.claw("track", "notes")
+        self.settle([a, b])
+        a.sql("INSERT INTO notes VALUES (NULL, 'x');")
+        self.assertIn("warning: 1 row cannot be sent", a.claw("sync").stderr)
+        self.needs(a, "1 row cannot be sent", "make them smaller, or give them a key")
+        a.sql("UPDATE notes SET id = 'k1' WHERE id IS NULL;")
+        self.assertNotIn("warning", a.claw("sync").stderr)
+        self.in_sync(a)
+        b.sync()
+        self.assertEqual(b.value("SELECT body FROM notes WHERE id = 'k1'"), "x")
+        a.start()
+        claw.wait_until(lambda: (self.look(a)["daemon"] or {}).get("connected"), lambda: self.look(a))
+        a.sql("INSERT INTO notes VALUES (NULL, 'y'), (NULL, 'z');")
+        self.assertIn("warning: 2 rows cannot be sent", a.claw("sync").stderr)  # beside it
+        a.sql("DELETE FROM notes WHERE id IS NULL;")
+        self.assertNotIn("warning", a.claw("sync").stderr)
+        a.stop()
+        self.in_sync(a)
+
     def test_clocks(self):
         a, b = self.workspace_of(2)
         self.put(a, "m")

@@ -73,6 +73,18 @@ static void counters(void **state)
     seal(c.r);
     must(cs_replica_counts(c.r, &n, &err), &err, "counts");
     assert_int_equal(n.held_back, 2);
+    app(&c, "DELETE FROM t WHERE a = 1");
+    seal(command);
+    must(cs_replica_counts(c.r, &n, &err), &err, "counts");
+    assert_int_equal(n.held_back, 1);
+    app(&c, "UPDATE t SET id = 'k'");
+    seal(command);
+    must(cs_replica_counts(c.r, &n, &err), &err, "counts");
+    assert_int_equal(n.held_back, 0);
+    app(&c, "UPDATE t SET id = NULL");
+    seal(command);
+    must(cs_replica_counts(c.r, &n, &err), &err, "counts");
+    assert_int_equal(n.held_back, 1);
     cs_replica_close(command);
     close_all(&c);
 }
