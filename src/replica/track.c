@@ -55,6 +55,7 @@ static int become_bare(struct cs_replica *r, struct cs_error *err)
     cs_run_forget(r);
     r->bare = true;
     r->ndevices = 1;
+    r->huge = 0;
     r->mark = (struct cs_pull_mark){ 0 };
     r->chain_number = 0;
     if ((r->stmts = calloc(CS_NSTATEMENTS, sizeof(sqlite3_stmt *))) == NULL)

@@ -719,6 +719,13 @@ static void a_huge_row_is_held_back(void **state)
     sends(&c, "I t 'huge' b=1\nU t 'huge' a='small'\n");
     must(cs_replica_counts(c.r, &n, &err), &err, "counts");
     assert_int_equal(n.held_back, 0);
+    app(&c, "UPDATE t SET a = zeroblob(17 * 1024 * 1024) WHERE id = 'huge'");
+    seal_all(&c);
+    must(cs_replica_extract(c.r, &a, 50, 1 << 20, &d, &err), &err, "extract");
+    assert_int_equal(held_back(&c), 1);
+    must(cs_replica_untrack(c.r, "t", &err), &err, "untrack");
+    assert_int_equal(held_back(&c), 0);
+    cs_arena_free(&a);
     close_all(&c);
 }
 
