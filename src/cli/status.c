@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "audit/audit.h"
 #include "cli/cli.h"
 #include "cli/status.h"
 #include "engine/checkpoint.h"
@@ -62,6 +63,52 @@ static int look_at_queue(const struct cs_cli *c, struct cs_looked *l, struct cs_
     return rc == CS_ENOTFOUND ? CS_OK : rc;
 }
 
+static bool go_on(void *arg, const struct cs_audit_row *row)
+{
+    (void)arg;
+    (void)row;
+    return true;
+}
+
+/* Whoever only reads may open a log whose last row is damaged, which then counts as an empty one; whoever writes may
+ * not. */
+static int look_at_log(const struct cs_cli *c, const struct cs_audit_owner *owner, const char *path,
+                       struct cs_error *err)
+{
+    cs_audit *log = NULL;
+    uint64_t sequence;
+    uint8_t head[32];
+    int rc = cs_audit_open(&log, c->world, path, true, owner, err);
+
+    if (rc == CS_OK) {
+        cs_audit_head(log, &sequence, head);
+        if (sequence == 0 && (rc = cs_audit_read(log, 0, go_on, NULL, err)) != CS_OK)
+            cs_fail_context(err, "\"%s\"", path);
+    }
+    cs_audit_close(log);
+    return rc;
+}
+
+/* No round goes by without it. */
+static void look_at_audit(const struct cs_cli *c, struct cs_looked *l)
+{
+    struct cs_audit_owner owner = { l->id.workspace, l->id.device };
+    const char *dir = cs_config_data_dir(&c->config);
+    char path[4096], device[CS_UUID_TEXT];
+    int rc;
+
+    if (cs_uuid_is_zero(&owner.device))
+        return;
+    cs_uuid_text(device, &owner.device);
+    snprintf(path, sizeof path, "%s/audit.db", dir);
+    if ((rc = look_at_log(c, &owner, path, &l->audit)) == CS_EEXIST) {
+        snprintf(path, sizeof path, "%s/audit-%s.db", dir, device);
+        rc = look_at_log(c, &owner, path, &l->audit);
+    }
+    if (rc == CS_OK || rc == CS_ENOTFOUND)
+        l->audit.code = CS_OK;
+}
+
 static int look_at_replica(cs_replica *r, struct cs_looked *l, struct cs_error *err)
 {
     struct cs_buf record = { 0 };
@@ -107,6 +154,7 @@ static int look_here(const struct cs_cli *c, struct cs_looked *l, struct cs_erro
     cs_status_look_at_standing(l, c->world, c->config.data_dir);
     if (!cs_uuid_is_zero(&l->id.workspace))
         l->contact_ms = last_contact(c, &l->id);
+    look_at_audit(c, l);
     return look_at_queue(c, l, err);
 }
 

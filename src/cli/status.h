@@ -22,6 +22,8 @@ struct cs_looked {
     int standing_rc;
     struct cs_standing standing;
 
+    struct cs_error audit; /* why no row can be added to the audit log; code CS_OK: nothing stands against it */
+
     bool asked;    /* the hub; what follows is its answer */
     bool stranger; /* this device is no member, as far as it knows */
     int rc;

@@ -136,6 +136,17 @@ static void asking_failed(const struct cs_looked *l, struct cs_reasons *out)
     }
 }
 
+static void no_audit_log(const struct cs_looked *l, struct cs_reasons *out)
+{
+    int code = l->audit.code;
+
+    if (wants_a_person(&l->audit))
+        add_reason(out,
+                   code == CS_EIO || code == CS_EVERSION ? what_settles(&l->audit)
+                                                         : "keep it as evidence and move it away",
+                   "%.511s", l->audit.msg);
+}
+
 static void clock_is_off(const struct cs_looked *l, struct cs_reasons *out)
 {
     int64_t ahead = cs_hub_look_ahead_ms(&l->hub);
@@ -157,6 +168,7 @@ void cs_status_reasons(const struct cs_looked *l, struct cs_reasons *out)
     out->n = 0;
     asking_failed(l, out);
     cs_status_round_failed(l, out);
+    no_audit_log(l, out);
     if (l->asked && l->rc == CS_OK)
         clock_is_off(l, out);
     if (l->refilling)

@@ -1,6 +1,6 @@
 """`claw-sync status` says one true word: never "in sync" when that is not known. Each state, and each reason for NEEDS YOU, is
 brought about with the real programs, seen in text and in JSON, and gone when the command that is named was run."""
-import contextlib, json, re, shutil, signal, subprocess, unittest
+import contextlib, json, re, shutil, signal, sqlite3, subprocess, unittest
 
 import claw, disk_full_test, queue_test
 
@@ -177,6 +177,28 @@ class Status(StatusTest):
         self.needs(a, "no member of the workspace yet", "claw-sync join CODE, or for a new workspace claw-sync sync")
         a.sync()
         self.in_sync(a)
+
+    def test_a_damaged_audit_log(self):
+        """No round goes by without it: what status says is what a round meets."""
+        a, = self.workspace_of(1)
+        log = a.data / "audit.db"
+        good = log.read_bytes()
+
+        def last_row():
+            with contextlib.closing(sqlite3.connect(log)) as db:
+                db.execute("UPDATE sync_audit_log SET signature = x'00' WHERE sequence = (SELECT max(sequence) FROM sync_audit_log)")
+                db.commit()
+        for n, damage in enumerate((lambda: log.write_bytes(b"x\n"), lambda: log.write_bytes(good[:4096] + b"\xff" * (len(good) - 4096)),
+                                    last_row)):
+            with self.subTest(damage=n):
+                log.write_bytes(good)
+                damage()
+                a.claw("sync", want=1)
+                says = self.needs(a, '^".*audit.db": audit log: ', "keep it as evidence and move it away")
+                self.assertRegex(a.claw("status", "--local").stdout, f"(?m)^state +NEEDS YOU: {re.escape(says)}")
+                log.rename(a.folder / f"kept{n}")
+                a.sync()
+                self.in_sync(a)
 
     def test_syncing_so_much_of_it(self):
         a, b = self.workspace_of(2)

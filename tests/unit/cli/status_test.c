@@ -290,6 +290,33 @@ static void each_reason_is_there(void **state)
     assert_int_equal(cs_status_word(&l, &r), CS_NEEDS_YOU);
 }
 
+static void an_audit_log_that_takes_no_row(void **state)
+{
+    static const struct {
+        int code;
+        enum cs_word want;
+        const char *what_to_do;
+    } cases[] = {
+        { CS_ECORRUPT, CS_NEEDS_YOU, "keep it as evidence and move it away" },
+        { CS_EDB, CS_NEEDS_YOU, "keep it as evidence and move it away" },
+        { CS_EVERSION, CS_NEEDS_YOU, "update claw-sync, then claw-sync sync" },
+        { CS_EIO, CS_NEEDS_YOU, "make room on that disk, or see what is wrong with it" },
+        { CS_EBUSY, CS_IN_SYNC, NULL },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct cs_looked l = at_rest();
+        struct cs_reasons r;
+
+        l.audit.code = cases[i].code;
+        assert_int_equal(word(&l), cases[i].want);
+        cs_status_reasons(&l, &r);
+        if (r.n > 0)
+            assert_string_equal(r.of[0].what_to_do, cases[i].what_to_do);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest t[] = {
@@ -302,6 +329,7 @@ int main(void)
         cmocka_unit_test(who_is_not_in_yet),
         cmocka_unit_test(clocks),
         cmocka_unit_test(each_reason_is_there),
+        cmocka_unit_test(an_audit_log_that_takes_no_row),
     };
 
     return cmocka_run_group_tests_name("status", t, NULL, NULL);
