@@ -190,7 +190,7 @@ int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_e
 int cs_cmd_identity_new(struct cs_cli *c)
 {
     clawsync_config with = c->config;
-    char *passphrase = NULL, device[CS_UUID_TEXT];
+    char *passphrase = NULL, device[CS_UUID_TEXT], damaged[CS_DAMAGED_NAME] = "", text[4096];
     clawsync_error err;
     size_t lost = 0;
     int rc = cs_crypto_init((struct cs_error *)&err);
@@ -200,10 +200,20 @@ int cs_cmd_identity_new(struct cs_cli *c)
     if (rc == CS_OK && (rc = keystore_passphrase(c, passphrase, &err)) == CS_OK)
         with.passphrase = passphrase;
     if (rc == CS_OK || rc == CS_ENOTFOUND)
-        rc = cs_engine_new_identity(cs_world_real(), &with, device, &lost, &err);
+        rc = cs_engine_new_identity(cs_world_real(), &with, device, &lost, damaged, &err);
     cs_secret_free(passphrase);
+    if (rc != CS_OK && cs_cli_wrong_passphrase(&err)) { /* who knows that it is the right one knows more than we do */
+        size_t n = strlen(err.msg);
+
+        snprintf(err.msg + n, sizeof err.msg - n, "; if it is damaged, move it away and run this again");
+    }
     if (rc != CS_OK)
         return cs_cli_fail(c, &err);
+    if (damaged[0] != '\0') {
+        snprintf(text, sizeof text, "the keystore is damaged; it is kept as %.3800s/identity/%s",
+                 cs_config_data_dir(&c->config), damaged);
+        cs_cli_warn(c, text);
+    }
     if (lost > 0)
         cs_cli_warn(c,
                     "batches were on their way whose keys are lost: if the hub did not get them, their edits are here "

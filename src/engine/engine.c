@@ -734,6 +734,7 @@ static int open_to_renew(struct clawsync_engine *e, const clawsync_config *c, si
     cs_uuid_parse(&e->workspace, e->config.workspace_id);
     cs_uuid_text(e->workspace_text, &e->workspace);
     e->rng.world = e->world;
+    e->renewing = true;
     if ((rc = cs_self_open(e, err)) != CS_OK || (rc = open_replica(e, err)) != CS_OK ||
         (rc = cs_packer_new(&e->packer, &e->rng, err)) != CS_OK)
         return rc;
@@ -741,7 +742,7 @@ static int open_to_renew(struct clawsync_engine *e, const clawsync_config *c, si
 }
 
 int cs_engine_new_identity(struct cs_world *world, const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost,
-                           clawsync_error *error)
+                           char damaged[CS_DAMAGED_NAME], clawsync_error *error)
 {
     struct clawsync_engine *e = engine_new(world, false);
     struct cs_error err = { 0 };
@@ -752,6 +753,7 @@ int cs_engine_new_identity(struct cs_world *world, const clawsync_config *c, cha
         return cs_fail((struct cs_error *)error, CS_ENOMEM, "out of memory");
     rc = open_to_renew(e, c, lost, &err);
     snprintf(device, CS_UUID_TEXT, "%s", e->device_text);
+    memcpy(damaged, e->damaged, CS_DAMAGED_NAME);
     cs_engine_free(e);
     if (error != NULL)
         *(struct cs_error *)error = err;

@@ -897,7 +897,7 @@ int cs_ask_state(cs_replica *r, uint64_t nonce, enum cs_ask_state *state, struct
 int cs_ask_withdraw(cs_replica *r, struct cs_error *err);
 
 enum { CS_WANT_PUSH = 1, CS_WANT_PULL = 2, CS_WANT_DUTY = 4, CS_WANT_RECONCILE = 8, CS_WANT_COMPACT = 16 };
-enum { CS_MAX_NOTES = 32 };
+enum { CS_MAX_NOTES = 32, CS_DAMAGED_NAME = 64 };
 
 /* schedule.c: what runs now and what comes next. All [loop]. */
 struct cs_schedule {
@@ -1003,6 +1003,8 @@ struct clawsync_engine {
     uint8_t log_start[32];                                 /* [job] L_0 of head's log */
     uint64_t incarnation;                                  /* [job] */
     bool beside;                                           /* [set] see cs_engine_open_beside */
+    bool renewing;                                         /* [set] see cs_engine_new_identity */
+    char damaged[CS_DAMAGED_NAME];                         /* [set] likewise */
     int64_t tracked_schema;        /* [job] cs_replica_schema when all tables that there were had been tracked */
     bool was_set_up;               /* [job] there were tables of ours: if there are none, a person untracked them all */
     struct cs_log_now log;         /* [job] */
@@ -1077,9 +1079,9 @@ void cs_open_warning(struct clawsync_engine *e, const char *sentence); /* while 
 int cs_engine_open_beside(clawsync_engine **out, const clawsync_config *c, clawsync_error *error);
 /* Makes the database and data_dir another device's, which is no member yet: new id, new keys; what is unsent stays
  * unsent. *lost: batches on their way that cannot be taken back, their keys not being here. The old keystore is kept
- * beside the new one. */
+ * beside the new one, also one that is damaged: `damaged` is the name of its file then, and else empty. */
 int cs_engine_new_identity(struct cs_world *world, const clawsync_config *c, char device[CS_UUID_TEXT], size_t *lost,
-                           clawsync_error *error);
+                           char damaged[CS_DAMAGED_NAME], clawsync_error *error);
 int cs_engine_command(clawsync_engine *e, struct cs_command *c, clawsync_error *err); /* waits for its end */
 void cs_engine_command_send(clawsync_engine *e, struct cs_command *c);                /* does not: see `finished` */
 void cs_note(struct clawsync_engine *e, clawsync_event_type type, int code, const char *name, const char *fmt, ...)

@@ -331,9 +331,26 @@ static int keystore_fits(struct clawsync_engine *e, const struct cs_uuid *wanted
     return CS_OK;
 }
 
+/* Whatever passphrase is given, it does not open. */
+static bool is_damaged(const struct clawsync_engine *e, int rc)
+{
+    return rc == CS_ECORRUPT || (rc == CS_EAUTH && !cs_keystore_is_protected(e->world, e->keystore_path));
+}
+
+static int keystore_damaged(int rc, struct cs_error *err)
+{
+    struct cs_error why = *err;
+
+    return cs_fail(err, rc,
+                   "%.300s; give the data_dir of a backup, or without one: claw-sync identity new, then claw-sync join "
+                   "CODE",
+                   why.msg);
+}
+
 int cs_self_open(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_uuid wanted = { 0 }, *wants = NULL;
+    bool damaged;
     int rc = make_paths(e, err);
 
     if (rc != CS_OK)
@@ -341,18 +358,26 @@ int cs_self_open(struct clawsync_engine *e, struct cs_error *err)
     if (e->config.device_id != NULL && cs_uuid_parse(&wanted, e->config.device_id))
         wants = &wanted;
     rc = cs_keystore_load(&e->ks, e->world, e->keystore_path, e->passphrase, err);
-    if (rc == CS_ENOTFOUND && !e->beside)
+    damaged = is_damaged(e, rc);
+    if ((rc == CS_ENOTFOUND && !e->beside) || (damaged && e->renewing))
         rc = keystore_new(e, wants, err);
+    else if (damaged)
+        rc = keystore_damaged(rc, err);
     else if (rc == CS_OK)
         rc = keystore_fits(e, wants, err);
     if (rc != CS_OK)
         return rc;
     if ((rc = keys_derive(e, err)) != CS_OK)
         return rc;
+    if (damaged) { /* nor is what the membership was of any use to another device */
+        snprintf(e->damaged, sizeof e->damaged, "keystore.damaged.%s", e->device_text);
+        return CS_OK;
+    }
     return members_load(e, err);
 }
 
-/* The old keystore under its device's name; there already: an earlier try came so far. */
+/* The old keystore under its device's name, or, where nobody can tell that, one of its own; there already: an earlier
+ * try came so far. */
 static int keep_old(struct clawsync_engine *e, struct cs_error *err)
 {
     struct cs_files *f = &e->world->files;
@@ -362,7 +387,7 @@ static int keep_old(struct clawsync_engine *e, struct cs_error *err)
     int rc = f->ops->read(f->self, e->keystore_path, LOG_MAX, &bytes, err);
 
     snprintf(name, sizeof name, "keystore.%s", e->device_text);
-    if (rc == CS_OK && (path = join_path(e, e->identity_dir, name)) == NULL)
+    if (rc == CS_OK && (path = join_path(e, e->identity_dir, e->damaged[0] != '\0' ? e->damaged : name)) == NULL)
         rc = no_memory(err);
     else if (rc == CS_OK && (rc = f->ops->write_new(f->self, path, cs_buf_slice(&bytes), 0600, err)) == CS_EEXIST)
         rc = CS_OK;

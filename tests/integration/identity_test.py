@@ -77,6 +77,51 @@ class IdentityTest(claw.ClawTest):
         self.settle([self.a, self.b])
         self.assertEqual(self.rows(self.b), {"r": "unsent", "q": "v2", "gone": "x"})
 
+    def test_a_damaged_keystore(self):
+        """It is kept; every message names the way out."""
+        keystore = self.a.data / "identity" / "keystore"
+        good = keystore.read_bytes()
+        flipped = good[:-1] + bytes([good[-1] ^ 1])
+        self.a.sql("UPDATE sessions SET agent = 'unsent' WHERE id = 'r';")
+        keystore.write_bytes(good[:40])
+        code = json.loads(self.b.claw("invite", "--json").stdout)["code"]
+        for command in (("sync",), ("join", code), ("devices",), ("doctor",), ("run",)):
+            done = self.a.claw(*command, want=1)
+            self.assertRegex(done.stderr + done.stdout, "identity/keystore.*backup.*claw-sync identity new, then claw-sync join CODE")
+        reason, = json.loads(self.a.claw("status", "--json").stdout)["needs_you"]
+        self.assertEqual(reason["do"], "claw-sync identity new, then claw-sync join CODE")
+        for n, (damaged, log) in enumerate(((good[:40], None), (flipped, b"not a log"), (b"", None), (good[:200], None))):
+            with self.subTest(damaged=n):
+                keystore.write_bytes(damaged)
+                if log is not None:
+                    (self.a.data / "identity" / "membership.log").write_bytes(log)
+                self.a.sql(f"INSERT INTO sessions(id, agent) VALUES ('s{n}', 'unsent');")
+                done = self.a.claw("identity", "new")
+                kept, = keystore.parent.glob("keystore.damaged.*")
+                self.assertIn(f"it is kept as {kept}", done.stderr)
+                self.assertEqual(kept.read_bytes(), damaged)
+                kept.unlink()
+                self.join(self.b, self.a)
+                self.settle([self.a, self.b])
+                self.assertEqual(self.rows(self.b)[f"s{n}"], "unsent")
+        self.assertEqual(self.rows(self.b)["r"], "unsent")
+
+    def test_a_keystore_that_may_open_is_not_damaged(self):
+        keystore = self.a.data / "identity" / "keystore"
+        self.a.claw("keys", "passphrase", "--passphrase-file", self.passphrase)
+        good = keystore.read_bytes()
+        credentials = self.folder / "credentials"
+        credentials.mkdir()
+        (credentials / "claw-sync.passphrase").write_text("wrong")
+        self.assertIn("--keystore-passphrase-fd", self.a.claw("identity", "new", want=2).stderr)
+        done = self.a.claw("identity", "new", want=2, CREDENTIALS_DIRECTORY=credentials)
+        self.assertIn("wrong passphrase, or the key file is damaged; if it is damaged, move it away", done.stderr)
+        newer = good[:4] + b"\xff" + good[5:]
+        keystore.write_bytes(newer)
+        self.assertIn("newer version", self.a.claw("identity", "new", want=1, CREDENTIALS_DIRECTORY=credentials).stderr)
+        self.assertEqual(keystore.read_bytes(), newer)
+        self.assertEqual(list(keystore.parent.glob("keystore.*")), [])
+
     def test_a_membership_log_that_is_lost_or_damaged(self):
         """The hub has the entries, and the keystore knows which they are."""
         a, b = self.a, self.b

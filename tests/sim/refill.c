@@ -144,11 +144,12 @@ static void come_anew(struct device *d, struct device *by)
 {
     struct run *r = d->run;
     clawsync_error err = { 0 };
+    char damaged[CS_DAMAGED_NAME];
     size_t lost;
 
     note(r, "%s is to be another device", d->name);
     device_close(d);
-    must(r, cs_engine_new_identity(d->world, &d->config, d->id, &lost, &err), &err, "a new identity");
+    must(r, cs_engine_new_identity(d->world, &d->config, d->id, &lost, damaged, &err), &err, "a new identity");
     if (lost != 0)
         die(r, "%s cannot take back what it had sent", d->name);
     d->member = d->asked = d->refused = false;
