@@ -111,10 +111,11 @@ struct cs_replica;
 struct cs_replica_options;
 int cs_cli_open_replica(const struct cs_cli *c, bool read_only, struct cs_replica_options *options,
                         struct cs_replica **out, clawsync_error *err);
-/* Is data_dir the one of the device that replicates this database? CS_EINVAL, CS_EEXIST: it is not. CS_ENOTFOUND: there
- * are no keys in it. CS_OK also when nobody can tell: the database has no device yet, or the keystore does not open
- * without more ado (whoever wants the keys says why). */
-int cs_cli_check_data_dir(const struct cs_cli *c, const struct cs_replica *r, clawsync_error *err);
+/* Are the workspace the database's and data_dir the one of the device that replicates it? CS_EINVAL, CS_EEXIST: they
+ * are not. CS_ENOTFOUND: there are no keys in data_dir. CS_OK also when nobody can tell: the database has no device
+ * yet, or the keystore does not open with this passphrase or, NULL, without one (whoever wants the keys says why). */
+int cs_cli_check_data_dir(const struct cs_cli *c, const struct cs_replica *r, const char *passphrase,
+                          clawsync_error *err);
 /* The same for a keystore that is open. database: zero where it has no device yet. */
 struct cs_uuid;
 int cs_cli_check_device(const struct cs_cli *c, const struct cs_uuid *database, const struct cs_uuid *keystore,

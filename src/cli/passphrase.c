@@ -159,21 +159,41 @@ int cs_cli_unlocked(const struct cs_cli *c, int (*fn)(void *arg, const clawsync_
 typedef int (*opener)(clawsync_engine **out, const clawsync_config *c, clawsync_error *err);
 
 struct opening {
+    const struct cs_cli *cli;
     opener first, busy;
     clawsync_engine **out;
 };
+
+/* Whoever replicates this database does it as its device: that is not to be asked for anything in another one's name.
+ * CS_EBUSY, as it was found: it is the same device. */
+static int check_who_is_busy(const struct cs_cli *c, const char *passphrase, clawsync_error *err)
+{
+    clawsync_error why;
+    cs_replica *r = NULL;
+    int rc = CS_OK;
+
+    if (cs_cli_open_replica(c, true, NULL, &r, &why) == CS_OK)
+        rc = cs_cli_check_data_dir(c, r, passphrase, &why);
+    cs_replica_close(r);
+    if (rc == CS_OK)
+        return CS_EBUSY;
+    *err = why;
+    return rc;
+}
 
 static int open_with(void *arg, const clawsync_config *config, clawsync_error *err)
 {
     const struct opening *o = arg;
     int rc = o->first(o->out, config, err);
 
-    return rc == CS_EBUSY && o->busy != NULL ? o->busy(o->out, config, err) : rc;
+    if (rc != CS_EBUSY)
+        return rc;
+    return o->busy != NULL ? o->busy(o->out, config, err) : check_who_is_busy(o->cli, config->passphrase, err);
 }
 
 int cs_cli_open(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err)
 {
-    struct opening o = { clawsync_engine_open, NULL, out };
+    struct opening o = { c, clawsync_engine_open, NULL, out };
 
     *out = NULL;
     return cs_cli_unlocked(c, open_with, &o, err);
@@ -181,7 +201,7 @@ int cs_cli_open(const struct cs_cli *c, clawsync_engine **out, clawsync_error *e
 
 int cs_cli_open_member(const struct cs_cli *c, clawsync_engine **out, clawsync_error *err)
 {
-    struct opening o = { clawsync_engine_open, cs_engine_open_beside, out };
+    struct opening o = { c, clawsync_engine_open, cs_engine_open_beside, out };
 
     *out = NULL;
     return cs_cli_unlocked(c, open_with, &o, err);

@@ -56,7 +56,7 @@ static int look_at_database(const struct cs_cli *c, struct beside *out, clawsync
     int rc = cs_cli_open_replica(c, true, NULL, &r, err);
 
     *out = (struct beside){ .set_up = rc == CS_OK && cs_replica_is_set_up(r) };
-    if (rc == CS_OK && (rc = cs_cli_check_data_dir(c, r, err)) == CS_OK) {
+    if (rc == CS_OK && (rc = cs_cli_check_data_dir(c, r, NULL, err)) == CS_OK) {
         cs_replica_identity(r, &id);
         out->device = id.device;
         rc = cs_replica_counts(r, &out->n, (struct cs_error *)err);

@@ -114,7 +114,7 @@ static int open_database(const struct cs_cli *c, bool read_only, struct cs_repli
 {
     int rc = cs_cli_open_replica(c, read_only, o, out, err);
 
-    if (rc == CS_OK && (rc = cs_cli_check_data_dir(c, *out, err)) == CS_ENOTFOUND) {
+    if (rc == CS_OK && (rc = cs_cli_check_data_dir(c, *out, NULL, err)) == CS_ENOTFOUND) {
         cs_cli_warn((void *)(uintptr_t)c, err->msg);
         rc = CS_OK;
     }

@@ -451,6 +451,28 @@ class WrongPlace(ClawTest):
             self.assertEqual(done.stdout, self.a.claw(*command.split()).stdout)
         self.assertFalse((self.folder / "nowhere").exists())
 
+    def test_a_data_dir_beside_a_daemon(self):
+        """What replicates the database is not asked in another device's name."""
+        self.a.start()
+        wait_until(lambda: "connected to" in self.a.daemon_log(), self.a.daemon_log)
+        commands = ("sync", "push", "pull", "reconcile", "prove", "compact")
+        for command in commands:
+            self.refused(command, "was replicated by device .* whose keys are not in .*/b/state", CLAW_DATA_DIR=self.b.data)
+            self.refused(command, "the keys of device .* are not in .*/nowhere", CLAW_DATA_DIR=self.folder / "nowhere")
+        self.assertFalse((self.folder / "nowhere").exists())
+        for command in ("sync", "reconcile"):
+            self.a.claw(command)
+        self.b.claw("keys", "passphrase", "--passphrase-file", self.passphrase)
+        credentials = self.folder / "credentials"
+        credentials.mkdir()
+        (credentials / "claw-sync.passphrase").write_text(self.passphrase.read_text())
+        self.refused("sync", "was replicated by device .* whose keys are not in .*/b/state", CLAW_DATA_DIR=self.b.data,
+                     CREDENTIALS_DIRECTORY=credentials)
+
+    def test_a_workspace(self):
+        for command in self.QUEUE + self.OF_DATABASE:
+            self.refused(command, f"belongs to workspace {self.workspace}; .*CLAW_WORKSPACE_ID", CLAW_WORKSPACE_ID=uuid.uuid4())
+
     def test_a_database_that_is_not_set_up_yet(self):
         new = Device(self.folder / "new", self.workspace, self.hub.endpoint)
         self.assertIn("not set up", new.claw("queue", "list").stdout)
