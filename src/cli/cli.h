@@ -71,6 +71,10 @@ bool cs_cli_wrong_passphrase(const clawsync_error *err);
 const char *cs_cli_time(int64_t ms, char out[32]); /* Unix ms in local time; 0: "-" */
 /* A name is another device's to choose: nothing in it reaches the terminal as a control. */
 const char *cs_cli_printable(const char *name, char out[64]);
+const char *cs_cli_s(int64_t n);  /* "s", as in rows; "": it is one */
+const char *cs_cli_es(int64_t n); /* the same for batches */
+/* "; " and what to do about a failure where whoever found it cannot know; "": it says so itself. */
+const char *cs_cli_advice(const clawsync_error *err);
 
 /* progress.c: a bar on a terminal, plain lines otherwise, on stderr. */
 struct cs_cli_progress {

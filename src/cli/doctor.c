@@ -283,9 +283,11 @@ static void check_queue(struct doctor *d)
     else if (rc != CS_OK)
         say(d, "queue", FAILED, "%s", err.msg);
     else if (n.failed > 0)
-        say(d, "queue", WARNING, "the hub has refused %" PRIu64 " sets; see: claw-sync queue list", n.failed);
+        say(d, "queue", WARNING, "the hub has refused %" PRIu64 " set%s; see: claw-sync queue list", n.failed,
+            cs_cli_s((int64_t)n.failed));
     else
-        say(d, "queue", OK, "%" PRIu64 " sets wait", n.pending + n.in_flight);
+        say(d, "queue", OK, "%" PRIu64 " set%s", n.pending + n.in_flight,
+            n.pending + n.in_flight == 1 ? " waits" : "s wait");
 }
 
 static void check_audit(struct doctor *d)
@@ -342,11 +344,15 @@ static bool is_tls(const char *msg)
     return strstr(msg, "certificate") != NULL || strstr(msg, "pinned") != NULL || strstr(msg, "TLS:") != NULL;
 }
 
-static void hub_failed(struct doctor *d, int rc, const char *msg)
+static void hub_failed(struct doctor *d, const clawsync_error *err)
 {
-    bool away = rc == CS_EUNAVAILABLE || rc == CS_ETIMEDOUT;
+    bool away = err->code == CLAWSYNC_EUNAVAILABLE || err->code == CLAWSYNC_ETIMEDOUT;
+    const char *msg = err->msg, *advice = cs_cli_advice(err);
 
-    if (away && is_tls(msg)) {
+    if (advice[0] != '\0') {
+        say(d, "hub", FAILED, "%s%s", msg, advice);
+        d->offline = away;
+    } else if (away && is_tls(msg)) {
         say(d, "TLS", FAILED, "%s; check tls_ca_file and tls_pin_sha256 with whoever runs the hub", msg);
     } else {
         say(d, "hub", FAILED, "%s%s", msg, away ? "; is hub_endpoint right, and does the hub run?" : "");
@@ -397,7 +403,7 @@ static void check_hub(struct doctor *d)
     d->looked.asked = true;
     d->looked.rc = rc;
     if (rc != CS_OK) {
-        hub_failed(d, rc, err.msg);
+        hub_failed(d, &err);
     } else {
         check_tls(d, e);
         say(d, "hub", OK, "%s answers with the key that is pinned; its log ends at %" PRIu64, e->config.hub_endpoint,
@@ -458,6 +464,6 @@ int cs_cmd_doctor(struct cs_cli *c)
         cs_cli_json(json_pack("{s:b, s:i, s:i, s:o}", "ok", d.failures == 0, "warnings", d.warnings, "failures",
                               d.failures, "checks", d.checks));
     else
-        cs_cli_say(c, "%d failed, %d warnings", d.failures, d.warnings);
+        cs_cli_say(c, "%d failed, %d warning%s", d.failures, d.warnings, cs_cli_s(d.warnings));
     return others > 0 ? CS_EXIT_FAILED : d.offline ? CS_EXIT_OFFLINE : CS_EXIT_DONE;
 }

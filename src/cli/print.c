@@ -55,12 +55,35 @@ static int exit_code(const clawsync_error *err)
     }
 }
 
+const char *cs_cli_advice(const clawsync_error *err)
+{
+    static const struct {
+        int code;
+        const char *found, *advice;
+    } all[] = {
+        { CLAWSYNC_EUNAVAILABLE, "wrong version number",
+          "; no TLS is spoken there: is hub_endpoint (CLAW_HUB_ENDPOINT) right, or is http:// meant?" },
+        { CLAWSYNC_EUNAVAILABLE, "broke HTTP/2",
+          "; no claw-sync hub answers like that: is hub_endpoint (CLAW_HUB_ENDPOINT) right?" },
+        { CLAWSYNC_EBUSY, "database is locked",
+          "; another program has had a transaction open on it for long: try again when that is over" },
+    };
+
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (err->code == all[i].code && strstr(err->msg, all[i].found) != NULL)
+            return all[i].advice;
+    return "";
+}
+
 int cs_cli_fail(const struct cs_cli *c, const clawsync_error *err)
 {
+    char text[sizeof err->msg + 128];
+
+    snprintf(text, sizeof text, "%s%s", err->msg, cs_cli_advice(err));
     if (c->json)
-        cs_cli_json(json_pack("{s:{s:s, s:s}}", "error", "code", clawsync_code_name(err->code), "message", err->msg));
+        cs_cli_json(json_pack("{s:{s:s, s:s}}", "error", "code", clawsync_code_name(err->code), "message", text));
     else
-        fprintf(stderr, "claw-sync: %s\n", err->msg);
+        fprintf(stderr, "claw-sync: %s\n", text);
     return exit_code(err);
 }
 
@@ -125,4 +148,14 @@ const char *cs_cli_printable(const char *name, char out[64])
         out[n] = (unsigned char)name[n] < 32 || name[n] == 127 ? '?' : name[n];
     out[n] = '\0';
     return out;
+}
+
+const char *cs_cli_s(int64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
+const char *cs_cli_es(int64_t n)
+{
+    return n == 1 ? "" : "es";
 }

@@ -72,17 +72,12 @@ static int list(struct listing *l, clawsync_error *err)
     return rc == CS_ENOTFOUND ? CS_OK : rc; /* no engine was ever here */
 }
 
-static const char *plural(int64_t n)
-{
-    return n == 1 ? "" : "s";
-}
-
 static void say_counts(const struct cs_cli *c, const struct cs_replica_counts *n)
 {
     cs_cli_say(c,
                "in the database: %" PRId64 " row%s unsent, %" PRId64 " logged change%s not sealed, %" PRId64
                " batch%s in flight",
-               n->unsent, plural(n->unsent), n->unsealed, plural(n->unsealed), n->bound, n->bound == 1 ? "" : "es");
+               n->unsent, cs_cli_s(n->unsent), n->unsealed, cs_cli_s(n->unsealed), n->bound, cs_cli_es(n->bound));
 }
 
 int cs_cmd_queue_list(struct cs_cli *c)
@@ -103,13 +98,23 @@ int cs_cmd_queue_list(struct cs_cli *c)
     return rc == CS_OK ? CS_EXIT_DONE : cs_cli_fail(c, &err);
 }
 
+/* An entry that is not there, or no longer as it was: which are? */
+static int point_to_list(const struct cs_cli *c, int rc, clawsync_error *err)
+{
+    size_t n = strlen(err->msg);
+
+    if (rc == CLAWSYNC_ENOTFOUND && c->nargs > 0)
+        snprintf(err->msg + n, sizeof err->msg - n, "; claw-sync queue list shows what there is");
+    return rc;
+}
+
 /* ---- retry ---- */
 
 static int retry(const struct cs_cli *c, uint64_t *n, clawsync_error *err)
 {
     int rc = clawsync_queue_retry(&c->config, c->nargs > 0 ? c->args[0] : NULL, n, err);
 
-    return rc == CLAWSYNC_ENOTFOUND && c->nargs == 0 ? CLAWSYNC_OK : rc;
+    return rc == CLAWSYNC_ENOTFOUND && c->nargs == 0 ? CLAWSYNC_OK : point_to_list(c, rc, err);
 }
 
 int cs_cmd_queue_retry(struct cs_cli *c)
@@ -217,7 +222,7 @@ static int export_with(void *arg, const clawsync_config *config, clawsync_error 
     if (rc == CS_OK)
         rc = cs_cli_check_device(x->cli, &x->beside.device, &x->self->device, error);
     if (rc == CS_OK && (rc = cs_queue_open_beside(&x->queue, &x->arena, config, x->self->keys->local, err)) == CS_OK)
-        rc = export_all(x, err);
+        rc = point_to_list(x->cli, export_all(x, err), error);
     cs_queue_close(x->queue);
     cs_engine_free(x->self);
     cs_arena_free(&x->arena);

@@ -44,7 +44,7 @@ static void print_line(const struct cs_cli *c, const clawsync_event *e)
         break;
     case CLAWSYNC_EVENT_DISCONNECTED:
     case CLAWSYNC_EVENT_SYNC_ERROR:
-        fprintf(stderr, "claw-sync: %s\n", e->error.msg);
+        fprintf(stderr, "claw-sync: %s%s\n", e->error.msg, cs_cli_advice(&e->error));
         break;
     case CLAWSYNC_EVENT_WARNING:
         cs_cli_warn((void *)(uintptr_t)c, e->error.msg);

@@ -372,8 +372,9 @@ static void say_state(const struct cs_cli *c, const struct cs_looked *l)
         why_not_known(l, detail, sizeof detail);
         break;
     case CS_OFFLINE:
-        snprintf(detail, sizeof detail, "%s%s: %.500s", l->contact_ms > 0 ? " since " : "",
-                 l->contact_ms > 0 ? cs_cli_time(l->contact_ms, since) : "", l->err.msg);
+        snprintf(detail, sizeof detail, "%s%s: %.500s%s", l->contact_ms > 0 ? " since " : "",
+                 l->contact_ms > 0 ? cs_cli_time(l->contact_ms, since) : "", l->err.msg,
+                 cs_cli_advice((const clawsync_error *)&l->err));
         break;
     case CS_STOPPED:
         snprintf(detail, sizeof detail, ": no daemon runs; %s", settle);
@@ -437,35 +438,35 @@ static void say_devices(const struct cs_cli *c, const json_t *devices)
 static void say_counts(const struct cs_cli *c, const struct cs_looked *l)
 {
     const struct cs_replica_counts *n = &l->n;
+    uint64_t waiting = l->queue.pending + l->queue.in_flight;
 
     cs_cli_say(c, "tracked tables  %" PRId64 "%s", n->tracked,
                l->health.schema_unseen ? "; the application changed its schema, which was not looked at yet" : "");
     if (n->paused > 0)
         cs_cli_say(c, "paused          %" PRId64 " of them", n->paused);
-    cs_cli_say(c,
-               "unsent          %" PRId64 " rows, %" PRId64 " logged changes not sealed, %" PRId64 " batches in flight",
-               n->unsent, n->unsealed, n->bound);
-    cs_cli_say(c, "queue           %" PRIu64 " sets wait, %" PRIu64 " were refused",
-               l->queue.pending + l->queue.in_flight, l->queue.failed);
+    cs_cli_say(
+        c, "unsent          %" PRId64 " row%s, %" PRId64 " logged change%s not sealed, %" PRId64 " batch%s in flight",
+        n->unsent, cs_cli_s(n->unsent), n->unsealed, cs_cli_s(n->unsealed), n->bound, cs_cli_es(n->bound));
+    cs_cli_say(c, "queue           %" PRIu64 " set%s, %" PRIu64 " %s refused", waiting,
+               waiting == 1 ? " waits" : "s wait", l->queue.failed, l->queue.failed == 1 ? "was" : "were");
     if (n->taking_in > 0)
-        cs_cli_say(c, "taking in       the existing rows of %" PRId64 " table%s", n->taking_in,
-                   n->taking_in == 1 ? "" : "s");
+        cs_cli_say(c, "taking in       the existing rows of %" PRId64 " table%s", n->taking_in, cs_cli_s(n->taking_in));
     cs_cli_say(c, "pulled up to    %" PRIu64, l->mark.number);
-    cs_cli_say(c, "hidden          %" PRId64 " rows", n->hidden);
-    cs_cli_say(c, "conflicts       %" PRId64 ", of which %" PRId64 " want a decision", n->conflicts,
-               n->manual_conflicts);
+    cs_cli_say(c, "hidden          %" PRId64 " row%s", n->hidden, cs_cli_s(n->hidden));
+    cs_cli_say(c, "conflicts       %" PRId64 ", of which %" PRId64 " want%s a decision", n->conflicts,
+               n->manual_conflicts, n->manual_conflicts == 1 ? "s" : "");
     if (n->held_back > 0)
-        cs_cli_say(c, "held back       %" PRId64 " rows that cannot be sent (above 16 MiB, or NULL in the key)",
-                   n->held_back);
+        cs_cli_say(c, "held back       %" PRId64 " row%s that cannot be sent (above 16 MiB, or NULL in the key)",
+                   n->held_back, cs_cli_s(n->held_back));
     if (l->batches_aside > 0)
-        cs_cli_say(c, "set aside       %" PRId64 " batches of others that cannot be read: claw-sync hidden list",
-                   l->batches_aside);
+        cs_cli_say(c, "set aside       %" PRId64 " batch%s of others that cannot be read: claw-sync hidden list",
+                   l->batches_aside, cs_cli_es(l->batches_aside));
     if (l->batches_past_cut > 0)
-        cs_cli_say(c,
-                   "set aside       %" PRId64 " batches of removed devices, which count nowhere: claw-sync hidden list",
-                   l->batches_past_cut);
+        cs_cli_say(c, "set aside       %" PRId64 " batch%s of removed devices, counted nowhere: claw-sync hidden list",
+                   l->batches_past_cut, cs_cli_es(l->batches_past_cut));
     if (l->queue.failed > 0)
-        cs_cli_say(c, "set aside       %" PRIu64 " sets that the hub refused: claw-sync queue list", l->queue.failed);
+        cs_cli_say(c, "set aside       %" PRIu64 " set%s that the hub refused: claw-sync queue list", l->queue.failed,
+                   cs_cli_s((int64_t)l->queue.failed));
 }
 
 /* A new database beside the data_dir of a device that is in: one round fills it. */

@@ -19,11 +19,6 @@ add_reason(struct cs_reasons *r, const char *what_to_do, const char *fmt, ...)
     r->of[r->n++].what_to_do = what_to_do;
 }
 
-static const char *s_of(int64_t n)
-{
-    return n == 1 ? "" : "s";
-}
-
 static bool begins(const struct cs_error *err, const char *finding)
 {
     return strncmp(err->msg, finding, strlen(finding)) == 0;
@@ -185,8 +180,9 @@ void cs_status_reasons(const struct cs_looked *l, struct cs_reasons *out)
         add_reason(out, "claw-sync resume", "%" PRId64 " table%s paused: what is edited there waits, unseen", n->paused,
                    n->paused == 1 ? " is" : "s are");
     if (n->manual_conflicts > 0)
-        add_reason(out, "claw-sync conflicts list", "%" PRId64 " conflict%s want%s a decision", n->manual_conflicts,
-                   s_of(n->manual_conflicts), n->manual_conflicts == 1 ? "s" : "");
+        add_reason(out, "claw-sync conflicts list, then claw-sync conflicts resolve ID",
+                   "%" PRId64 " conflict%s want%s a decision", n->manual_conflicts, cs_cli_s(n->manual_conflicts),
+                   n->manual_conflicts == 1 ? "s" : "");
     if (l->batches_aside > 0)
         add_reason(out, "claw-sync reconcile",
                    "%" PRId64 " batch%s of others could not be read and %s set aside (claw-sync hidden list): what is "
@@ -195,11 +191,11 @@ void cs_status_reasons(const struct cs_looked *l, struct cs_reasons *out)
     if (l->queue.failed > 0)
         add_reason(out, "claw-sync queue list, then claw-sync queue retry",
                    "the hub refused %" PRIu64 " set%s of edits for good", l->queue.failed,
-                   s_of((int64_t)l->queue.failed));
+                   cs_cli_s((int64_t)l->queue.failed));
     if (n->held_back > 0)
         add_reason(out, "make them smaller, or give them a key",
                    "%" PRId64 " row%s cannot be sent: above 16 MiB, or NULL in the key", n->held_back,
-                   s_of(n->held_back));
+                   cs_cli_s(n->held_back));
 }
 
 int64_t cs_status_to_send(const struct cs_looked *l)

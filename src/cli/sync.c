@@ -48,22 +48,23 @@ static void print_stats(const struct cs_cli *c, const clawsync_stats *s, bool cr
     cs_cli_say(c, "pushed=%" PRIu64 ", pulled=%" PRIu64, s->operations_pushed, s->operations_pulled);
 }
 
-/* "…; changes stay queued (12 rows)" */
+/* "…; changes stay queued (12 changes)": of one row there may be many */
 static void count_queued(clawsync_engine *e, clawsync_error *err)
 {
     static const char ending[] = "; changes stay queued";
     clawsync_status st = { .size = sizeof st };
     size_t n = strlen(err->msg), at = sizeof ending - 1;
-    int64_t rows;
+    int64_t changes;
 
     if (n < at || strcmp(err->msg + n - at, ending) != 0 || clawsync_engine_status(e, &st, NULL) != CLAWSYNC_OK)
         return;
-    rows = st.unsealed + st.unsent;
-    if (st.bound_batches > 0)
-        snprintf(err->msg + n, sizeof err->msg - n, " (%" PRId64 " rows, %" PRId64 " batches in flight)", rows,
-                 st.bound_batches);
-    else
-        snprintf(err->msg + n, sizeof err->msg - n, " (%" PRId64 " rows)", rows);
+    changes = st.unsealed + st.unsent;
+    n += (size_t)snprintf(err->msg + n, sizeof err->msg - n, " (%" PRId64 " change%s", changes, cs_cli_s(changes));
+    if (st.bound_batches > 0 && n < sizeof err->msg)
+        n += (size_t)snprintf(err->msg + n, sizeof err->msg - n, ", %" PRId64 " batch%s in flight", st.bound_batches,
+                              cs_cli_es(st.bound_batches));
+    if (n < sizeof err->msg)
+        snprintf(err->msg + n, sizeof err->msg - n, ")");
 }
 
 static int beside(struct cs_cli *c, enum cs_ask_kind what, clawsync_stats *stats, clawsync_error *err)
@@ -93,7 +94,7 @@ static void warn_held_back(struct cs_cli *c)
     snprintf(text, sizeof text,
              "%" PRId64
              " row%s cannot be sent: above 16 MiB, or NULL in the key; make them smaller, or give them a key",
-             n.held_back, n.held_back == 1 ? "" : "s");
+             n.held_back, cs_cli_s(n.held_back));
     cs_cli_warn(c, text);
 }
 

@@ -660,6 +660,9 @@ static int look_up(struct settling *x, struct cs_error *err)
     }
     if (x->t == NULL)
         return cs_fail(err, CS_EINVAL, "its table is not tracked, or not in the database any more");
+    if (x->column < 0 && x->shown)
+        return cs_fail(err, CS_EINVAL,
+                       "the conflict is about a whole row and keeps no value; an edit that mends the row settles it");
     if (x->column < 0)
         return cs_fail(err, CS_EINVAL,
                        "the conflict is about a whole row and keeps no value; claw-sync hidden list %s tells "

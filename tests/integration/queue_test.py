@@ -113,6 +113,8 @@ class Offline(QueueTest):
         self.assertEqual(a.claw("queue", "retry").stdout, "retried=0\n")
         a.claw("queue", "retry", "abc", want=2)
         a.sync()
+        for command in ("retry", "export"):
+            self.assertRegex(a.claw("queue", command, "abc", want=2).stderr, '"abc"; claw-sync queue list shows what there is$')
         self.assertEqual(self.queue(a)["entries"], [])
         self.assertEqual(a.claw("queue", "export").stdout, "")
 
@@ -149,6 +151,7 @@ class Refused(QueueTest):
         self.assertEqual(json.loads(a.claw("queue", "retry", entry["id"][:8], "--json").stdout), {"retried": 1})
         wait_until(lambda: a.status()["set_aside"] == 0 and self.numbers() >= 6, a.status)
         self.drained(a)  # the daemon found it by itself
+        self.assertIn("claw-sync queue list", a.claw("queue", "retry", entry["id"][:8], want=2).stderr)
         a.stop()
         self.settle([a, b])
         self.assertEqual(b.value("SELECT count(*) FROM memory_records"), 60)

@@ -211,7 +211,7 @@ class BesideDaemons(ReconcileTest):
                                          "here first in memory_records, key r010")]))
         self.assertEqual(self.reconcile(self.a)["equal"], 1)
         self.assertEqual([r["do"] for r in json.loads(self.a.claw("status", "--json").stdout)["needs_you"]],
-                         ["claw-sync conflicts list"])  # two values under one version
+                         ["claw-sync conflicts list, then claw-sync conflicts resolve ID"])  # two values under one version
         self.assertEqual(self.prove(self.b)["equal"], 1)
         self.wait_equal([self.a, self.b])
         self.assertEqual(self.body(self.b, "r010"), "zzz")

@@ -165,6 +165,8 @@ class Conflicts(claw.ClawTest):
         self.assertEqual((event["id"], conflict["why"], conflict["key"]), (conflict["id"], "check", ["k"]))
         self.assertIn("breaks a CHECK", event["message"])
         self.assertEqual(b.query("SELECT n FROM memories"), [(99,)])  # shown all the same
+        self.assertRegex(b.claw("conflicts", "resolve", conflict["id"], "--take", want=2).stderr,
+                         "keeps no value; an edit that mends the row settles it$")
         a.sql("INSERT INTO memories VALUES (CAST(x'c3' AS TEXT), 98);")  # text need not be UTF-8, JSON must
         a.sync()
         claw.wait_until(lambda: b.daemon_log().count('"conflict-detected"') == 2, b.daemon_log)
@@ -199,7 +201,9 @@ class Conflicts(claw.ClawTest):
             status = device.status()
             self.assertEqual(status["state"], "needs-you")
             self.assertEqual((status["conflicts"], status["manual_conflicts"]), (2, 1))
-            self.assertIn("NEEDS YOU: 1 conflict wants a decision: claw-sync conflicts list", device.claw("status").stdout)
+            text = device.claw("status").stdout
+            self.assertIn("NEEDS YOU: 1 conflict wants a decision: claw-sync conflicts list, then claw-sync conflicts resolve ID", text)
+            self.assertIn("2, of which 1 wants a decision", text)
         a.claw("conflicts", "resolve", manual, "--take")
         self.settle([a, b])
         for device in (a, b):

@@ -1,10 +1,15 @@
 """`claw-sync status` says one true word: never "in sync" when that is not known. Each state, and each reason for NEEDS YOU, is
 brought about with the real programs, seen in text and in JSON, and gone when the command that is named was run."""
-import contextlib, json, re, shutil, signal, sqlite3, subprocess, unittest
+import contextlib, json, re, shutil, signal, socketserver, sqlite3, subprocess, threading, unittest
 
 import claw, disk_full_test, queue_test
 
 FAST = {"CLAW_SYNC_INTERVAL_SECS": 1, "CLAW_RETRY_BASE_MS": 20}
+
+
+class NoHub(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
 
 
 class StatusTest(claw.ClawTest):
@@ -88,9 +93,34 @@ class Status(StatusTest):
     def test_how_much_waits(self):
         a, = self.workspace_of(1)
         self.hub.stop()
-        self.assertRegex(a.claw("push", want=3).stderr, r"connection refused; changes stay queued \(0 rows\)$")
-        a.sql("INSERT INTO memories(id, content) VALUES ('x', '1'), ('y', '2');")
-        self.assertRegex(a.claw("sync", want=3).stderr, r"connection refused; changes stay queued \(2 rows\)$")
+        self.assertRegex(a.claw("push", want=3).stderr, r"connection refused; changes stay queued \(0 changes\)$")
+        a.sql("INSERT INTO memories(id, content) VALUES ('x', '1');")
+        self.assertRegex(a.claw("sync", want=3).stderr, r"connection refused; changes stay queued \(1 change\)$")
+        for n in range(6):
+            a.sql(f"UPDATE memories SET content = '{n}';")
+        self.assertRegex(a.claw("status").stdout, r"(?m)^unsent +[01] rows?, \d+ logged changes? not sealed, 0 batches in flight$")
+        self.assertRegex(a.claw("status").stdout, r"(?m)^queue +0 sets wait, 0 were refused$")
+
+    def test_what_is_no_hub(self):
+        """What answers there says nothing that helps: what may be wrong does."""
+        a, = self.workspace_of(1)
+        plain = {"CLAW_HUB_ENDPOINT": self.hub.endpoint.replace("http:", "https:"), "CLAW_MAX_RETRIES": 0}
+        with socketserver.TCPServer(("127.0.0.1", 0), NoHub) as server:
+            threading.Thread(target=server.serve_forever).start()
+            other = {"CLAW_HUB_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "CLAW_MAX_RETRIES": 0}
+            for env, says in ((plain, "no TLS is spoken there: .*CLAW_HUB_ENDPOINT.*http://"),
+                              (other, "no claw-sync hub answers like that: .*CLAW_HUB_ENDPOINT")):
+                self.assertRegex(a.claw("sync", want=3, **env).stderr, says)
+                self.assertRegex(a.claw("status", **env).stdout, f"(?m)^state +OFFLINE.*{says}")
+                self.assertRegex(a.claw("doctor", want=3, **env).stdout, f"(?m)^failed +hub .*{says}")
+            server.shutdown()
+
+    def test_a_database_that_another_program_keeps(self):
+        a, = self.workspace_of(1)
+        a.sql("INSERT INTO memories(id, content) VALUES ('x', '1');")
+        with a.connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            self.assertRegex(a.claw("sync", want=1).stderr, "database is locked; another program .*try again")
 
     def test_a_locked_keystore_is_not_asked_for(self):
         a, = self.workspace_of(1)
@@ -333,7 +363,7 @@ class NeedsYou(StatusTest):
         with_one = [d for d in (a, b) if self.look(d)["conflicts"] > 0]
         self.assertTrue(with_one)
         s = self.look(with_one[0])
-        self.assertEqual((s["state"], s["needs_you"][0]["do"]), ("needs-you", "claw-sync conflicts list"))
+        self.assertEqual((s["state"], s["needs_you"][0]["do"]), ("needs-you", "claw-sync conflicts list, then claw-sync conflicts resolve ID"))
         for c in json.loads(with_one[0].claw("conflicts", "list", "--json").stdout)["conflicts"]:
             with_one[0].claw("conflicts", "resolve", c["id"])
         self.assertNotEqual(self.state(with_one[0]), "needs-you")

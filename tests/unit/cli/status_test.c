@@ -274,7 +274,7 @@ static void each_reason_is_there(void **state)
     struct cs_reasons r;
     static const char *const commands[] = { "claw-sync hub refill",
                                             "claw-sync resume",
-                                            "claw-sync conflicts list",
+                                            "claw-sync conflicts list, then claw-sync conflicts resolve ID",
                                             "claw-sync reconcile",
                                             "claw-sync queue list, then claw-sync queue retry",
                                             "make them smaller, or give them a key" };
