@@ -69,6 +69,12 @@ static const struct schema_case {
     { "all kinds of changes between pause and resume", KA THREE,
       "UPDATE t SET b = 'q' WHERE id = 'k'; DELETE FROM t WHERE id = 'l'; INSERT INTO t VALUES('n', 4, 'w')",
       "D t 'l' /a /b\nU t 'k' b='q' /b\nI t 'n' a=4 b='w'\n", true, "DELETE FROM t WHERE id = 'n'", "D t 'n' /a /b\n" },
+    { "a row takes another's place between pause and resume",
+      "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a INTEGER UNIQUE, b TEXT); INSERT INTO t VALUES('k', 1, 'x'), "
+      "('l', "
+      "2, 'y');",
+      "UPDATE t SET b = 'q' WHERE id = 'k'; REPLACE INTO t VALUES('n', 1, 'w')", "D t 'k' /a /b\nI t 'n' a=1 b='w'\n",
+      true, "DELETE FROM t WHERE id = 'n'", "D t 'n' /a /b\n" },
     { "types that change between pause and resume", KA THREE, "UPDATE t SET a = 1.0 WHERE id = 'k'",
       "U t 'k' a=1.0 /a\n", true, "UPDATE t SET a = 1 WHERE id = 'k'", "U t 'k' a=1 /a\n" },
     { "nothing between pause and resume", KA THREE, "SELECT 1", "", true, "DELETE FROM t WHERE id = 'm'",
