@@ -290,19 +290,35 @@ void add_context(struct device *d)
     d->context = true;
 }
 
+/* What was written in a pause and is gone before its end was never seen: of a row that was hidden before it says
+ * nothing. */
+static void came_and_went(struct device *d, const uint32_t before[IDS])
+{
+    char sql[80];
+
+    for (unsigned i = 0; i < IDS; i++) {
+        snprintf(sql, sizeof sql, "SELECT count(*) FROM sessions WHERE id = 's%u'", i);
+        if (d->last[STATE][i] != before[i] && ask(d->run, d->disk, d->db, sql) == 0)
+            d->last[STATE][i] = before[i];
+    }
+}
+
 void rebuild(struct device *d)
 {
     clawsync_error err = { 0 };
+    uint32_t before[IDS];
 
     note(d->run, "%s rebuilds a table", d->name);
     heal(d);
     if (clawsync_engine_pause(d->engine, "sessions", &err) != CLAWSYNC_OK)
         die(d->run, "%s: pause: %s", d->name, err.msg);
+    memcpy(before, d->last[STATE], sizeof before);
     write_unique(d);
     app(d, "BEGIN IMMEDIATE; CREATE TABLE made_anew(id TEXT PRIMARY KEY, name TEXT UNIQUE, state TEXT);"
            "INSERT INTO made_anew SELECT * FROM sessions; DROP TABLE sessions;"
            "ALTER TABLE made_anew RENAME TO sessions; COMMIT");
     write_unique(d);
+    came_and_went(d, before);
     if (ask(d->run, d->disk, d->db, "SELECT count(*) FROM sessions") ==
         0) /* which would say nothing of its rows (0019) */
         write_row(d, STATE, 0, "INSERT INTO sessions(id, name, state) VALUES('s0', 'n0', ", ")");
