@@ -432,7 +432,7 @@ class Batches(claw.ClawTest):
             self.assertEqual(d.query("SELECT id FROM memories ORDER BY id"), [("after",), ("behind",)])
         said = b.status()
         self.assertEqual((said["batches_set_aside"], said["batches_past_cut"], said["needs_you"]), (0, 1, []))
-        self.assertIn("1 batches of removed devices, which count nowhere", b.claw("status", want=None).stdout)
+        self.assertIn("1 batch of removed devices, counted nowhere", b.claw("status", want=None).stdout)
         shown, retry, words, gone = self.never_opens(b, number, device, "PAST_CUT", "its device sent it when it was removed already")
         self.assertIn("It counts on no device, however often it is tried", shown)
         self.assertNotIn("claw-sync hidden retry", shown)

@@ -334,7 +334,7 @@ class Status(StatusTest):
         a.claw("queue", "retry")
         s = self.look(a)
         self.assertEqual((s["state"], s["queued"], s["unsent"], s["set_aside"]), ("stopped", 1, 0, 0))
-        self.assertRegex(a.claw("status").stdout, r"(?m)^queue +1 sets wait, 0 were refused$")
+        self.assertRegex(a.claw("status").stdout, r"(?m)^queue +1 set waits, 0 were refused$")
         a.sync()
         self.in_sync(a)
 
