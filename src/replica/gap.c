@@ -537,7 +537,7 @@ static int look_whether_remade(struct cs_replica *r, struct cs_table *t, struct 
     int64_t was = -1, now;
     int rc = cs_schema_version(r, &now, err);
 
-    if (rc != CS_OK || t->remade)
+    if (rc != CS_OK || t->remade || cs_is_shared(t->name)) /* ours is nobody's to drop */
         return rc;
     if (t->state == CS_PAUSED && (rc = cs_meta_int(r, paused_name(name, t->id), &was, err)) == CS_ENOTFOUND)
         rc = CS_OK;

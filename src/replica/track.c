@@ -660,7 +660,8 @@ static int follow_renames(struct cs_replica *r, struct cs_error *err)
 
 /* What stands in a table that comes back is not all that it had. */
 static const char note_gone[] =
-    "UPDATE main.sync_tables SET gap = 3 WHERE state <> 0 AND gap <> 3 AND NOT EXISTS (SELECT 1 FROM "
+    "UPDATE main.sync_tables SET gap = 3 WHERE state <> 0 AND gap <> 3 AND name <> '" CS_SHARED
+    "' AND NOT EXISTS (SELECT 1 FROM "
     "main.sqlite_schema o WHERE o.type = 'table' AND o.name = sync_tables.name COLLATE NOCASE)";
 
 static int check_schema_once(struct cs_replica *r, bool *changed, struct cs_error *err)
