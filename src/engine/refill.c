@@ -71,7 +71,7 @@ static bool has_more(struct cs_slice entry, const struct cs_known_peer *have, bo
            (have->number == had.number && have->number > 0 && memcmp(have->hash, had.hash, 32) != 0);
 }
 
-static int knows_more(struct clawsync_engine *e, uint64_t followed, bool *out, struct cs_error *err)
+static int knows_more(struct clawsync_engine *e, bool *out, struct cs_error *err)
 {
     struct cs_slice entry = cs_self_entry(e, e->members.refill_seq);
     struct cs_known_peer *peer = NULL, *former = NULL, own = { .device = e->device };
@@ -82,11 +82,7 @@ static int knows_more(struct clawsync_engine *e, uint64_t followed, bool *out, s
     if (rc == CS_OK)
         rc = cs_replica_formers(e->replica, &a, &former, &nformers, err);
     cs_replica_chain(e->replica, &own.number, own.hash);
-    if (rc == CS_OK)
-        rc = cs_replica_publishing(e->replica, out, err); /* what the log before was still to be brought */
-    /* In place of a lost database stands one that followed no log and sent nothing: it has none of our batches. */
-    if (rc == CS_OK && !*out && (followed != 0 || own.number > 0))
-        *out = has_more(entry, &own, true);
+    *out = rc == CS_OK && has_more(entry, &own, true);
     for (size_t i = 0; i < npeers && rc == CS_OK && !*out; i++)
         *out = has_more(entry, &peer[i], false);
     for (size_t i = 0; i < nformers && rc == CS_OK && !*out; i++)
@@ -152,8 +148,7 @@ int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err)
         return CS_OK;
     if (mark.log_id == e->log.id)
         return chain_follows(e, err);
-    if ((rc = knows_more(e, mark.log_id, &more, err)) != CS_OK ||
-        (rc = switch_log(e, more, !more, record, err)) != CS_OK)
+    if ((rc = knows_more(e, &more, err)) != CS_OK || (rc = switch_log(e, more, !more, record, err)) != CS_OK)
         return rc;
     cs_self_find_floor(e);
     if (mark.log_id == 0) /* this database has followed none before */
@@ -189,11 +184,13 @@ void cs_refill_listen(struct clawsync_engine *e)
     static const struct cs_rpc_client_cb cb = { .message = on_bell, .done = on_bell_over };
     struct cs_error err;
 
-    if (e->bell != NULL || e->channel == NULL ||
+    if (e->bell != NULL || cs_hub_channel(e, &err) != CS_OK ||
         cs_rpc_call_new(e->channel, "/grpc.health.v1.Health/Watch", NULL, 0, &cb, e, &e->bell, &err) != CS_OK)
         return;
-    cs_rpc_call_send(e->bell, cs_slice(NULL, 0)); /* without it the hub ends the call */
-    cs_rpc_call_half_close(e->bell);
+    if (cs_rpc_call_send(e->bell, cs_slice(NULL, 0)) == CS_OK)
+        cs_rpc_call_half_close(e->bell);
+    else
+        cs_refill_listen_no_more(e);
 }
 
 void cs_refill_listen_no_more(struct clawsync_engine *e)
