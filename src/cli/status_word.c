@@ -87,16 +87,6 @@ static bool is_beyond_refill(const struct cs_looked *l)
            command != NULL && strstr(command, "claw-sync hub refill") != NULL;
 }
 
-/* The membership names another log than the daemon's database follows: what it had found in that one is over, and it is
- * about to follow. */
-static bool is_refilled(const struct cs_looked *l)
-{
-    const char *command = cs_finding_command(&l->standing.last);
-
-    return l->asked && l->rc == CS_OK && l->mark.log_id != 0 && l->mark.log_id != l->hub.head.log_id &&
-           command != NULL && strstr(command, "claw-sync hub refill") != NULL;
-}
-
 /* What rounds find, and looking does not. It stands until a round goes well; of a process that is gone only what does
  * not pass. */
 void cs_status_round_failed(const struct cs_looked *l, struct cs_reasons *out)
@@ -107,8 +97,8 @@ void cs_status_round_failed(const struct cs_looked *l, struct cs_reasons *out)
     int len = (int)strlen(last->msg);
     char at[32];
 
-    if (l->standing_rc != CS_OK || (told ? !wants_a_person(last) || is_refilled(l) : may_have_passed(last)) ||
-        last->code == CS_OK || (l->asked && l->rc == last->code && !is_outside(l) && !is_beyond_refill(l)))
+    if (l->standing_rc != CS_OK || (told ? !wants_a_person(last) : may_have_passed(last)) || last->code == CS_OK ||
+        (l->asked && l->rc == last->code && !is_outside(l) && !is_beyond_refill(l)))
         return;
     if (!told && last->code == CS_EHUB && l->asked && l->rc == CS_OK) { /* it may be over */
         what_to_do = "claw-sync sync";

@@ -783,10 +783,6 @@ struct cs_log_now {
 void cs_log_update(struct clawsync_engine *e);
 int cs_refill_open(struct clawsync_engine *e, struct cs_error *err);
 bool cs_refill_is_open(const struct clawsync_engine *e);
-/* Whom the hub does not know it tells only that somebody refilled it: cs_schedule_rung, also when the listening begins.
- * It ends with the connection. */
-void cs_refill_listen(struct clawsync_engine *e);
-void cs_refill_listen_no_more(struct clawsync_engine *e);
 /* Goes over to the log that the newest refill in the membership names, if that is not where we are. While nothing is in
  * flight. */
 int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err);
@@ -914,10 +910,6 @@ struct cs_schedule {
     unsigned wanted, taken; /* CS_WANT_…, for the daemon: to do; being done */
     bool running, closing, connected, backing_off, look_again, looking, needs_you;
     bool look_alone;  /* nothing is sent at present, which would seal first */
-    bool awaits;      /* the last round found what another device's refill settles, */
-    bool rung;        /* and the hub has rung since it began, so that the next one comes soon */
-    uint64_t lost_id; /* the log that was in force then */
-    unsigned rings;   /* of refills of whatever workspace, since a round went well */
     bool look_more;   /* to be sealed */
     bool compact_due; /* when last no job ran */
     bool step_waits;  /* the task that runs goes on with a step when `retry` runs out */
@@ -961,7 +953,6 @@ void cs_schedule_wake(struct clawsync_engine *e, struct cs_command *commands, bo
 bool cs_schedule_is_closed(const struct clawsync_engine *e); /* told to, and nothing runs any more */
 void cs_schedule_free(struct clawsync_engine *e);
 void cs_schedule_hub_back(struct clawsync_engine *e); /* the preferred hub serves again */
-void cs_schedule_rung(struct clawsync_engine *e);     /* somebody may have refilled the hub */
 
 struct clawsync_engine {
     struct cs_world *world;                      /* [set] */
@@ -1035,7 +1026,6 @@ struct clawsync_engine {
     int64_t collect_through; /* [job] the next push collects tombstones up to this stamp; 0: it does not */
     struct cs_compact_step compact;
     struct cs_refill_step refill;
-    cs_rpc_call *bell; /* or NULL: cs_refill_listen */
     struct cs_schedule schedule;
     clawsync_stats totals; /* [job] */
 

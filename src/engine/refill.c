@@ -158,50 +158,6 @@ int cs_refill_follow(struct clawsync_engine *e, struct cs_error *err)
     return CS_OK;
 }
 
-/* ---- waiting for another device's ---- */
-
-static void on_bell(cs_rpc_call *c, void *arg, struct cs_slice msg)
-{
-    (void)c;
-    (void)msg;
-    cs_schedule_rung(arg);
-}
-
-static void on_bell_over(cs_rpc_call *c, void *arg, int status, const char *text,
-                         const struct cs_rpc_metadata *trailers)
-{
-    struct clawsync_engine *e = arg;
-
-    (void)status;
-    (void)text;
-    (void)trailers;
-    if (e->bell == c)
-        e->bell = NULL;
-}
-
-void cs_refill_listen(struct clawsync_engine *e)
-{
-    static const struct cs_rpc_client_cb cb = { .message = on_bell, .done = on_bell_over };
-    struct cs_error err;
-
-    if (e->bell != NULL || cs_hub_channel(e, &err) != CS_OK ||
-        cs_rpc_call_new(e->channel, "/grpc.health.v1.Health/Watch", NULL, 0, &cb, e, &e->bell, &err) != CS_OK)
-        return;
-    if (cs_rpc_call_send(e->bell, cs_slice(NULL, 0)) == CS_OK)
-        cs_rpc_call_half_close(e->bell);
-    else
-        cs_refill_listen_no_more(e);
-}
-
-void cs_refill_listen_no_more(struct clawsync_engine *e)
-{
-    cs_rpc_call *c = e->bell;
-
-    e->bell = NULL;
-    if (c != NULL)
-        cs_rpc_call_cancel(c);
-}
-
 /* ---- the command ---- */
 
 static void finish(struct clawsync_engine *e, int rc, const struct cs_error *err)

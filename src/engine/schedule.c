@@ -315,56 +315,9 @@ static void leave_hub(struct clawsync_engine *e)
     cs_hub_call_cancel(&e->schedule.beat);
 }
 
-/* Another device may settle it at any time, which is then followed soon. */
-static void await_refill(struct clawsync_engine *e, const char *finding)
-{
-    struct cs_schedule *s = &e->schedule;
-    bool lost = strcmp(finding, "HUB_LOST") == 0;
-
-    s->awaits = lost || strcmp(finding, "HUB_ROLLBACK") == 0 || strcmp(finding, "LOG_REPLACED") == 0;
-    s->lost_id = e->log.id;
-    if (!lost)
-        s->rings = 0;
-    if (lost)
-        cs_refill_listen(e);
-    else if (s->awaits)
-        watch_start(e);
-}
-
-static void ring(struct clawsync_engine *e)
-{
-    struct cs_schedule *s = &e->schedule;
-
-    if (s->awaits && !s->rung && s->backing_off && !s->step_waits)
-        cs_timer_start(s->retry, retry_pause(e, s->rings / 2));
-    s->rung = true;
-}
-
-/* It may have been another workspace's: a hub that lost them all rings for each, and every round of a device that it
- * does not know counts against this address. */
-void cs_schedule_rung(struct clawsync_engine *e)
-{
-    ring(e);
-    e->schedule.rings++;
-}
-
-/* A signed entry says so. What was found is of a log that is gone, though all of the new one is still to be read. */
-static void followed(struct clawsync_engine *e)
-{
-    struct cs_schedule *s = &e->schedule;
-
-    s->awaits = s->needs_you = false;
-    s->standing.last = (struct cs_error){ 0 };
-    set_connected(e, true, NULL);
-    standing_begin(e);
-    standing_soon(e);
-    publish(e);
-}
-
 static void daemon_failed(struct clawsync_engine *e, int rc, const struct cs_error *err)
 {
     struct cs_schedule *s = &e->schedule;
-    bool rung;
     char name[32];
 
     s->wanted |= s->taken & (CS_WANT_PUSH | CS_WANT_PULL); /* a count, and the hub, find the others again */
@@ -380,12 +333,10 @@ static void daemon_failed(struct clawsync_engine *e, int rc, const struct cs_err
     } else if (s->failures == 0 || !cs_code_is_transient(rc)) {
         finding_name(name, err->msg);
         cs_emit_error(e, CLAWSYNC_EVENT_SYNC_ERROR, name, err);
-        await_refill(e, name);
     }
     s->needs_you = !cs_code_is_transient(rc);
-    rung = s->awaits && s->rung; /* while the round ran */
-    cs_timer_start(s->retry, s->needs_you && !rung ? (uint64_t)e->config.sync_interval_secs * 1000
-                                                   : retry_pause(e, s->needs_you ? s->rings / 2 : s->failures));
+    cs_timer_start(s->retry,
+                   s->needs_you ? (uint64_t)e->config.sync_interval_secs * 1000 : retry_pause(e, s->failures));
     s->failures++;
 }
 
@@ -393,9 +344,8 @@ static void daemon_succeeded(struct clawsync_engine *e)
 {
     struct cs_schedule *s = &e->schedule;
 
-    s->failures = s->rings = 0;
-    s->needs_you = s->awaits = false;
-    cs_refill_listen_no_more(e);
+    s->failures = 0;
+    s->needs_you = false;
     set_connected(e, true, NULL);
     watch_start(e);
 }
@@ -575,8 +525,6 @@ static void step_done(struct clawsync_engine *e, int rc, const struct cs_error *
     struct cs_schedule *s = &e->schedule;
     struct cs_error none = { 0 };
 
-    if (rc == CS_OK && s->awaits && s->step[s->at] == cs_step_member && e->log.id != s->lost_id)
-        followed(e);
     if (rc == CS_OK && s->step[s->at] == cs_step_push)
         s->pushed = true;
     if (rc == CS_OK && s->step[s->at] == cs_step_pull)
@@ -729,8 +677,7 @@ static void daemon_stop(struct clawsync_engine *e)
 {
     struct cs_schedule *s = &e->schedule;
 
-    s->running = s->connected = s->standing.connected = s->backing_off = s->needs_you = s->awaits = false;
-    cs_refill_listen_no_more(e);
+    s->running = s->connected = s->standing.connected = s->backing_off = s->needs_you = false;
     s->wanted = 0;
     cs_hub_call_cancel(&s->watch);
     cs_hub_call_cancel(&s->beat);
@@ -944,7 +891,6 @@ static void on_watch(struct cs_hub_call *c)
         note_bells(e, &c->in);
         cs_messages_free(&c->in); /* the head in it is not verified and not used: the pull brings one that is */
         e->schedule.wanted |= CS_WANT_PULL;
-        ring(e);
         cs_hub_call_idle(c, false); /* silence is normal here; the heartbeat notices a dead hub */
     }
     if (c->ended) {
@@ -1149,7 +1095,6 @@ static void schedule(struct clawsync_engine *e)
     }
     s->taken = s->wanted;
     s->wanted = 0;
-    s->rung = false;
     task_round(e, false, s->taken & CS_WANT_PUSH, s->taken & CS_WANT_PULL, s->taken);
 }
 

@@ -100,16 +100,6 @@ void cs_health_watch_message(cs_rpc_call *c, void *service, struct cs_slice msg)
         cs_standing_end(s);
 }
 
-/* Whom a hub that lost what it had does not know it cannot tell of a refill; whoever watches may look then. */
-void cs_health_ring(struct cs_hub *h)
-{
-    for (struct cs_standing *s = h->standing, *next; s != NULL; s = next) {
-        next = s->next;
-        if (s->stop == watch_stop && s->known && !h->stopping && cs_rpc_call_queued(s->call) == 0)
-            send_status(s->call, STATUS(SERVING));
-    }
-}
-
 void cs_health_watch_half_close(cs_rpc_call *c, void *service)
 {
     const struct cs_standing *s = cs_rpc_call_user(c);

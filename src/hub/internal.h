@@ -311,7 +311,6 @@ void cs_health_half_close(cs_rpc_call *c, void *service);
 void cs_health_watch_start(cs_rpc_call *c, void *service);
 void cs_health_watch_message(cs_rpc_call *c, void *service, struct cs_slice msg);
 void cs_health_watch_half_close(cs_rpc_call *c, void *service);
-void cs_health_ring(struct cs_hub *h); /* says to all that watch how it is, once more */
 void cs_reflection_start(cs_rpc_call *c, void *service);
 void cs_reflection_message(cs_rpc_call *c, void *service, struct cs_slice msg);
 void cs_reflection_half_close(cs_rpc_call *c, void *service);

@@ -159,8 +159,6 @@ void cs_watch_start(cs_rpc_call *c, void *service)
 
 void cs_watch_notify(struct cs_hub *h, const struct cs_uuid *ws, const struct cs_signed_head *head)
 {
-    if (head->head.refilled > 0 && head->head.number == 0)
-        cs_health_ring(h);
     for (struct cs_watcher *w = *bucket_of(h, ws); w != NULL; w = w->next)
         if (cs_uuid_cmp(&w->workspace, ws) == 0)
             watcher_offer(w, head);

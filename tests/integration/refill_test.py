@@ -410,40 +410,6 @@ class Refill(ClawTest):
         self.wait_equal([self.a, self.b, self.c])
         self.assertEqual(self.ids(self.c), ["early", "gone", "late", "meanwhile"])
 
-    def follow_at_once(self, finding, damage):
-        """Their next round would come by itself in an hour."""
-        for d in (self.b, self.c):
-            d.start(CLAW_SYNC_INTERVAL_SECS=3600, CLAW_RETRY_BASE_MS=20)
-        self.wait_equal([self.a, self.b, self.c])
-        damage()
-        wait_until(lambda: all(finding in d.daemon_log() for d in (self.b, self.c)), finding)
-        self.c.daemon.send_signal(signal.SIGSTOP)
-        self.a.claw("hub", "refill")
-        self.assertEqual(json.loads(self.c.claw("status", "--json").stdout)["state"], "syncing")
-        self.c.daemon.send_signal(signal.SIGCONT)
-        for d in (self.b, self.c):
-            wait_until(lambda: json.loads(d.claw("status", "--json").stdout)["state"] == "in-sync", "IN SYNC")
-
-    def test_daemons_follow_at_once_where_the_hub_lost_all(self):
-        self.follow_at_once("HUB_LOST", self.lose)
-
-    def test_daemons_follow_at_once_where_the_hub_went_back(self):
-        kept = self.backup()
-        self.put(self.a, "late")
-        self.settle([self.a, self.b, self.c])
-        self.follow_at_once("HUB_ROLLBACK", lambda: self.restore(kept))
-
-    def test_daemons_follow_at_once_where_the_log_was_another(self):
-        """Somebody began to refill, and died."""
-        self.a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
-                   "INSERT INTO memory_records(id, title) SELECT 'r' || i, 'title ' || i FROM n;")
-        self.settle([self.a, self.b, self.c])
-
-        def damage():
-            self.lose()
-            self.refill_in_part(self.a)
-        self.follow_at_once("LOG_REPLACED", damage)
-
     def test_a_restored_device_after_a_refill(self):
         """Hub and device go back at once: neither number nor stamp is used twice."""
         with self.c.connect() as db:

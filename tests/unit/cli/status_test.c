@@ -124,27 +124,6 @@ static void a_refill_that_settled_nothing(void **state)
     }
 }
 
-/* The daemon is about to follow the log that the membership names. */
-static void a_refill_that_the_daemon_has_yet_to_follow(void **state)
-{
-    static const char *const found[] = { "HUB_LOST: hub does not know this device", "HUB_ROLLBACK: it went back",
-                                         "LOG_REPLACED: another log" };
-
-    (void)state;
-    for (size_t i = 0; i < sizeof found / sizeof found[0]; i++) {
-        struct cs_looked l = at_rest();
-
-        daemon_says(&l, CS_EHUB, found[i]);
-        assert_int_equal(word(&l), CS_NEEDS_YOU);
-        l.hub.head.log_id++;
-        assert_int_equal(word(&l), CS_SYNCING);
-        l.daemon_pid = 0; /* nobody is about to */
-        assert_int_equal(word(&l), CS_NEEDS_YOU);
-        daemon_says(&l, CS_EHUB, "HUB_KEY_CHANGED: another key");
-        assert_int_equal(word(&l), CS_NEEDS_YOU);
-    }
-}
-
 static void what_the_daemon_says(void **state)
 {
     static const struct {
@@ -322,7 +301,6 @@ int main(void)
     const struct CMUnitTest t[] = {
         cmocka_unit_test(each_thing_that_waits_is_not_in_sync),
         cmocka_unit_test(what_the_hub_did_not_confirm_is_not_in_sync),
-        cmocka_unit_test(a_refill_that_the_daemon_has_yet_to_follow),
         cmocka_unit_test(what_the_daemon_says),
         cmocka_unit_test(a_refill_that_settled_nothing),
         cmocka_unit_test(who_replicates_has_to_say_it_itself),
