@@ -219,7 +219,7 @@ static void memory_that_ran_out(void **state)
     (void)state;
     open_database(&c, false, SCHEMA);
     open_replica(&c);
-    for (long n = 1; !done; n++) {
+    for (long n = 1; !done; n += 7) {
         struct cs_error err = { 0 };
         int rc;
 
