@@ -501,32 +501,13 @@ int cs_gap_paused(struct cs_replica *r, const struct cs_table *t, struct cs_erro
 static int is_empty(struct cs_replica *r, const struct cs_table *t, bool *out, struct cs_error *err)
 {
     struct cs_buf sql = { 0 };
-    sqlite3_stmt *s = NULL;
-    int rc = CS_OK;
+    int64_t some;
+    int rc;
 
     cs_buf_put_str(&sql, "SELECT 1 FROM main.");
     cs_put_identifier(&sql, t->name);
-    if (sql.failed)
-        rc = cs_fail(err, CS_ENOMEM, "out of memory");
-    else if (sqlite3_prepare_v2(r->db, (const char *)sql.data, (int)sql.len, &s, NULL) != SQLITE_OK)
-        rc = cs_db_fail(r, err, "cannot read an application's table");
-    *out = rc == CS_OK && !cs_db_row(r, s, &rc, "cannot read an application's table", err) && rc == CS_OK;
-    sqlite3_finalize(s);
-    cs_buf_free(&sql);
-    return rc;
-}
-
-static int set_gap(struct cs_replica *r, const struct cs_table *t, const char *sql, struct cs_error *err)
-{
-    sqlite3_stmt *s = NULL;
-    int rc;
-
-    if (sqlite3_prepare_v2(r->db, sql, -1, &s, NULL) != SQLITE_OK)
-        return cs_db_fail(r, err, "cannot write our tables");
-    sqlite3_bind_int64(s, 1, t->id);
-    sqlite3_bind_int(s, 2, t->remade ? 3 : 1);
-    rc = cs_db_step(r, s, "cannot write our tables", err);
-    sqlite3_finalize(s);
+    rc = cs_one_int(r, &sql, &some, err);
+    *out = rc == CS_OK && some == 0;
     return rc;
 }
 
@@ -543,7 +524,9 @@ static int look_whether_remade(struct cs_replica *r, struct cs_table *t, struct 
         rc = CS_OK;
     if (rc == CS_OK && now != was)
         rc = is_empty(r, t, &t->remade, err);
-    return rc == CS_OK && t->remade ? set_gap(r, t, "UPDATE main.sync_tables SET gap = ?2 WHERE id = ?1", err) : rc;
+    return rc == CS_OK && t->remade
+               ? cs_tables_run(r, "UPDATE main.sync_tables SET gap = 3 WHERE id = ?1", t->id, 0, err)
+               : rc;
 }
 
 int cs_gap_compare(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
@@ -554,7 +537,8 @@ int cs_gap_compare(struct cs_replica *r, struct cs_table *t, struct cs_error *er
     t->backfilling = true;
     return rc != CS_OK
                ? rc
-               : set_gap(r, t, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = ?2 WHERE id = ?1", err);
+               : cs_tables_run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = ?2 WHERE id = ?1",
+                               t->id, t->remade ? 3 : 1, err);
 }
 
 int cs_shadow_store(struct cs_replica *r, struct cs_table *t, struct cs_error *err)

@@ -53,6 +53,10 @@ int cs_triggers_present(struct cs_replica *r, const struct cs_table *t, bool *pr
 int cs_triggers_exact(struct cs_replica *r, const struct cs_table *t, bool *exact, struct cs_error *err);
 
 /* gap.c: one slice of backfill or comparison inside an open transaction; *more: another slice is needed. */
+/* track.c: a statement of one call, with ?1 a table's number and ?2 the value, if it has that. */
+int cs_tables_run(struct cs_replica *r, const char *sql, int64_t table, int64_t value, struct cs_error *err);
+/* The number that sql finds, 0 without a row. sql is freed. */
+int cs_one_int(struct cs_replica *r, struct cs_buf *sql, int64_t *out, struct cs_error *err);
 int cs_gap_slice(struct cs_replica *r, uint32_t max_rows, bool *more, uint64_t *sealed, struct cs_error *err);
 int cs_gap_waits(struct cs_replica *r, bool *out, struct cs_error *err); /* is there anything for cs_gap_slice? */
 void cs_gap_rolled_back(struct cs_replica *r);

@@ -9,7 +9,11 @@ static const char *const usual[] = { "memories",     "memory_tags", "memory_reco
 enum { NUSUAL = sizeof usual / sizeof usual[0] };
 
 /* Runs a statement with a table's number (?1) and an integer (?2). */
-static int run(struct cs_replica *r, const char *sql, int64_t table, int64_t value, struct cs_error *err)
+/* No table has this name any more. */
+#define IS_GONE(name)                                                                                                  \
+    "NOT EXISTS (SELECT 1 FROM main.sqlite_schema o WHERE o.type = 'table' AND o.name = " name " COLLATE NOCASE)"
+
+int cs_tables_run(struct cs_replica *r, const char *sql, int64_t table, int64_t value, struct cs_error *err)
 {
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
@@ -87,7 +91,7 @@ static int revive(struct cs_replica *r, struct cs_error *err)
 
 /* ---- may it be tracked? ---- */
 
-static int one_int(struct cs_replica *r, struct cs_buf *sql, int64_t *out, struct cs_error *err)
+int cs_one_int(struct cs_replica *r, struct cs_buf *sql, int64_t *out, struct cs_error *err)
 {
     sqlite3_stmt *s = NULL;
     int rc = CS_OK, step;
@@ -119,7 +123,7 @@ static int is_rowid_alias(struct cs_replica *r, const struct cs_table *t, bool *
     cs_buf_put_str(&sql, "SELECT count(*) FROM pragma_index_list(");
     cs_put_identifier(&sql, t->name);
     cs_buf_put_str(&sql, ") WHERE origin = 'pk'");
-    rc = one_int(r, &sql, &n, err);
+    rc = cs_one_int(r, &sql, &n, err);
     *out = rc == CS_OK && n == 0 && !t->without_rowid && t->nkey == 1;
     return rc;
 }
@@ -142,7 +146,7 @@ static int null_keys_of(struct cs_replica *r, const struct cs_table *t, int64_t 
         before = " OR ";
     }
     if (before[1] == 'O')
-        return one_int(r, &sql, n, err);
+        return cs_one_int(r, &sql, n, err);
     cs_buf_free(&sql);
     return CS_OK;
 }
@@ -245,7 +249,7 @@ static void warn_orphans(struct cs_replica *r, const struct cs_table *t, const s
     cs_buf_put_str(&sql, "SELECT count(*) FROM pragma_foreign_key_check(");
     cs_put_identifier(&sql, t->name);
     cs_buf_put_str(&sql, ")");
-    if (one_int(r, &sql, &n, &ignored) == CS_OK && n > 0) {
+    if (cs_one_int(r, &sql, &n, &ignored) == CS_OK && n > 0) {
         sqlite3_snprintf(sizeof text, text,
                          "table \"%s\" has %lld rows whose parent is missing; they will be hidden where the "
                          "parent's table is tracked too",
@@ -333,10 +337,10 @@ static int track_once(struct cs_replica *r, const char *table, const struct cs_t
         rc = revive(r, err);
     if (rc == CS_OK && (rc = never_by_hand(r, t.name, &again, err)) == CS_OK &&
         (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
-        rc = run(r,
-                 "UPDATE main.sync_tables SET state = 1, backfill = x'', never = 0, "
-                 "gap = EXISTS(SELECT 1 FROM main.sync_rows WHERE tbl = ?1) WHERE id = ?1",
-                 id, 0, err);
+        rc = cs_tables_run(r,
+                           "UPDATE main.sync_tables SET state = 1, backfill = x'', never = 0, "
+                           "gap = EXISTS(SELECT 1 FROM main.sync_rows WHERE tbl = ?1) WHERE id = ?1",
+                           id, 0, err);
     if (rc == CS_OK)
         rc = cs_gap_since(r, id, err);
     if (rc == CS_OK && (rc = cs_schema_load(r, err)) == CS_OK && (tracked = cs_table_by_id(r, id)) != NULL)
@@ -476,7 +480,7 @@ static int untrack_once(struct cs_replica *r, const char *table, struct cs_error
     cs_extract_stale(r);
     cs_schema_release(r);
     for (size_t i = 0; i < sizeof forget / sizeof forget[0] && rc == CS_OK; i++)
-        rc = run(r, forget[i], id, 0, err);
+        rc = cs_tables_run(r, forget[i], id, 0, err);
     if (rc == CS_OK && last) {
         cs_db_finalize(r); /* statements in use would keep the tables locked */
         if ((r->stmts = calloc(CS_NSTATEMENTS, sizeof(sqlite3_stmt *))) == NULL)
@@ -508,7 +512,7 @@ static int pause_one(struct cs_replica *r, struct cs_table *t, struct cs_error *
         return CS_OK;
     if ((rc = cs_triggers_drop(r, t->id, err)) != CS_OK || (rc = cs_shadow_store(r, t, err)) != CS_OK)
         return rc;
-    return run(r, "UPDATE main.sync_tables SET state = 2, shape = NULL WHERE id = ?1", t->id, 0, err);
+    return cs_tables_run(r, "UPDATE main.sync_tables SET state = 2, shape = NULL WHERE id = ?1", t->id, 0, err);
 }
 
 int cs_replica_pause(cs_replica *r, const char *table, struct cs_error *err)
@@ -540,8 +544,7 @@ static int resume_dropped(struct cs_replica *r, const char *table, int *n, struc
 {
     static const char sql[] =
         "UPDATE main.sync_tables SET state = 1, backfill = NULL, gap = 3 WHERE state = 2 AND (?1 IS NULL OR name = ?1) "
-        "AND NOT EXISTS (SELECT 1 FROM main.sqlite_schema o WHERE o.type = 'table' AND o.name = sync_tables.name "
-        "COLLATE NOCASE)";
+        "AND " IS_GONE("sync_tables.name");
     sqlite3_stmt *s = NULL;
     int rc = CS_OK;
 
@@ -622,9 +625,7 @@ static int follow_renames(struct cs_replica *r, struct cs_error *err)
     static const char sql[] =
         "SELECT t.id, g.tbl_name FROM main.sync_tables t JOIN main.sqlite_schema g ON g.type = 'trigger' AND "
         "g.name = 'sync_' || t.id || '_ins0' AND g.tbl_name <> t.name COLLATE NOCASE "
-        "WHERE t.state = 1 AND NOT EXISTS (SELECT 1 FROM main.sqlite_schema o WHERE o.type = 'table' AND o.name = "
-        "t.name "
-        "COLLATE NOCASE) LIMIT 1";
+        "WHERE t.state = 1 AND " IS_GONE("t.name") " LIMIT 1";
     sqlite3_stmt *s = NULL;
     struct cs_arena a = { 0 };
     const char *name = NULL, *problem;
@@ -649,8 +650,9 @@ static int follow_renames(struct cs_replica *r, struct cs_error *err)
         if (rc == CS_OK && (rc = cs_triggers_drop(r, old, err)) == CS_OK)
             rc = examine(r, &a, name, true, &t, &problem, err);
         if (rc == CS_OK && problem == NULL && (rc = cs_table_number(r, cs_slice_str(t.name), &id, err)) == CS_OK)
-            rc = run(r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1, never = 0 WHERE id = ?1", id,
-                     0, err);
+            rc = cs_tables_run(
+                r, "UPDATE main.sync_tables SET state = 1, backfill = x'', gap = 1, never = 0 WHERE id = ?1", id, 0,
+                err);
         if (rc != CS_OK)
             break;
     }
@@ -661,8 +663,7 @@ static int follow_renames(struct cs_replica *r, struct cs_error *err)
 /* What stands in a table that comes back is not all that it had. */
 static const char note_gone[] =
     "UPDATE main.sync_tables SET gap = 3 WHERE state <> 0 AND gap <> 3 AND name <> '" CS_SHARED
-    "' AND NOT EXISTS (SELECT 1 FROM "
-    "main.sqlite_schema o WHERE o.type = 'table' AND o.name = sync_tables.name COLLATE NOCASE)";
+    "' AND " IS_GONE("sync_tables.name");
 
 static int check_schema_once(struct cs_replica *r, bool *changed, struct cs_error *err)
 {
@@ -755,7 +756,7 @@ static int count_rows(struct cs_replica *r, struct cs_table_info *info, struct c
 
     cs_buf_put_str(&sql, "SELECT count(*) FROM main.");
     cs_put_identifier(&sql, info->name);
-    return one_int(r, &sql, &info->rows, err);
+    return cs_one_int(r, &sql, &info->rows, err);
 }
 
 static int describe(struct cs_replica *r, struct cs_arena *a, const char *name, struct cs_table_info *info,
@@ -775,10 +776,10 @@ static int describe(struct cs_replica *r, struct cs_arena *a, const char *name, 
     info->state = tracked->state;
     info->backfilling = tracked->backfilling;
     cs_buf_printf(&sql, "SELECT count(*) FROM main.sync_changelog WHERE tbl = %lld", (long long)tracked->id);
-    if ((rc = one_int(r, &sql, &info->unsealed, err)) != CS_OK)
+    if ((rc = cs_one_int(r, &sql, &info->unsealed, err)) != CS_OK)
         return rc;
     cs_buf_printf(&sql, "SELECT count(*) FROM main.sync_hidden WHERE tbl = %lld AND col = -1", (long long)tracked->id);
-    return one_int(r, &sql, &info->hidden, err);
+    return cs_one_int(r, &sql, &info->hidden, err);
 }
 
 int cs_replica_tables(cs_replica *r, struct cs_arena *a, struct cs_table_info **out, size_t *n, struct cs_error *err)
@@ -820,7 +821,7 @@ int cs_replica_unsealed(cs_replica *r, int64_t *rows, struct cs_error *err)
     if (r->bare)
         return CS_OK;
     cs_buf_put_str(&sql, "SELECT count(*) FROM main.sync_changelog");
-    rc = one_int(r, &sql, rows, err);
+    rc = cs_one_int(r, &sql, rows, err);
     for (size_t i = 0; i < r->ntables && rc == CS_OK; i++) {
         if (!r->tables[i].backfilling)
             continue;
