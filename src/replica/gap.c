@@ -493,9 +493,12 @@ int cs_gap_paused(struct cs_replica *r, const struct cs_table *t, struct cs_erro
 {
     char name[48];
     int64_t version;
-    int rc = cs_schema_version(r, &version, err);
+    int rc = cs_meta_int(r, paused_name(name, t->id), &version, err);
 
-    return rc == CS_OK ? cs_meta_put_int(r, paused_name(name, t->id), version, err) : rc;
+    if (rc != CS_ENOTFOUND) /* it was already */
+        return rc;
+    rc = cs_schema_version(r, &version, err);
+    return rc == CS_OK ? cs_meta_put_int(r, name, version, err) : rc;
 }
 
 static int is_empty(struct cs_replica *r, const struct cs_table *t, bool *out, struct cs_error *err)
@@ -531,8 +534,11 @@ static int look_whether_remade(struct cs_replica *r, struct cs_table *t, struct 
 
 int cs_gap_compare(struct cs_replica *r, struct cs_table *t, struct cs_error *err)
 {
+    char name[48];
     int rc = look_whether_remade(r, t, err);
 
+    if (rc == CS_OK)
+        rc = cs_meta_drop(r, paused_name(name, t->id), err);
     t->state = CS_TRACKED;
     t->backfilling = true;
     return rc != CS_OK

@@ -355,6 +355,8 @@ static void a_table_that_was_made_again(void **state)
     run_here(&c, made);
     if (seen)
         run_here(&c, "INSERT INTO t VALUES('n', 4, 'w')");
+    if (paused) /* once more, which is no other pause */
+        pause_all(&c);
     if (paused)
         resume_all(&c);
     seal_all(&c);
